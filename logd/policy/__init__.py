@@ -1,0 +1,1 @@
+"""DECISION: state in, plan out; pure functions over frozen descriptions."""

@@ -1,0 +1,319 @@
+"""Check one partition's directory: every batch, every record's place, every index entry.
+
+The log is the truth, and indexes are compared with it while it is walked once: an entry of the
+offset index must be the position of a batch that holds its offset; one of the time index must name
+the first batch of the segment to reach its timestamp. Memory: the index entries of one segment, and
+one batch.
+
+What may be wrong without being damage depends on the last stop. After a clean one, nothing. After a
+crash, the end of the active segment behind the recovery point may be torn, and the active indexes
+may hold anything there: the next start cuts the one and rebuilds the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from logd.errors import CorruptFileError, CorruptRecordsError, LogdError
+from logd.record.records import check_records
+from logd.record.timestamps import latest_timestamp_ms
+from logd.storage import layout
+from logd.storage.check_report import CheckReport, Finding, Severity
+from logd.storage.clean_stop import CleanLog
+from logd.storage.damage import DAMAGED_NAME, DamagedRange, DamageList
+from logd.storage.files import Files, OpenFile
+from logd.storage.inspect import STATE_BYTES_MAX, read_entries
+from logd.storage.log_walk import Damage, walk_log
+from logd.storage.mapped_index import MappedIndex
+from logd.storage.offset_index import OffsetIndex
+from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME, read_epochs, read_log_start
+from logd.storage.partition_listing import PartitionListing, list_partition
+from logd.storage.producer_state import decode_snapshot
+from logd.storage.segment_scan import ScannedBatch
+from logd.storage.state_file import read_state
+from logd.storage.sync_journal import SyncPoint
+from logd.storage.time_index import TimeIndex
+
+# (position in the index file, entry as stored), in the order of the file.
+_Entries = deque[tuple[int, tuple[int, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of a partition from outside its directory.
+
+    Attributes:
+        clean: what the marker of the last clean stop says of it, None after a crash.
+        synced: its recovery point, None if the journal has none.
+        may_have_gaps: the topic is compacted, so offsets may be missing.
+    """
+
+    clean: CleanLog | None = None
+    synced: SyncPoint | None = None
+    may_have_gaps: bool = False
+
+
+def check_partition(files: Files, directory: str, expected: Expected, report: CheckReport) -> None:
+    """Check everything in a partition's directory; findings go to `report`."""
+    report.partitions += 1
+    try:
+        listing = list_partition(files, directory)
+        names = frozenset(files.list_directory(directory))
+    except (LogdError, OSError) as error:
+        report.found_error(directory, error)
+        return
+    _check_small_files(files, directory, report)
+    end_offset = _check_segments(files, directory, listing.bases, names, expected, report)
+    for offset in listing.snapshots:
+        name = layout.segment_file_name(offset, layout.PRODUCERS_SUFFIX)
+        _check_snapshot(files, f"{directory}/{name}", report)
+    _note_others(directory, listing, report)
+    _check_ends(files, directory, listing.bases, end_offset, expected, report)
+
+
+def _check_segments(
+    files: Files,
+    directory: str,
+    bases: list[int],
+    names: frozenset[str],
+    expected: Expected,
+    report: CheckReport,
+) -> int:
+    """Check all segments; return the offset behind the last whole batch."""
+    next_offset = bases[0] if bases else 0
+    for index, base in enumerate(bases):
+        if base != next_offset:
+            _report_gap(directory, base, next_offset, expected, report)
+        is_active = index == len(bases) - 1
+        check = _SegmentCheck(files, directory, base, is_active, expected, report)
+        next_offset = max(check.run(names), base)
+    return next_offset
+
+
+def _report_gap(
+    directory: str, base: int, next_offset: int, expected: Expected, report: CheckReport
+) -> None:
+    path = f"{directory}/{layout.segment_file_name(base, layout.LOG_SUFFIX)}"
+    if base < next_offset:
+        reason = f"begins at offset {base}, but the segment before it ends at {next_offset}"
+        report.add(Finding("damage", path, 0, reason, base, next_offset))
+    elif not expected.may_have_gaps:
+        reason = f"offsets {next_offset} to {base - 1} are missing before this segment"
+        report.add(Finding("damage", path, 0, reason, next_offset, base))
+
+
+@dataclass(slots=True)
+class _SegmentCheck:
+    """One segment, while its log is walked."""
+
+    files: Files
+    directory: str
+    base: int
+    is_active: bool
+    expected: Expected
+    report: CheckReport
+    next_offset: int = 0
+    latest_ms: int = -1
+    has_damage: bool = False
+    offset_entries: _Entries = field(default_factory=deque)
+    time_entries: _Entries = field(default_factory=deque)
+
+    def run(self, names: frozenset[str]) -> int:
+        """Check log and indexes; return the offset behind the last whole batch."""
+        path = self._path(layout.LOG_SUFFIX)
+        self.next_offset = self.base
+        self.offset_entries = self._load(names, OffsetIndex, layout.INDEX_SUFFIX)
+        self.time_entries = self._load(names, TimeIndex, layout.TIME_INDEX_SUFFIX)
+        try:
+            file = self.files.open_read(path)
+            for found in walk_log(self.files, file, base_offset=self.base):
+                if isinstance(found, Damage):
+                    self._take_damage(found, self.files.size(file))
+                else:
+                    self._take_batch(file, found)
+            self.report.checked(self.files.size(file))
+        except OSError as error:
+            self.report.found_error(path, error)
+        self._check_entries_left()
+        return self.next_offset
+
+    def _path(self, suffix: str) -> str:
+        return f"{self.directory}/{layout.segment_file_name(self.base, suffix)}"
+
+    @property
+    def _may_be_torn(self) -> bool:
+        return self.is_active and self.expected.clean is None
+
+    # --- the log ----------------------------------------------------------------------------------
+
+    def _take_batch(self, file: OpenFile, batch: ScannedBatch) -> None:
+        header = batch.header
+        if header.base_offset > self.next_offset and not self.expected.may_have_gaps:
+            reason = f"offsets {self.next_offset} to {header.base_offset - 1} are missing"
+            finding = Finding(
+                "note", file.path, batch.position, reason, self.next_offset, header.base_offset
+            )
+            self.report.add(finding)
+        try:
+            check_records(self.files.read_at(file, batch.position, header.size))
+        except CorruptRecordsError as error:
+            reason = f"the batch of offset {header.base_offset}: {error}"
+            self.report.add(
+                Finding("damage", file.path, batch.position, reason,
+                        header.base_offset, header.next_offset)
+            )  # fmt: skip
+        self._match_offset_entries(batch)
+        self._match_time_entries(batch)
+        self.latest_ms = max(self.latest_ms, latest_timestamp_ms(header))
+        self.next_offset = header.next_offset
+        self.report.batches += 1
+        self.report.records += header.count
+        self.report.on_progress(header.size)
+
+    def _take_damage(self, found: Damage, size: int) -> None:
+        synced = self.expected.synced
+        synced_position = synced.position if synced and synced.segment_base == self.base else 0
+        is_torn = self._may_be_torn and found.end == size and found.position >= synced_position
+        reason = f"{found.reason} ({found.end - found.position} bytes)"
+        if is_torn:
+            reason += "; a torn end behind the last sync, which the next start cuts off"
+        self.report.add(
+            Finding("note" if is_torn else "damage", found.path, found.position, reason,
+                    self.next_offset)
+        )  # fmt: skip
+        self.report.on_progress(found.end - found.position)
+        # What the indexes say of the damaged stretch may be right; nobody can tell.
+        self.has_damage = True
+        entries = self.offset_entries
+        while entries and entries[0][1][1] < found.end:
+            entries.popleft()
+
+    # --- the indexes ------------------------------------------------------------------------------
+
+    def _load(self, names: frozenset[str], kind: type[MappedIndex], suffix: str) -> _Entries:
+        path = self._path(suffix)
+        if layout.segment_file_name(self.base, suffix) not in names:
+            return deque()
+        entries: _Entries = deque()
+        try:
+            for position, entry in read_entries(self.files, path, kind):
+                if entry is None and not self.is_active:
+                    self._wrong_entry(suffix, position, "zeros at the end of a sealed index")
+                if entry is not None:
+                    entries.append((position, entry))
+            self.report.checked(self.files.stat_size(path))
+        except (CorruptFileError, OSError) as error:
+            self._wrong_entry(suffix, 0, str(error))
+        return entries
+
+    def _match_offset_entries(self, batch: ScannedBatch) -> None:
+        entries = self.offset_entries
+        while entries and entries[0][1][1] <= batch.position:
+            at, (relative, position) = entries.popleft()
+            offset = self.base + relative
+            holds = batch.header.base_offset <= offset <= batch.header.last_offset
+            if position != batch.position or not holds:
+                reason = f"offset {offset} is not in a batch at position {position}"
+                self._wrong_entry(layout.INDEX_SUFFIX, at, reason)
+
+    def _match_time_entries(self, batch: ScannedBatch) -> None:
+        entries = self.time_entries
+        while entries and self.base + entries[0][1][1] <= batch.header.last_offset:
+            at, (timestamp_ms, relative) = entries.popleft()
+            if self.has_damage and self.base + relative < batch.header.base_offset:
+                continue
+            latest_ms = latest_timestamp_ms(batch.header)
+            if not self.latest_ms < timestamp_ms <= latest_ms:
+                reason = f"offset {self.base + relative} is not the first of {timestamp_ms} ms"
+                self._wrong_entry(layout.TIME_INDEX_SUFFIX, at, reason)
+
+    def _check_entries_left(self) -> None:
+        for suffix, entries in (
+            (layout.INDEX_SUFFIX, self.offset_entries),
+            (layout.TIME_INDEX_SUFFIX, self.time_entries),
+        ):
+            if entries and not self.has_damage:
+                reason = f"{len(entries)} entries lie behind the end of the log"
+                self._wrong_entry(suffix, entries[0][0], reason)
+
+    def _wrong_entry(self, suffix: str, position: int, reason: str) -> None:
+        severity: Severity = "damage"
+        if self._may_be_torn:
+            severity = "note"
+            reason += "; rebuilt at the next start, as the last stop was not clean"
+        self.report.add(Finding(severity, self._path(suffix), position, reason))
+
+
+# --- what stands beside the segments --------------------------------------------------------------
+
+
+def _check_small_files(files: Files, directory: str, report: CheckReport) -> None:
+    for name, read in (
+        (EPOCHS_NAME, read_epochs),
+        (LOG_START_NAME, read_log_start),
+        (DAMAGED_NAME, DamageList.load),
+    ):
+        path = f"{directory}/{name}"
+        try:
+            read(files, directory)
+            if files.exists(path):
+                report.checked(files.stat_size(path))
+        except (LogdError, OSError) as error:
+            report.found_error(path, error)
+
+
+def _note_others(directory: str, listing: PartitionListing, report: CheckReport) -> None:
+    for base in sorted(listing.index_bases.difference(listing.bases)):
+        report.note(f"{directory}/{layout.offset_name(base)}", "an index without its log")
+    for _, name in listing.cuts:
+        report.note(f"{directory}/{name}", "what a recovery cut off the log and saved")
+    for name in listing.unknown:
+        report.note(f"{directory}/{name}", "not a file of a partition; it was not checked")
+
+
+def _check_snapshot(files: Files, path: str, report: CheckReport) -> None:
+    try:
+        decode_snapshot(path, read_state(files, path, limit_bytes=STATE_BYTES_MAX).payload)
+        report.checked(files.stat_size(path))
+    except (LogdError, OSError) as error:
+        report.found_error(path, error)
+
+
+def _check_ends(
+    files: Files,
+    directory: str,
+    bases: list[int],
+    end_offset: int,
+    expected: Expected,
+    report: CheckReport,
+) -> None:
+    """Compare where the log begins and ends with what was noted about it."""
+    for damaged in _quarantined(files, directory):
+        path = f"{directory}/{damaged.file}"
+        report.add(
+            Finding("damage", path, damaged.position, f"quarantined: {damaged.reason}",
+                    damaged.first_offset, damaged.next_offset)
+        )  # fmt: skip
+    if not bases:
+        report.found_damage(directory, None, "has no segment")
+        return
+    path = f"{directory}/{layout.segment_file_name(bases[-1], layout.LOG_SUFFIX)}"
+    clean, synced = expected.clean, expected.synced
+    if clean is not None and clean.log_end_offset != end_offset:
+        reason = f"ends at offset {end_offset}, the clean stop noted {clean.log_end_offset}"
+        report.found_damage(path, None, reason)
+    elif clean is not None and clean.active_size != files.stat_size(path):
+        reason = f"has {files.stat_size(path)} bytes, the clean stop noted {clean.active_size}"
+        report.found_damage(path, None, reason)
+    elif synced is not None and end_offset < synced.synced_offset:
+        reason = f"ends at offset {end_offset}, but was synced up to {synced.synced_offset}"
+        report.add(Finding("damage", path, None, reason, end_offset, synced.synced_offset))
+
+
+def _quarantined(files: Files, directory: str) -> Iterator[DamagedRange]:
+    try:
+        yield from DamageList.load(files, directory).ranges
+    except (LogdError, OSError):
+        return  # Reported with the small files.

@@ -1,0 +1,353 @@
+"""What is in a file of ours, item by item: the substance of `logd dump`.
+
+Read-only, and it trusts nothing: every file may be damaged, cut, or not be what its name says. What
+does not fit is an item too, of kind "damage", with the position where the trouble begins; then the
+walk goes on behind it where that makes sense. Opening a file here repairs, allocates and locks
+nothing, which is why the classes that the server opens its files with are not used.
+
+A file's kind is known by its name (`layout`); `.deleted` behind a name does not change the kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os.path
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import xxhash
+
+from logd.errors import CorruptFileError, CorruptRecordsError, UnsupportedFormatError
+from logd.record.batch import HEADER_BYTES, LOG_APPEND_TIME_BIT, BatchHeader, read_header
+from logd.record.compression import CODEC_NAMES
+from logd.record.records import check_records, iterate
+from logd.storage import layout, sync_journal
+from logd.storage.catalog_copy import open_catalog_copy, read_cluster_id
+from logd.storage.files import Files, OpenFile
+from logd.storage.log_walk import Damage, walk_log
+from logd.storage.mapped_index import MappedIndex
+from logd.storage.offset_index import OffsetIndex
+from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME
+from logd.storage.partition_listing import CUT_SUFFIX
+from logd.storage.producer_state import decode_snapshot
+from logd.storage.state_file import MAGIC as STATE_MAGIC
+from logd.storage.state_file import read_state
+from logd.storage.time_index import TimeIndex
+from logd.storage.topic_directories import METADATA_NAME, format_topic_id
+from logd.units import MIB
+
+DAMAGE: Final = "damage"
+STATE_BYTES_MAX: Final = 256 * MIB
+TEXT_BYTES_MAX: Final = MIB
+_ENTRIES_PER_READ: Final = 65_536
+_SLOTS_PER_READ: Final = 4096
+_OFFSET: Final = struct.Struct(">q")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing in a file.
+
+    Attributes:
+        kind: "batch", "record", "entry", "state", "line", "point", "unused" or "damage".
+        position: where in the file it begins.
+        fields: what it says, in a sensible order; values are numbers, text, bytes, lists or None.
+    """
+
+    kind: str
+    position: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How deep to look.
+
+    Attributes:
+        records: yield the records of batches.
+        verify: check the records of batches.
+        scratch: an empty directory for a copy of the catalog, None if no catalog is to be shown.
+    """
+
+    records: bool = False
+    verify: bool = False
+    scratch: str | None = None
+
+
+def inspect_file(files: Files, path: str, depth: Depth) -> Iterator[Item]:
+    """Yield what is in a file, in order of position.
+
+    Raises:
+        UnsupportedFormatError: the name is none that we give to files.
+        OSError: it cannot be read.
+    """
+    name = os.path.basename(path).removesuffix(layout.DELETED_SUFFIX)
+    try:
+        yield from _reader(name, files, path)(files, path, depth)
+    except CorruptFileError as error:
+        yield _damage(error.position, error.reason)
+
+
+Reader = Callable[[Files, str, Depth], Iterator[Item]]
+
+
+def _reader(name: str, files: Files, path: str) -> Reader:
+    for suffix, reader in _BY_SUFFIX.items():
+        if name.endswith(suffix):
+            return reader
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if files.read_whole(path, limit_bytes=len(STATE_MAGIC)).startswith(STATE_MAGIC):
+        return _inspect_state
+    raise UnsupportedFormatError(path, "not a kind of file that logd writes, by its name")
+
+
+def _damage(position: int, reason: str) -> Item:
+    return Item(DAMAGE, position, {"reason": reason})
+
+
+# --- segments -------------------------------------------------------------------------------------
+
+
+def _inspect_log(files: Files, path: str, depth: Depth) -> Iterator[Item]:
+    file = files.open_read(path)
+    base_offset = _base_offset(path)
+    if base_offset is None:
+        base_offset = _first_offset(files.read_at(file, 0, HEADER_BYTES))
+    for found in walk_log(files, file, base_offset=base_offset):
+        if isinstance(found, Damage):
+            yield Item(DAMAGE, found.position, {"reason": found.reason, "end": found.end})
+            continue
+        yield Item("batch", found.position, batch_fields(found.header))
+        if depth.records or depth.verify:
+            yield from _inspect_records(files, file, found.position, found.header, depth)
+
+
+def _inspect_records(
+    files: Files, file: OpenFile, position: int, header: BatchHeader, depth: Depth
+) -> Iterator[Item]:
+    data = files.read_at(file, position, header.size)
+    try:
+        if depth.verify:
+            check_records(data)
+        if depth.records:
+            for record in iterate(data):
+                yield Item("record", position, record._asdict())
+    except CorruptRecordsError as error:
+        yield _damage(position, f"the batch of offset {header.base_offset}: {error}")
+
+
+def batch_fields(header: BatchHeader) -> dict[str, Any]:
+    """Return what a batch header says, as it is shown."""
+    return {
+        "base_offset": header.base_offset,
+        "last_offset": header.last_offset,
+        "count": header.count,
+        "bytes": header.size,
+        "codec": CODEC_NAMES[header.codec] if header.codec < len(CODEC_NAMES) else header.codec,
+        "timestamp_type": "LogAppendTime"
+        if header.attributes & LOG_APPEND_TIME_BIT
+        else "CreateTime",
+        "base_timestamp_ms": header.base_timestamp,
+        "max_timestamp_ms": header.max_timestamp,
+        "leader_epoch": header.leader_epoch,
+        "producer_id": header.producer_id,
+        "producer_epoch": header.producer_epoch,
+        "base_sequence": header.base_sequence,
+        "attributes": header.attributes,
+        "crc": f"{header.crc:08x}",
+    }
+
+
+def _first_offset(head: bytes) -> int:
+    """Return the offset that a log under a name of its own begins with."""
+    return max(0, read_header(head).base_offset) if len(head) == HEADER_BYTES else 0
+
+
+def _base_offset(path: str) -> int | None:
+    """Return the offset in a segment file's name; None for a copy under another name."""
+    name = os.path.basename(path).removesuffix(layout.DELETED_SUFFIX)
+    parsed = layout.parse_segment_file_name(name)
+    return None if parsed is None else parsed[0]
+
+
+# --- indexes --------------------------------------------------------------------------------------
+
+
+def read_entries(
+    files: Files, path: str, kind: type[MappedIndex]
+) -> Iterator[tuple[int, tuple[int, int] | None]]:
+    """Yield (position, entry) of an index as stored; None for where only zeros follow.
+
+    Raises:
+        CorruptFileError: the file ends within an entry.
+        OSError: it cannot be read.
+    """
+    size_each = kind.ENTRY.size
+    file = files.open_read(path)
+    size = files.size(file)
+    for start in range(0, size, _ENTRIES_PER_READ * size_each):
+        data = files.read_at(file, start, min(_ENTRIES_PER_READ * size_each, size - start))
+        for at in range(0, len(data) - size_each + 1, size_each):
+            entry = kind.ENTRY.unpack_from(data, at)
+            if entry == (0, 0) and not any(memoryview(data)[at:]):
+                yield start + at, None
+                return
+            yield start + at, entry
+    if size % size_each:
+        raise CorruptFileError(path, size - size % size_each, "ends within an entry")
+
+
+def _inspect_index(
+    files: Files, path: str, kind: type[MappedIndex], names: tuple[str, str]
+) -> Iterator[Item]:
+    base_offset = _base_offset(path) or 0
+    last: tuple[int, int] = (-1, -1)
+    for position, entry in read_entries(files, path, kind):
+        if entry is None:
+            yield Item("unused", position, {"bytes": files.stat_size(path) - position})
+            return
+        if kind is OffsetIndex:
+            offset, other, rises = entry[0], entry[1], entry > last and entry[1] > last[1]
+        else:
+            other, offset, rises = entry[0], entry[1], entry > last and entry[1] >= last[1]
+        yield Item("entry", position, {names[0]: base_offset + offset, names[1]: other})
+        if not rises:
+            yield _damage(position, "the entries do not rise")
+        last = entry
+
+
+def _inspect_offset_index(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    yield from _inspect_index(files, path, OffsetIndex, ("offset", "position"))
+
+
+def _inspect_time_index(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    yield from _inspect_index(files, path, TimeIndex, ("offset", "timestamp_ms"))
+
+
+# --- small files ----------------------------------------------------------------------------------
+
+
+def _inspect_state(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    state = read_state(files, path, limit_bytes=STATE_BYTES_MAX)
+    fields = {"version": state.version, "bytes": len(state.payload)}
+    yield Item("state", 0, fields | _state_fields(os.path.basename(path), state.payload))
+
+
+def _state_fields(name: str, payload: bytes) -> dict[str, Any]:
+    if name == LOG_START_NAME and len(payload) == _OFFSET.size:
+        return {"log_start_offset": _OFFSET.unpack(payload)[0]}
+    try:
+        return {"content": json.loads(payload)}
+    except (ValueError, RecursionError):
+        return {"payload": payload}
+
+
+def _inspect_text(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    data = files.read_whole(path, limit_bytes=TEXT_BYTES_MAX)
+    position = 0
+    for line in data.splitlines(keepends=True):
+        yield Item("line", position, {"text": line.decode(errors="backslashreplace").rstrip("\n")})
+        position += len(line)
+
+
+def _inspect_journal(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    """Yield every intact point; slots that were never written or are torn are counted."""
+    file = files.open_read(path)
+    head = files.read_at(file, 0, sync_journal.HEADER.size)
+    if len(head) < sync_journal.HEADER.size:
+        raise CorruptFileError(path, 0, "ends within its header")
+    magic, version, slots, checksum = sync_journal.HEADER.unpack(head)
+    if magic != sync_journal.HEADER_MAGIC or xxhash.xxh3_64_intdigest(head[:16]) != checksum:
+        raise CorruptFileError(path, 0, "the header is not that of a sync journal")
+    yield Item("journal", 0, {"version": version, "slots": slots})
+    size, step = files.size(file), _SLOTS_PER_READ * sync_journal.RECORD_BYTES
+    for start in range(sync_journal.HEADER_BYTES, size, step):
+        data = files.read_at(file, start, min(step, size - start))
+        for at in range(0, len(data), sync_journal.RECORD_BYTES):
+            yield from _journal_point(start + at, data[at : at + sync_journal.RECORD_BYTES])
+
+
+def _journal_point(position: int, raw: bytes) -> Iterator[Item]:
+    if not any(raw):
+        return
+    is_whole = len(raw) == sync_journal.RECORD_BYTES and raw.startswith(sync_journal.RECORD_MAGIC)
+    fields = sync_journal.RECORD.unpack(raw) if is_whole else None
+    # Records are overwritten in turn and may tear: that is expected, and not damage.
+    if fields is None or xxhash.xxh3_64_intdigest(raw[:-8]) != fields[-1]:
+        yield Item("torn", position)
+        return
+    _, partition, sequence, topic_id, boot_id, base, synced_offset, synced_position, _ = fields
+    yield Item(
+        "point",
+        position,
+        {
+            "sequence": sequence,
+            "topic_id": topic_id.hex(),
+            "partition": partition,
+            "segment_base": base,
+            "synced_offset": synced_offset,
+            "synced_position": synced_position,
+            "boot_id": boot_id.hex(),
+        },
+    )
+
+
+def _inspect_producers(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    state = read_state(files, path, limit_bytes=STATE_BYTES_MAX)
+    snapshot = decode_snapshot(path, state.payload)
+    yield Item(
+        "snapshot",
+        0,
+        {
+            "version": state.version,
+            "offset": snapshot.offset,
+            "segment_base": snapshot.segment_base,
+            "segment_position": snapshot.position,
+            "max_timestamp_ms": snapshot.max_timestamp_ms,
+            "max_timestamp_offset": snapshot.max_timestamp_offset,
+        },
+    )
+    for producer_id, entry in snapshot.producers.items():
+        batches = [batch._asdict() for batch in entry.batches]
+        yield Item(
+            "producer", 0, {"producer_id": producer_id, "epoch": entry.epoch, "batches": batches}
+        )
+
+
+def _inspect_catalog(files: Files, path: str, depth: Depth) -> Iterator[Item]:
+    assert depth.scratch is not None, "a copy of the catalog needs a place"
+    cluster_id = read_cluster_id(files, os.path.dirname(path) or ".")
+    catalog = open_catalog_copy(files, path, cluster_id=cluster_id, scratch=depth.scratch)
+    try:
+        yield Item("catalog", 0, {"cluster_id": catalog.cluster_id})
+        for row in catalog.topics():
+            fields = asdict(row) | {"topic_id": format_topic_id(row.topic_id)}
+            yield Item("topic", 0, fields)
+        for name, value in catalog.broker_overrides().items():
+            yield Item("server setting", 0, {"name": name, "value": value})
+    finally:
+        catalog.close()
+
+
+def _inspect_opaque(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    yield Item("opaque", 0, {"bytes": files.stat_size(path)})
+
+
+_BY_SUFFIX: Final[dict[str, Reader]] = {
+    layout.LOG_SUFFIX: _inspect_log,
+    layout.INDEX_SUFFIX: _inspect_offset_index,
+    layout.TIME_INDEX_SUFFIX: _inspect_time_index,
+    layout.PRODUCERS_SUFFIX: _inspect_producers,
+    CUT_SUFFIX: _inspect_log,
+}
+_BY_NAME: Final[dict[str, Reader]] = {
+    METADATA_NAME: _inspect_text,
+    EPOCHS_NAME: _inspect_text,
+    layout.LOCK_NAME: _inspect_text,
+    layout.JOURNAL_NAME: _inspect_journal,
+    layout.BALLAST_NAME: _inspect_opaque,
+    layout.CATALOG_NAME: _inspect_catalog,
+}

@@ -1,0 +1,497 @@
+"""The log of one partition: append, sync, read, forget. The heart of the server.
+
+    stage ─▶ take_staged ─▶ write ─▶ finish_write ─▶ begin_sync ─▶ sync ─▶ finish_sync
+             (loop)         (thread*) (loop)          (loop)        (thread) (loop)
+
+    * on the loop while nothing rolls
+
+A log is a row of segments; the last one is active. Offsets are assigned when a batch is staged; the
+bytes are in the file after `write`, and on the device after `sync`. Four offsets say how far things
+are:
+
+    log_start_offset <= synced_offset <= written_offset <= end_offset
+
+What survives a crash: everything below `synced_offset`, and every roll, deletion and checkpoint
+whose call returned. What was written and not synced survives the process, not the machine.
+
+Concurrency: see `log_state`. In short, the event loop owns what is published; a thread works on
+what it was handed, and the loop publishes the outcome. At most one `StagedWrite` is out at a time;
+syncs and reads run beside it.
+
+Invariants, each asserted where it could break: offsets are never assigned twice to what was synced;
+a failed write leaves no byte behind; a failed sync ends the log; only verified bytes are given out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from logd.errors import LogFailedError
+from logd.record.batch import BatchHeader, Writable
+from logd.storage import log_open, partition_files
+from logd.storage.clean_stop import CleanLog
+from logd.storage.damage import DamagedRange
+from logd.storage.file_slice import FileSlice
+from logd.storage.files import Files, OpenFile
+from logd.storage.log_append import CHECKPOINT_BYTES, LogAppender
+from logd.storage.log_checkpoint import Checkpoint, take_checkpoint, write_checkpoint
+from logd.storage.log_delete import DeleteResult, delete_before
+from logd.storage.log_describe import describe_segment
+from logd.storage.log_read import LogReader
+from logd.storage.log_settings import LogSettings
+from logd.storage.log_state import LogParts, LogState
+from logd.storage.log_times import TimeLookup
+from logd.storage.log_write import SegmentWriter
+from logd.storage.open_files import OpenFiles
+from logd.storage.recovery import recover_parts
+from logd.storage.recovery_report import RecoveryReport
+from logd.storage.segment import SegmentInfo
+from logd.storage.staged import StagedWrite, WriteResult
+from logd.storage.sync_journal import SyncPoint
+
+__all__ = ["Checkpoint", "DeleteResult", "Log", "LogSettings", "SyncTicket"]
+
+
+class SyncTicket(NamedTuple):
+    """What one sync covers: handed to a thread, then published by the loop.
+
+    Attributes:
+        point: what to note in the sync journal once the sync returned.
+        written_total: the log's count of written bytes when the sync was begun.
+    """
+
+    file: OpenFile
+    end_offset: int
+    point: SyncPoint
+    written_total: int
+
+
+class Log(LogState):
+    """One partition's log. Made by `create`, `open_clean` or `recover`, in a thread.
+
+    The attributes that others read are those of `LogState`.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        *,
+        topic_id: bytes,
+        topic: str,
+        partition: int,
+        settings: LogSettings,
+        open_files: OpenFiles | None,
+        parts: LogParts,
+    ) -> None:
+        super().__init__(
+            files,
+            directory,
+            topic_id=topic_id,
+            topic=topic,
+            partition=partition,
+            settings=settings,
+            open_files=open_files,
+            parts=parts,
+        )
+        self._writer = SegmentWriter(self)
+        self._appender = LogAppender(self, self._writer)
+        self._reader = LogReader(self)
+        self._times = TimeLookup(self, self._reader)
+        self._appender.bytes_since_checkpoint = parts.bytes_since_checkpoint
+
+    # --- making --------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        files: Files,
+        directory: str,
+        *,
+        topic_id: bytes,
+        topic: str,
+        partition: int,
+        settings: LogSettings,
+        open_files: OpenFiles | None = None,
+    ) -> Log:
+        """Make a new, empty log. Durable, name and all, once this returns.
+
+        Raises:
+            FileExistsError: the directory is there already. OSError: it could not be made.
+        """
+        parts = log_open.create_parts(files, directory, topic_id=topic_id, settings=settings)
+        return cls(
+            files,
+            directory,
+            topic_id=topic_id,
+            topic=topic,
+            partition=partition,
+            settings=settings,
+            open_files=open_files,
+            parts=parts,
+        )
+
+    @classmethod
+    def open_clean(
+        cls,
+        files: Files,
+        directory: str,
+        *,
+        topic_id: bytes,
+        topic: str,
+        partition: int,
+        settings: LogSettings,
+        clean: CleanLog,
+        open_files: OpenFiles | None = None,
+    ) -> Log:
+        """Open a log that `close` closed. Opens no segment file.
+
+        Raises:
+            CorruptFileError: the directory is not as `clean` says; use `recover`.
+            UnsupportedFormatError: another topic's directory. OSError: it cannot be read.
+        """
+        parts = log_open.open_clean_parts(files, directory, topic_id=topic_id, clean=clean)
+        return cls(
+            files,
+            directory,
+            topic_id=topic_id,
+            topic=topic,
+            partition=partition,
+            settings=settings,
+            open_files=open_files,
+            parts=parts,
+        )
+
+    @classmethod
+    def recover(
+        cls,
+        files: Files,
+        directory: str,
+        *,
+        topic_id: bytes,
+        topic: str,
+        partition: int,
+        settings: LogSettings,
+        sync_point: SyncPoint | None,
+        same_boot: bool,
+        open_files: OpenFiles | None = None,
+    ) -> tuple[Log, RecoveryReport]:
+        """Open a log that was not closed, or was copied here; see `recovery`.
+
+        Args:
+            sync_point: the journal's record R of this log, if there is one.
+            same_boot: the machine has been up since the log was last written.
+
+        Raises:
+            CorruptFileError: segments overlap, or a state file is damaged.
+            UnsupportedFormatError: another topic's directory, transactional batches, old formats.
+            StorageError: no space to save what must be cut, or the tail could not be synced.
+            OSError: a file cannot be read.
+        """
+        parts, report = recover_parts(
+            files,
+            directory,
+            topic_id=topic_id,
+            name=f"{topic}-{partition}",
+            settings=settings,
+            sync_point=sync_point,
+            same_boot=same_boot,
+        )
+        log = cls(
+            files,
+            directory,
+            topic_id=topic_id,
+            topic=topic,
+            partition=partition,
+            settings=settings,
+            open_files=open_files,
+            parts=parts,
+        )
+        return log, report
+
+    # --- append: on the loop, without I/O --------------------------------------------------------
+
+    def stage(self, buffer: Writable, position: int, header: BatchHeader, *, now_ms: int) -> int:
+        """Assign offsets to a checked batch, patch them into it, and queue it for the next write.
+
+        The buffer must stay as it is until the write is finished. The caller has checked the batch
+        and asked `producers.check`.
+
+        Args:
+            header: as read from the buffer, with the max timestamp the batch has now.
+            now_ms: the wall clock, for segment.ms.
+
+        Returns:
+            The batch's base offset.
+
+        Raises:
+            LogFailedError: the log is poisoned.
+        """
+        return self._appender.stage(buffer, position, header, now_ms=now_ms)
+
+    def take_staged(self) -> StagedWrite | None:
+        """Hand over what is staged, None if nothing is. At most one write is out at a time.
+
+        Where its `rolls` is set, the write blocks for more than a pwritev: not on the loop.
+        """
+        return self._appender.take_staged()
+
+    def write(self, staged: StagedWrite) -> WriteResult:
+        """Write to the file, rolling where need be. Blocking: in a thread if `staged.rolls`.
+
+        Raises:
+            DiskFullError: no space. What did not fit was cut off again; `abandon` the write, and
+            the
+                log takes appends as soon as there is space.
+            LogFailedError: the log is poisoned; `abandon` the write.
+        """
+        return self._writer.write(staged)
+
+    def finish_write(self, staged: StagedWrite, result: WriteResult) -> None:
+        """Publish a write that succeeded: readers can be given its bytes."""
+        self._appender.finish_write(staged, result)
+
+    def abandon(self, staged: StagedWrite) -> None:
+        """Forget a write that raised, and all that was staged since; their offsets are free again.
+
+        Where the write had rolled, what came before the roll is written and stays: it lies below
+        `written_offset`.
+        """
+        self._appender.abandon(staged)
+
+    @property
+    def roll_pending(self) -> bool:
+        """Whether something that is staged begins a new segment."""
+        return self._appender.roll_pending
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes that are staged or being written."""
+        return self._appender.staged_bytes
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """Bytes that are written and not known to be on the device."""
+        return self._appender.written_total - self._appender.synced_total
+
+    def roll_due(self, now_ms: int) -> bool:
+        """Whether `roll_now` is to be called: the idle log's segment.ms has passed.
+
+        Also once after a start, when the age of the active segment is still to be found out.
+        """
+        return self._appender.roll_due(now_ms)
+
+    def roll_now(self) -> None:
+        """Begin a new segment. Blocking, in a thread, with exclusive use of the writing side.
+
+        After a start, when the active segment was not opened yet, the first call only opens it.
+
+        Raises:
+            DiskFullError: no space; nothing has changed. LogFailedError: the log is poisoned.
+        """
+        if self.failed is not None:
+            raise self.failed
+        if self.segment_list.active.files is None:
+            self._writer.ensure_open()
+        elif self.segment_list.active.size > 0:
+            self._roll()
+
+    def _roll(self) -> None:
+        self._writer.ensure_open()
+        segment = self._writer.roll(self.written_offset, self._writer.max_timestamp())
+        self._appender.publish_roll(segment)
+
+    # --- sync ------------------------------------------------------------------------------------
+
+    def begin_sync(self) -> SyncTicket | None:
+        """Return what a sync begun now covers; None if nothing is unsynced. On the loop."""
+        active = self.segment_list.active
+        if self.written_offset <= self.synced_offset or self.failed is not None:
+            return None
+        assert active.files is not None
+        point = SyncPoint(
+            self.topic_id, self.partition, active.base_offset, self.written_offset, active.size
+        )
+        return SyncTicket(
+            active.files.file, self.written_offset, point, self._appender.written_total
+        )
+
+    def sync(self, ticket: SyncTicket) -> None:
+        """Force what the ticket covers to the device. Blocking, in a thread.
+
+        Raises:
+            LogFailedError: this or an earlier sync failed. It is never tried again: the kernel may
+                have dropped what it could not write.
+        """
+        self.sync_file(ticket.file)
+
+    def finish_sync(self, ticket: SyncTicket) -> None:
+        """Publish a sync that succeeded. On the loop."""
+        assert ticket.end_offset <= self.written_offset
+        self.synced_offset = max(self.synced_offset, ticket.end_offset)
+        self._appender.synced_total = max(self._appender.synced_total, ticket.written_total)
+
+    def fail(self, error: LogFailedError) -> None:
+        """Let the log take and give nothing any more; staging and reading raise from now on."""
+        self.poison(error)
+
+    # --- read ------------------------------------------------------------------------------------
+
+    def try_read(
+        self, offset: int, *, max_bytes: int, below: int, min_one: bool = True
+    ) -> FileSlice | None:
+        """Return whole, verified batches from `offset` on without waiting for a disk. On the loop.
+
+        Args:
+            max_bytes: the slice is no longer, unless its first batch is and `min_one` is set.
+            below: no batch at or above is given: the high watermark.
+
+        Returns:
+            A slice, empty where there is nothing below `below` (or nothing that fits); None where
+            `read` has to be asked, in a thread.
+
+        Raises:
+            OffsetOutOfRangeError: outside log start .. log end. DamagedRangeError: quarantined.
+            LogFailedError: the log is poisoned.
+        """
+        return self._reader.try_read(offset, max_bytes=max_bytes, below=below, min_one=min_one)
+
+    def read(self, offset: int, *, max_bytes: int, below: int, min_one: bool = True) -> FileSlice:
+        """Return whole batches from `offset` on, reading and verifying them. Blocking, in a thread.
+
+        What is verified is remembered for `try_read`. Damage that nobody knew of is quarantined.
+
+        Raises:
+            OffsetOutOfRangeError, LogFailedError: as `try_read`.
+            DamagedRangeError: damaged, or the disk refused to read it.
+        """
+        return self._reader.read(offset, max_bytes=max_bytes, below=below, min_one=min_one)
+
+    def offset_for_timestamp(self, timestamp_ms: int, *, below: int) -> tuple[int, int, int] | None:
+        """Return (offset, timestamp, leader epoch) of the first record at or after a time.
+        Blocking.
+
+        Exact, to the record, except in batches that cannot be parsed: their first record stands for
+        all. None where no record below `below` is that late.
+
+        Raises:
+            DamagedRangeError, LogFailedError: as `read`.
+        """
+        return self._times.offset_for_timestamp(timestamp_ms, below=below)
+
+    def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
+        """Return (offset, timestamp) of the latest record below `below`, the first if many.
+        Blocking.
+
+        Raises:
+            DamagedRangeError, LogFailedError: as `read`.
+        """
+        return self._times.max_timestamp(below=below)
+
+    def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
+        """Return the greatest epoch not above `epoch`, and its end; (-1, -1) if it is unknown."""
+        return partition_files.end_offset_for_epoch(
+            self.epochs, epoch, end_offset=self.written_offset
+        )
+
+    # --- forgetting ------------------------------------------------------------------------------
+
+    def delete_before(self, offset: int) -> DeleteResult:
+        """Make `offset` the log start; rename segments that lie wholly below. Blocking, exclusive.
+
+        Durability: the new start is durable before any file is touched; when this returns, so are
+        the renames. After a crash in between, the next start finishes the work.
+
+        Raises:
+            OffsetOutOfRangeError: above what is written. DiskFullError: nothing was deleted.
+            LogFailedError: the log is poisoned, or the disk refused half-way.
+        """
+        return delete_before(self, offset, self._roll)
+
+    # --- checkpoint and close --------------------------------------------------------------------
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether enough was appended since the last checkpoint, or the log was rolled."""
+        return (
+            self._appender.bytes_since_checkpoint >= CHECKPOINT_BYTES or self._appender.rolled
+        ) and self.failed is None
+
+    def begin_checkpoint(self) -> Checkpoint:
+        """Return the log's state as it is now, for `checkpoint`. On the loop."""
+        self._appender.bytes_since_checkpoint = 0
+        self._appender.rolled = False
+        return take_checkpoint(self)
+
+    def checkpoint(self, checkpoint: Checkpoint | None = None) -> None:
+        """Make a checkpoint durable: data, indexes, producers. Blocking, in a thread.
+
+        Args:
+            checkpoint: what `begin_checkpoint` returned; None only where nothing is appended.
+
+        Raises:
+            LogFailedError: the log is poisoned. DiskFullError: no space for the snapshot; the older
+                ones stay, and a restart walks more.
+        """
+        write_checkpoint(self, checkpoint or self.begin_checkpoint())
+
+    def close(self) -> CleanLog:
+        """Sync what is written and let go of all files; return what the clean stop notes. Blocking.
+
+        Nothing may be staged or running any more. The log cannot be used afterwards.
+
+        Raises:
+            LogFailedError: the log is poisoned, now or before: its next start is a recovery.
+            DiskFullError: no space for the snapshot; the next start is a recovery.
+        """
+        if self.failed is not None:
+            raise self.failed
+        active = self.segment_list.active
+        if active.files is not None:
+            self.sync_file(active.files.file)
+            self.synced_offset = self.written_offset
+        if self.written_offset not in self.snapshot_offsets and self.written_offset > 0:
+            self.checkpoint()
+        self._writer.close_indexes()
+        clean = CleanLog(
+            log_start_offset=self.log_start_offset,
+            log_end_offset=self.written_offset,
+            leader_epoch=self.leader_epoch,
+            active_base=active.base_offset,
+            active_size=active.size,
+            size_bytes=self.size_bytes,
+        )
+        self.release()
+        return clean
+
+    def release(self) -> None:
+        """Let go of all files without writing anything: a log that failed, or is being deleted."""
+        self.poison(LogFailedError(f"the log {self.topic}-{self.partition} is closed"))
+        for segment in self.segment_list.items:
+            self.open_files.forget(segment)
+            segment.files = None
+
+    # --- what it holds ---------------------------------------------------------------------------
+
+    @property
+    def active_base(self) -> int:
+        """The base offset of the active segment."""
+        return self.segment_list.active.base_offset
+
+    @property
+    def damaged(self) -> list[DamagedRange]:
+        """The quarantined ranges."""
+        return list(self.damage.ranges)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all .log files."""
+        return self.sealed_bytes + self.segment_list.active.size
+
+    def segments(self) -> list[SegmentInfo]:
+        """Return what there is to tell of each segment. Blocking: opens each of them.
+
+        Raises:
+            DamagedRangeError: a segment cannot be read.
+        """
+        return [describe_segment(self, self._reader, item) for item in self.segment_list.items]

@@ -1,0 +1,128 @@
+"""How a log comes into being, and how one that was stopped cleanly is opened again.
+
+After a clean stop the directory's names and what the stop noted are enough: no segment file is
+opened before somebody asks for it, so the start costs the same for ten sealed segments and ten
+thousand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from logd.errors import CorruptFileError, UnsupportedFormatError
+from logd.storage import partition_files
+from logd.storage.checkpoint import read_snapshot
+from logd.storage.clean_stop import CleanLog
+from logd.storage.damage import DamageList
+from logd.storage.files import Files
+from logd.storage.log_settings import LogSettings
+from logd.storage.log_state import LogParts
+from logd.storage.partition_files import EpochStart
+from logd.storage.partition_listing import PartitionListing, list_partition, remove_leftovers
+from logd.storage.producer_state import ProducerStates
+from logd.storage.segment import Segment, SegmentList
+from logd.storage.segment_files import create_segment, segment_paths
+
+FIRST_EPOCH = EpochStart(0, 0)
+
+
+def create_parts(
+    files: Files, directory: str, *, topic_id: bytes, settings: LogSettings
+) -> LogParts:
+    """Make the directory of a new, empty log.
+
+    Durability: once this returns, the directory and all in it are on the device; its own name
+    counts after the parent directory's sync, which this does, too.
+
+    Raises:
+        FileExistsError: the directory is there. OSError: it could not be made.
+    """
+    files.make_directory(directory)
+    files.sync_directory(directory.rpartition("/")[0])
+    active = Segment(directory, 0)
+    active.files = create_segment(files, directory, 0, settings=settings, with_indexes=False)
+    active.size = 0
+    active.appended_from = 0
+    partition_files.write_epochs(files, directory, [FIRST_EPOCH])
+    # Syncs the directory, and with it the names of all that was made before.
+    partition_files.write_metadata(files, directory, topic_id)
+    return LogParts(
+        segments=SegmentList((active,)),
+        damage=DamageList(files, directory),
+        epochs=[FIRST_EPOCH],
+        producers=ProducerStates(),
+        log_start_offset=0,
+        end_offset=0,
+    )
+
+
+def open_clean_parts(files: Files, directory: str, *, topic_id: bytes, clean: CleanLog) -> LogParts:
+    """Open a log after a clean stop, by names and by what the stop noted.
+
+    Raises:
+        CorruptFileError: the directory is not as the stop left it; the log is to be recovered.
+        UnsupportedFormatError: it belongs to another topic, or Kafka was interrupted in it.
+        OSError: it cannot be read.
+    """
+    listing = list_partition(files, directory)
+    partition_files.check_metadata(files, directory, topic_id)
+    _check_unchanged(files, directory, listing, clean)
+    remove_leftovers(files, directory, listing)
+    epochs = partition_files.read_epochs(files, directory) or [FIRST_EPOCH]
+    segments = describe_segments(directory, listing.bases)
+    segments.active.size = clean.active_size
+    return LogParts(
+        segments=segments,
+        damage=DamageList.load(files, directory),
+        epochs=epochs,
+        producers=_clean_producers(files, directory, listing, clean),
+        log_start_offset=clean.log_start_offset,
+        end_offset=clean.log_end_offset,
+        sealed_bytes=clean.size_bytes - clean.active_size,
+        snapshot_offsets=listing.snapshots[-2:],
+        unknown_files=listing.unknown,
+    )
+
+
+def _check_unchanged(
+    files: Files, directory: str, listing: PartitionListing, clean: CleanLog
+) -> None:
+    path = segment_paths(directory, clean.active_base).log
+    if not listing.bases or listing.bases[-1] != clean.active_base:
+        raise CorruptFileError(path, 0, "is not the last segment, as the clean stop had noted")
+    if clean.segment_bases and list(clean.segment_bases) != listing.bases:
+        raise CorruptFileError(path, 0, "other segments are there than the clean stop had noted")
+    size = files.stat_size(path)
+    if size != clean.active_size:
+        raise CorruptFileError(
+            path, min(size, clean.active_size), f"has {size} bytes, not {clean.active_size}"
+        )
+
+
+def _clean_producers(
+    files: Files, directory: str, listing: PartitionListing, clean: CleanLog
+) -> ProducerStates:
+    """Return the producers as of the end: a clean stop writes a snapshot unless nothing was ever
+    appended."""
+    if clean.log_end_offset not in listing.snapshots:
+        if clean.log_end_offset == 0 or not listing.snapshots:
+            return ProducerStates()
+        path = segment_paths(directory, clean.active_base).log
+        raise CorruptFileError(path, clean.active_size, "its producer snapshot is missing")
+    with contextlib.suppress(UnsupportedFormatError):
+        snapshot = read_snapshot(files, directory, clean.log_end_offset)
+        return ProducerStates(snapshot.producers)
+    path = segment_paths(directory, clean.active_base).log
+    raise CorruptFileError(path, clean.active_size, "its producer snapshot cannot be read")
+
+
+def describe_segments(directory: str, bases: list[int]) -> SegmentList:
+    """Return the segments that names alone tell of."""
+    assert bases
+    ends = [*bases[1:], None]
+    return SegmentList(
+        tuple(
+            Segment(directory, base) if end is None else Segment(directory, base, end_bound=end)
+            for base, end in zip(bases, ends, strict=True)
+        )
+    )

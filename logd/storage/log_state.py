@@ -1,0 +1,245 @@
+"""What the parts of a log share: its published state, and the way to a segment's open files.
+
+Concurrency, as a proof:
+
+* The event loop alone moves `end_offset`, `written_offset`, `synced_offset` and `segment_list`
+  while appends
+  are allowed; `delete_before` and `roll_now`, which run in a thread, have exclusive use of the
+  log's writing side (the partition sees to that) and replace `segment_list` in one assignment.
+* Readers in threads take `segment_list` once and work on that value. A segment's published `size`
+  only grows,
+  and what lies below it never changes, so what they read below it is whole.
+* `failed` goes from None to an error once, from any thread, and never back: that is one assignment.
+* `open_lock` makes sure that a segment's files are opened once: two writable indexes over one file
+  would
+  not see each other's entries. `index_lock` keeps a checkpoint's sync apart from a roll's sealing.
+* `sync_lock` keeps the log's syncs apart. The kernel reports a failed write-back once per
+  descriptor: of
+  two syncs at the same time only one would hear of it, and the other one would acknowledge what is
+  lost. Under the lock whoever hears of it poisons the log before the next sync begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+
+from logd.errors import CorruptFileError, LogFailedError
+from logd.storage.damage import DamageList
+from logd.storage.files import Files, OpenFile
+from logd.storage.layout import TOPIC_ID_BYTES
+from logd.storage.log_settings import LogSettings
+from logd.storage.offset_index import OffsetIndex
+from logd.storage.open_files import OpenFiles
+from logd.storage.partition_files import EpochStart
+from logd.storage.producer_state import ProducerStates
+from logd.storage.segment import SIZE_UNKNOWN, Segment, SegmentList
+from logd.storage.segment_files import (
+    IndexBuilder,
+    SegmentFiles,
+    batch_timestamp_ms,
+    healthy_ranges,
+    open_sealed,
+)
+from logd.storage.segment_scan import read_batch_header, scan_batches
+from logd.storage.time_index import TimeIndex
+
+OWN_OPEN_FILES: Final = 64
+"""Sealed segments kept open by a log that shares its cache with no other."""
+
+DISK_FULL_ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+@dataclass(slots=True)
+class LogParts:
+    """What creating, opening or recovering a log found out; `LogState` goes on from there.
+
+    Attributes:
+        epochs: leader epochs, the current one last.
+        snapshot_offsets: of the producer snapshots that are kept.
+        sealed_bytes: of all sealed segments' .log files.
+        bytes_since_checkpoint: what the next recovery would have to walk already.
+    """
+
+    segments: SegmentList
+    damage: DamageList
+    epochs: list[EpochStart]
+    producers: ProducerStates
+    log_start_offset: int
+    end_offset: int
+    sealed_bytes: int = 0
+    snapshot_offsets: list[int] = field(default_factory=list)
+    unknown_files: list[str] = field(default_factory=list)
+    bytes_since_checkpoint: int = 0
+
+
+class LogState:
+    """One log's state; `Log` adds what can be done with it.
+
+    Attributes:
+        log_start_offset: below it nothing is readable.
+        end_offset: the next offset to be assigned; counts what is staged.
+        written_offset: below it everything is in the files.
+        synced_offset: below it everything is on the device.
+        leader_epoch: stamped into each batch.
+        settings: replaced at run time; the next write goes by the new ones.
+        failed: why the log takes and gives nothing any more.
+        unknown_files: names in the directory that are none of ours nor of Kafka's.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        *,
+        topic_id: bytes,
+        topic: str,
+        partition: int,
+        settings: LogSettings,
+        open_files: OpenFiles | None,
+        parts: LogParts,
+    ) -> None:
+        assert len(topic_id) == TOPIC_ID_BYTES
+        assert 0 <= parts.log_start_offset <= parts.end_offset
+        assert parts.epochs
+        self.files = files
+        self.directory = directory
+        self.topic_id = topic_id
+        self.topic = topic
+        self.partition = partition
+        self.settings = settings
+        self.open_files = open_files or OpenFiles(files, limit=OWN_OPEN_FILES)
+        self.segment_list = parts.segments
+        self.damage = parts.damage
+        self.epochs = parts.epochs
+        self.leader_epoch = parts.epochs[-1].epoch
+        self.producers = parts.producers
+        self.log_start_offset = parts.log_start_offset
+        self.end_offset = parts.end_offset
+        self.written_offset = parts.end_offset
+        self.synced_offset = parts.end_offset
+        self.sealed_bytes = parts.sealed_bytes
+        self.snapshot_offsets = parts.snapshot_offsets
+        self.unknown_files = parts.unknown_files
+        self.failed: LogFailedError | None = None
+        self.damage_found_in_active = False
+        self.open_lock = threading.Lock()
+        self.sync_lock = threading.Lock()
+        self.index_lock = threading.Lock()
+
+    def poison(self, error: LogFailedError) -> LogFailedError:
+        """Let the log take and give nothing any more; return the error that did it first."""
+        if self.failed is None:
+            self.failed = error
+        return self.failed
+
+    def sync_file(self, file: OpenFile) -> None:
+        """Force one of the log's files to the device; a failure poisons the log. For threads.
+
+        Raises:
+            LogFailedError: this sync or an earlier one failed; it is never tried again.
+        """
+        with self.sync_lock:
+            if self.failed is not None:
+                raise self.failed
+            try:
+                self.files.sync_data(file)
+            except OSError as error:
+                message = f"{file.path} could not be synced: {error}"
+                raise self.poison(LogFailedError(message)) from error
+
+    # --- opening segments ----------------------------------------------------------------------
+
+    def opened(self, segment: Segment) -> SegmentFiles | None:
+        """Return the segment's files if they are open already."""
+        return segment.files or self.open_files.get(segment)
+
+    def open_segment(self, segment: Segment) -> SegmentFiles:
+        """Return the segment's files, opened if need be. For threads: it may rebuild an index.
+
+        Raises:
+            CorruptFileError: the log is damaged where nobody knew. OSError: cannot be opened.
+        """
+        with self.open_lock:
+            opened = self.opened(segment)
+            if opened is not None:
+                return opened
+            if segment.is_active:
+                segment.files = self._open_active(segment)
+                return segment.files
+            opened = open_sealed(
+                self.files,
+                segment.paths,
+                base_offset=segment.base_offset,
+                end_bound=segment.end_bound,
+                settings=self.settings,
+                damaged=self.damage.in_segment(segment.base_offset),
+            )
+            if segment.size == SIZE_UNKNOWN:
+                segment.size = self.files.size(opened.file)
+            if segment.max_timestamp is None and opened.time_index is not None:
+                segment.max_timestamp = opened.time_index.last
+            self.open_files.put(segment, opened)
+            return opened
+
+    def _open_active(self, segment: Segment) -> SegmentFiles:
+        """Open the active segment of a log that was stopped cleanly, to go on writing it."""
+        opened = SegmentFiles(self.files.open_write(segment.paths.log), None, None)
+        assert segment.size != SIZE_UNKNOWN
+        if segment.size == 0:
+            return opened
+        first = read_batch_header(self.files, opened.file, 0, segment.size)
+        if batch_timestamp_ms(first) >= 0:
+            segment.first_append_ms = batch_timestamp_ms(first)
+        try:
+            opened.index = self._open_index(segment)
+            opened.time_index = self._open_time_index(segment)
+            segment.max_timestamp = opened.time_index.last
+            at = opened.index.last_position_at_or_before(segment.size)
+            segment.bytes_since_entry = segment.size - at
+        except (FileNotFoundError, CorruptFileError):
+            self._rebuild_active(segment, opened)
+        return opened
+
+    def _open_index(self, segment: Segment) -> OffsetIndex:
+        index = OffsetIndex.open(
+            self.files,
+            segment.paths.index,
+            base_offset=segment.base_offset,
+            max_bytes=self.settings.segment_index_bytes,
+            writable=True,
+        )
+        index.check_fits(next_offset=self.written_offset, log_bytes=segment.size)
+        return index
+
+    def _open_time_index(self, segment: Segment) -> TimeIndex:
+        time_index = TimeIndex.open(
+            self.files,
+            segment.paths.time_index,
+            base_offset=segment.base_offset,
+            max_bytes=self.settings.segment_index_bytes,
+            writable=True,
+        )
+        time_index.check_fits(next_offset=self.written_offset)
+        return time_index
+
+    def _rebuild_active(self, segment: Segment, opened: SegmentFiles) -> None:
+        """Walk the active segment's headers: for its indexes, if it needs any, and its times."""
+        opened.index = opened.time_index = None
+        builder = IndexBuilder(
+            self.files,
+            opened,
+            segment.paths,
+            base_offset=segment.base_offset,
+            settings=self.settings,
+        )
+        damaged = self.damage.in_segment(segment.base_offset)
+        for start, end in healthy_ranges(damaged, segment.size):
+            for position, header, _ in scan_batches(
+                self.files, opened.file, start, end, verify=False
+            ):
+                builder.add(header, position)
+        segment.max_timestamp = builder.max_timestamp
+        segment.bytes_since_entry = builder.bytes_since_entry

@@ -1,0 +1,123 @@
+"""What lies in a partition's directory, told by names alone.
+
+    <20 digits>.log .index .timeindex      segments
+    <20 digits>.producers                  snapshots of producer state, by offset
+    <20 digits>.<position>.cut             bytes that recovery cut off, kept beside the log
+    partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged
+    *.deleted, *.cleaned, *.tmp            leftovers: what was on its way out, or never finished
+    *.swap                                 a replacement that Kafka's cleaner left half done
+    <20 digits>.snapshot, .txnindex        Kafka's, of no use here, left alone
+
+Everything else is unknown: it is reported and left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from logd.errors import UnsupportedFormatError
+from logd.storage.damage import DAMAGED_NAME
+from logd.storage.files import Files
+from logd.storage.layout import (
+    DELETED_SUFFIX,
+    INDEX_SUFFIX,
+    LOG_SUFFIX,
+    PRODUCERS_SUFFIX,
+    TEMP_SUFFIX,
+    TIME_INDEX_SUFFIX,
+    offset_name,
+    parse_segment_file_name,
+)
+from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME
+from logd.storage.topic_directories import METADATA_NAME
+
+CUT_SUFFIX: Final = ".cut"
+CLEANED_SUFFIX: Final = ".cleaned"
+SWAP_SUFFIX: Final = ".swap"
+
+_OWN_NAMES: Final = frozenset((METADATA_NAME, EPOCHS_NAME, LOG_START_NAME, DAMAGED_NAME))
+_KAFKA_SUFFIXES: Final = frozenset((".snapshot", ".txnindex"))
+_CUT: Final = re.compile(r"([0-9]{20})\.([0-9]+)(?:-[0-9]+)?\.cut")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionListing:
+    """The names in a partition's directory, sorted out.
+
+    Attributes:
+        bases: base offsets of the .log files, rising.
+        index_bases: base offsets for which an index or time index exists.
+        snapshots: offsets of producer snapshots, rising.
+        cuts: (base offset, name) of saved tails.
+        leftovers: names that a crash left and nobody needs.
+        unknown: all others.
+    """
+
+    bases: list[int] = field(default_factory=list)
+    index_bases: set[int] = field(default_factory=set)
+    snapshots: list[int] = field(default_factory=list)
+    cuts: list[tuple[int, str]] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def list_partition(files: Files, directory: str) -> PartitionListing:
+    """Sort out a partition's directory. Opens no file.
+
+    Raises:
+        UnsupportedFormatError: Kafka's cleaner was interrupted here; only Kafka can finish that.
+        OSError: the directory cannot be read.
+    """
+    listing = PartitionListing()
+    for name in files.list_directory(directory):
+        if name.endswith(SWAP_SUFFIX):
+            raise UnsupportedFormatError(
+                f"{directory}/{name}",
+                "is a half-finished replacement of segments; start and stop Kafka on it once",
+            )
+        _sort_in(listing, name)
+    return listing
+
+
+def _sort_in(listing: PartitionListing, name: str) -> None:
+    cut = _CUT.fullmatch(name)
+    parsed = parse_segment_file_name(name)
+    if name in _OWN_NAMES:
+        return
+    if name.endswith((DELETED_SUFFIX, CLEANED_SUFFIX, TEMP_SUFFIX)):
+        # Only names that we or Kafka make: somebody else's backup.tmp is none of our business.
+        is_ours = (
+            parsed is not None or name.removesuffix(TEMP_SUFFIX) in _OWN_NAMES or _CUT.match(name)
+        )
+        (listing.leftovers if is_ours else listing.unknown).append(name)
+    elif cut is not None:
+        listing.cuts.append((int(cut[1]), name))
+    elif parsed is None:
+        listing.unknown.append(name)
+    elif parsed[1] == LOG_SUFFIX:
+        listing.bases.append(parsed[0])
+    elif parsed[1] in (INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+        listing.index_bases.add(parsed[0])
+    elif parsed[1] == PRODUCERS_SUFFIX:
+        listing.snapshots.append(parsed[0])
+    elif parsed[1] not in _KAFKA_SUFFIXES:
+        listing.unknown.append(name)
+
+
+def remove_leftovers(files: Files, directory: str, listing: PartitionListing) -> list[str]:
+    """Unlink what a crash left, and indexes that lost their log; return the names.
+
+    Not synced: what a crash brings back is removed at the next start.
+    """
+    names = list(listing.leftovers)
+    known = set(files.list_directory(directory))
+    for base_offset in sorted(listing.index_bases.difference(listing.bases)):
+        for suffix in (INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+            name = offset_name(base_offset) + suffix
+            if name in known:
+                names.append(name)
+    for name in names:
+        files.unlink(f"{directory}/{name}")
+    return names

@@ -1,0 +1,137 @@
+"""One segment of a log, as all sides know it: where it begins, how long it is, what is known of it.
+
+A sealed segment is described without being opened: its name gives the base offset, the next
+segment's name gives a bound for its last. Its length is asked from the file system when somebody
+needs it.
+
+Concurrency: the fields are published by the event loop (`size`, `max_timestamp`,
+`bytes_since_entry`, after a write) or filled in once by whoever opens the segment, from unknown to
+known. `files` of the active segment is filled in under the log's open lock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from logd.storage.boundaries import Boundaries
+from logd.storage.segment_files import MaxTimestamp, SegmentFiles, SegmentPaths, segment_paths
+from logd.storage.verified_ranges import VerifiedRanges
+from logd.units import INT64_MAX
+
+SIZE_UNKNOWN: Final = -1
+NOTHING_APPENDED: Final = INT64_MAX
+
+
+class Segment:
+    """A segment; hashable by identity, so that a deleted one is never taken for its successor.
+
+    Attributes:
+        base_offset: the first offset it may hold.
+        end_bound: all offsets in it lie below; the next segment's base, or without bound if active.
+        size: bytes of whole, written batches; SIZE_UNKNOWN for a sealed one nobody asked about.
+        appended_from: bytes from here on were appended by this process: they were checked.
+        verified: what was CRC-checked below that.
+        boundaries: recent batch positions.
+        first_append_ms: when its first batch came (segment.ms counts from there); None if not
+            known.
+        max_timestamp: the greatest timestamp and its offset; None if not known.
+        bytes_since_entry: bytes behind the last index entry.
+        files: the open files of an active segment; those of sealed ones are in `OpenFiles`.
+    """
+
+    __slots__ = (
+        "appended_from",
+        "base_offset",
+        "boundaries",
+        "bytes_since_entry",
+        "end_bound",
+        "files",
+        "first_append_ms",
+        "max_timestamp",
+        "paths",
+        "size",
+        "verified",
+    )
+
+    def __init__(self, directory: str, base_offset: int, *, end_bound: int = INT64_MAX) -> None:
+        assert 0 <= base_offset <= end_bound
+        self.base_offset = base_offset
+        self.end_bound = end_bound
+        self.paths: SegmentPaths = segment_paths(directory, base_offset)
+        self.size = SIZE_UNKNOWN
+        self.appended_from = NOTHING_APPENDED
+        self.verified = VerifiedRanges()
+        self.boundaries = Boundaries()
+        self.first_append_ms: int | None = None
+        self.max_timestamp: MaxTimestamp | None = None
+        self.bytes_since_entry = 0
+        self.files: SegmentFiles | None = None
+
+    def __repr__(self) -> str:
+        """Return what a debugger should show."""
+        return f"<Segment {self.base_offset} size={self.size}>"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the log appends to it."""
+        return self.end_bound == INT64_MAX
+
+    def verified_end(self, position: int) -> int:
+        """Return up to where the bytes from `position` on are verified, at most `size`."""
+        if position >= self.appended_from:
+            return self.size
+        end = self.verified.end_after(position)
+        return self.size if end >= self.appended_from else min(end, self.size)
+
+
+class SegmentList:
+    """The segments of a log in order, the active one last. Immutable: replaced as a whole."""
+
+    __slots__ = ("active", "bases", "items")
+
+    def __init__(self, items: tuple[Segment, ...]) -> None:
+        assert items
+        self.items = items
+        self.bases = tuple(segment.base_offset for segment in items)
+        self.active = items[-1]
+        assert self.active.is_active
+        assert all(a < b for a, b in pairwise(self.bases))
+
+    def index_of(self, offset: int) -> int:
+        """Return the index of the segment that may hold `offset`: the last one not above it."""
+        return max(bisect_right(self.bases, offset) - 1, 0)
+
+    def find(self, offset: int) -> Segment:
+        """Return the segment that may hold `offset`."""
+        active = self.active
+        return active if offset >= active.base_offset else self.items[self.index_of(offset)]
+
+    def rolled_to(self, segment: Segment) -> SegmentList:
+        """Return the list with a new active segment."""
+        self.active.end_bound = segment.base_offset
+        return SegmentList((*self.items, segment))
+
+    def without_first(self, count: int) -> SegmentList:
+        """Return the list without its first segments."""
+        assert 0 <= count < len(self.items)
+        return SegmentList(self.items[count:])
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """What `segments` and `status` tell of a segment. Timestamps are -1 where there are none."""
+
+    base_offset: int
+    next_offset: int
+    size_bytes: int
+    is_active: bool
+    first_timestamp_ms: int
+    last_timestamp_ms: int
+
+    @property
+    def state(self) -> str:
+        """`active` or `sealed`."""
+        return "active" if self.is_active else "sealed"
