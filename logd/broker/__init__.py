@@ -1,0 +1,1 @@
+"""DRIVER: partitions, topics and the handlers of requests."""

@@ -1,0 +1,504 @@
+"""Fetch: from a frame to ranges of files, at once or as soon as there is enough.
+
+A fetch looks at its partitions; if what they have reaches min.bytes, or one of them has an error,
+it is answered in the same turn. Otherwise it hangs on its partitions as a waiter: the append or the
+sync that moves a high watermark wakes it, and its time-out ends it. No task, no cancel scope.
+
+What is not in memory (a segment that is not open, bytes not yet verified or not in the page cache)
+is read by a thread first; then it is sent like the rest. So `os.sendfile` on the loop meets warm
+pages.
+
+Rules of Kafka's that are kept: whole batches only; the first batch of the first partition that has
+data goes out even if it is larger than every limit; limits are bytes per partition and in all.
+
+Source: Kafka's FetchRequest; KIP-74 (limits), KIP-227 (sessions), KIP-320 (leader epochs), KIP-516.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+from logd.broker.context import Broker
+from logd.broker.fetch_sessions import (
+    FINAL_EPOCH,
+    INITIAL_EPOCH,
+    NO_SESSION_ID,
+    FetchItem,
+    FetchSession,
+    FetchSessions,
+    PartitionKey,
+)
+from logd.broker.partition import Partition
+from logd.broker.reply import Reply, ReplyOwner
+from logd.broker.services import PartitionServices
+from logd.errors import (
+    FencedLeaderEpochError,
+    LogdError,
+    StorageError,
+    UnknownLeaderEpochError,
+    UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
+)
+from logd.storage.file_slice import FileSlice
+from logd.wire import fetch_response
+from logd.wire.error_codes import code_for
+from logd.wire.fetch_response import PartitionFetched, TopicFetched
+from logd.wire.messages import fetch as messages
+from logd.wire.request_header import decode_request_header
+
+_FIRST_VERSION_WITH_TOPIC_ID: Final = 13
+_NO_TOPIC_ID: Final = bytes(16)
+_TOUCH_BYTES: Final = 256 * 1024
+FETCH_WAIT_MS_MAX: Final = 10 * 60 * 1000
+"""A client may ask to wait longer; it is answered, empty-handed, after this time."""
+
+
+class FetchShape(NamedTuple):
+    """A request for one partition whose bytes repeat but for the offset."""
+
+    head: bytes
+    tail: bytes
+    version: int
+    request: messages.FetchRequest
+    item: FetchItem
+
+
+class FetchConnection(ReplyOwner, Protocol):
+    """What Fetch keeps on the connection that a request came on."""
+
+    fetch_shape: FetchShape | None
+
+
+class _Fetch(Reply):
+    """One fetch, until it is answered. `wake` may come at any time, also afterwards."""
+
+    __slots__ = (
+        "correlation_id",
+        "handler",
+        "items",
+        "max_bytes",
+        "min_bytes",
+        "pending_reads",
+        "read_committed",
+        "results",
+        "sent_full",
+        "session",
+        "session_id",
+        "version",
+        "waiting_on",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: ReplyOwner,
+        handler: FetchHandler,
+        *,
+        correlation_id: int,
+        version: int,
+        request: messages.FetchRequest,
+        items: list[FetchItem],
+    ) -> None:
+        super().__init__(owner)
+        self.handler = handler
+        self.correlation_id = correlation_id
+        self.version = version
+        self.items = items
+        self.min_bytes = request.min_bytes
+        self.max_bytes = min(request.max_bytes, handler.max_bytes)
+        self.read_committed = request.isolation_level == 1
+        self.session: FetchSession | None = None
+        self.session_id = NO_SESSION_ID
+        self.sent_full = True
+        self.results: list[PartitionFetched] = []
+        self.pending_reads = 0
+        self.waiting_on: list[Partition] = []
+
+    def wake(self) -> None:
+        """Look again: a high watermark moved, or a partition went offline."""
+        if self.data is None and not self.pending_reads:
+            self.handler.attempt(self, final=False)
+
+    def expire(self) -> None:
+        """The client's patience is over: answer with what there is."""
+        if self.data is None and not self.pending_reads:
+            self.handler.attempt(self, final=True)
+
+    def abandon(self) -> None:
+        """The connection is gone."""
+        self.stop_waiting()
+        if self.data is None:
+            self.data = b""
+
+    def stop_waiting(self) -> None:
+        """Take the fetch off its partitions."""
+        for partition in self.waiting_on:
+            partition.forget_fetch(self)
+        self.waiting_on.clear()
+
+
+class FetchHandler:
+    """Handles Fetch requests on the serving loop; never waits."""
+
+    def __init__(
+        self, broker: Broker, services: PartitionServices, sessions: FetchSessions
+    ) -> None:
+        self._topics = broker.topics
+        self._services = services
+        self._sessions = sessions
+        self._files = services.files
+        self._bytes_out = broker.metrics.counter(
+            "logd_fetch_bytes_total", "Bytes of record batches sent to consumers."
+        )
+        self.max_bytes = broker.config.settings.fetch_max_bytes
+
+    # --- from the frame to a fetch ---------------------------------------------------------------
+
+    def handle(
+        self,
+        connection: FetchConnection,
+        buffer: bytearray,
+        position: int,
+        end: int,
+        version: int,
+        correlation_id: int,
+    ) -> Reply:
+        """Answer the request at once or later; return the answer to come.
+
+        Raises:
+            MalformedRequestError: the connection is to be closed.
+        """
+        shape = connection.fetch_shape
+        if shape is not None and shape.version == version:
+            offset_at = position + 8 + len(shape.head)
+            if (
+                end - offset_at - 8 == len(shape.tail)
+                and buffer.startswith(shape.head, position + 8)
+                and buffer.startswith(shape.tail, offset_at + 8)
+            ):
+                offset = int.from_bytes(buffer[offset_at : offset_at + 8], "big", signed=True)
+                return self._start_one(connection, shape, offset, correlation_id)
+        return self._handle_any(connection, buffer, position, end, version)
+
+    def _start_one(
+        self, connection: FetchConnection, shape: FetchShape, offset: int, correlation_id: int
+    ) -> Reply:
+        like = shape.item
+        item = FetchItem(
+            topic_name=like.topic_name,
+            topic_id=like.topic_id,
+            index=like.index,
+            offset=offset,
+            max_bytes=like.max_bytes,
+            leader_epoch=like.leader_epoch,
+        )
+        fetch = _Fetch(
+            connection,
+            self,
+            correlation_id=correlation_id,
+            version=shape.version,
+            request=shape.request,
+            items=[item],
+        )
+        self._start(fetch, shape.request.max_wait_ms)
+        return fetch
+
+    def _handle_any(
+        self,
+        connection: FetchConnection,
+        buffer: bytearray,
+        position: int,
+        end: int,
+        version: int,
+    ) -> Reply:
+        correlation_id, _, body = decode_request_header(buffer, position, end, 1, version)
+        request = messages.decode_request(buffer, version, body, end)
+        items = [
+            FetchItem(
+                topic_name=topic.topic,
+                topic_id=topic.topic_id,
+                index=wanted.partition,
+                offset=wanted.fetch_offset,
+                max_bytes=wanted.partition_max_bytes,
+                leader_epoch=wanted.current_leader_epoch,
+            )
+            for topic in request.topics
+            for wanted in topic.partitions
+        ]
+        fetch = _Fetch(
+            connection,
+            self,
+            correlation_id=correlation_id,
+            version=version,
+            request=request,
+            items=items,
+        )
+        try:
+            self._join_session(fetch, request)
+        except LogdError as error:
+            fetch.complete(self._refuse(fetch, error))
+            return fetch
+        if fetch.session is None and len(items) == 1 and not request.forgotten_topics_data:
+            connection.fetch_shape = _learn(buffer, position, end, version, request, items[0])
+        self._start(fetch, request.max_wait_ms)
+        return fetch
+
+    def _join_session(self, fetch: _Fetch, request: messages.FetchRequest) -> None:
+        now = self._services.turn.started_at
+        epoch = request.session_epoch
+        if epoch in (FINAL_EPOCH, INITIAL_EPOCH):
+            if request.session_id != NO_SESSION_ID:
+                self._sessions.close(request.session_id)
+            if epoch == INITIAL_EPOCH and fetch.version >= 7:
+                fetch.session = self._sessions.open(fetch.items, now=now)
+        else:
+            fetch.session = self._sessions.resume(
+                request.session_id, epoch, fetch.items, _forgotten(request), now=now
+            )
+            fetch.sent_full = False
+            fetch.items = list(fetch.session.items.values())
+            if not fetch.items:
+                self._sessions.close(request.session_id)
+                fetch.session = None
+        if fetch.session is not None:
+            fetch.session_id = fetch.session.session_id
+
+    def _refuse(self, fetch: _Fetch, error: LogdError) -> list[bytes | FileSlice]:
+        return fetch_response.encode(  # type: ignore[return-value]  # no records in it
+            fetch.version,
+            fetch.correlation_id,
+            [],
+            session_id=NO_SESSION_ID,
+            error_code=int(code_for(error)),
+            read_committed=fetch.read_committed,
+        )
+
+    def _start(self, fetch: _Fetch, max_wait_ms: int) -> None:
+        # A malformed wish for a negative time is a wish for none.
+        waits = max_wait_ms > 0 and bool(fetch.items)
+        if not self.attempt(fetch, final=not waits) and not fetch.pending_reads:
+            delay_s = min(max_wait_ms, FETCH_WAIT_MS_MAX) / 1000
+            self._services.timers.call_later(delay_s, fetch.expire)
+
+    # --- looking at the partitions
+    # -----------------------------------------------------------------
+
+    def attempt(self, fetch: _Fetch, *, final: bool) -> bool:
+        """Answer if there is enough, or if this is the last chance; else wait on the partitions."""
+        results: list[PartitionFetched] = []
+        cold: list[tuple[int, Partition, FetchItem, int]] = []
+        total = 0
+        failed = False
+        for item in fetch.items:
+            budget = min(item.max_bytes, fetch.max_bytes - total)
+            try:
+                partition = self._partition(fetch, item)
+                result, is_cold = self._look(partition, item, budget, min_one=total == 0)
+                if is_cold:
+                    cold.append((len(results), partition, item, budget))
+                    total += max(budget, 1)
+                elif result.records is not None:
+                    total += result.records.size
+            except LogdError as error:
+                failed = True
+                result = PartitionFetched(item.index, int(code_for(error)), -1, -1, None)
+            results.append(result)
+        if cold:
+            self._read_cold(fetch, results, cold)
+            return False
+        if failed or final or total >= fetch.min_bytes:
+            self._answer(fetch, results)
+            return True
+        self._wait(fetch)
+        return False
+
+    def _look(
+        self, partition: Partition, item: FetchItem, budget: int, *, min_one: bool
+    ) -> tuple[PartitionFetched, bool]:
+        """Return what the partition has for the item, and whether a thread must get it."""
+        records: FileSlice | None = None
+        high_watermark = partition.high_watermark
+        is_cold = False
+        if budget > 0 or min_one:
+            records = partition.try_read(item.offset, max_bytes=max(budget, 0), min_one=min_one)
+            if records is None or (
+                records.size
+                and not self._files.is_cached(records.file, records.position, records.size)
+            ):
+                is_cold = True
+        result = PartitionFetched(
+            item.index, 0, high_watermark, partition.log.log_start_offset, records
+        )
+        return result, is_cold
+
+    def _partition(self, fetch: _Fetch, item: FetchItem) -> Partition:
+        if fetch.version >= _FIRST_VERSION_WITH_TOPIC_ID:
+            topic = self._topics.by_id.get(item.topic_id)
+            if topic is None:
+                raise UnknownTopicIdError("no topic has this id")
+        else:
+            topic = self._topics.by_name.get(item.topic_name)
+            if topic is None:
+                raise UnknownTopicOrPartitionError(f"there is no topic {item.topic_name!r}")
+        partition = topic.partition(item.index)
+        epoch = item.leader_epoch
+        if epoch >= 0 and epoch != partition.leader_epoch:
+            if epoch < partition.leader_epoch:
+                raise FencedLeaderEpochError(f"leader epoch {epoch} is over")
+            raise UnknownLeaderEpochError(f"there is no leader epoch {epoch} yet")
+        return partition
+
+    def _wait(self, fetch: _Fetch) -> None:
+        fetch.stop_waiting()
+        for item in fetch.items:
+            partition = self._partition(fetch, item)
+            partition.wait_for_data(fetch)
+            fetch.waiting_on.append(partition)
+
+    # --- what a thread must get
+    # ----------------------------------------------------------------------
+
+    def _read_cold(
+        self,
+        fetch: _Fetch,
+        results: list[PartitionFetched],
+        cold: list[tuple[int, Partition, FetchItem, int]],
+    ) -> None:
+        """Read the cold partitions in threads; the last one to finish sends the answer."""
+        fetch.stop_waiting()
+        fetch.pending_reads = len(cold)
+        for number, (at, partition, item, budget) in enumerate(cold):
+            self._read_one(fetch, results, at, partition, item, budget, min_one=number == 0)
+
+    def _read_one(
+        self,
+        fetch: _Fetch,
+        results: list[PartitionFetched],
+        at: int,
+        partition: Partition,
+        item: FetchItem,
+        budget: int,
+        *,
+        min_one: bool,
+    ) -> None:
+        log = partition.log
+        files = self._files
+        offset = item.offset
+        below = partition.high_watermark
+
+        def job() -> FileSlice:
+            records = log.read(offset, max_bytes=max(budget, 0), below=below, min_one=min_one)
+            for position in range(0, records.size, _TOUCH_BYTES):
+                size = min(_TOUCH_BYTES, records.size - position)
+                files.read_at(records.file, records.position + position, size)
+            return records
+
+        def deliver(outcome: object, error: BaseException | None) -> None:
+            if error is None:
+                assert isinstance(outcome, FileSlice)
+                results[at] = results[at]._replace(records=outcome)
+            else:
+                code = int(code_for(error if isinstance(error, LogdError) else StorageError))
+                results[at] = PartitionFetched(item.index, code, -1, -1, None)
+                self._note_failed_read(partition, error)
+            fetch.pending_reads -= 1
+            if fetch.pending_reads == 0 and fetch.data is None:
+                self._answer(fetch, results)
+
+        self._services.offload.submit("disk", job, deliver)
+
+    def _note_failed_read(self, partition: Partition, error: BaseException) -> None:
+        self._services.events.error(
+            "read failed",
+            topic=partition.topic_name,
+            partition=partition.index,
+            reason=str(error) or repr(error),
+        )
+
+    # --- the answer ---------------------------------------------------------------------------
+
+    def _answer(self, fetch: _Fetch, results: list[PartitionFetched]) -> None:
+        fetch.stop_waiting()
+        topics: list[TopicFetched] = []
+        last: tuple[str, bytes] | None = None
+        sent = 0
+        for item, result in zip(fetch.items, results, strict=True):
+            if fetch.session is not None and not _is_news(fetch, item, result):
+                continue
+            name = (item.topic_name, item.topic_id)
+            if name != last:
+                topics.append(TopicFetched(item.topic_name, item.topic_id, []))
+                last = name
+            topics[-1].partitions.append(result)
+            if result.records is not None:
+                sent += result.records.size
+        self._bytes_out.value += sent
+        fetch.complete(
+            fetch_response.encode(  # type: ignore[arg-type]  # all records here are file slices
+                fetch.version,
+                fetch.correlation_id,
+                topics,
+                session_id=fetch.session_id,
+                error_code=0,
+                read_committed=fetch.read_committed,
+            )
+        )
+
+
+def _is_news(fetch: _Fetch, item: FetchItem, result: PartitionFetched) -> bool:
+    """Whether a session's client must hear of the partition; takes note of what it hears."""
+    session = fetch.session
+    assert session is not None
+    has_records = result.records is not None and result.records.size > 0
+    news = (
+        fetch.sent_full
+        or has_records
+        or result.error_code != 0
+        or result.high_watermark != item.sent_high_watermark
+        or result.log_start_offset != item.sent_log_start
+    )
+    # After an error everything is news again.
+    item.sent_high_watermark = result.high_watermark if not result.error_code else -2
+    item.sent_log_start = result.log_start_offset
+    if has_records and item.key in session.items:
+        session.items.move_to_end(item.key)  # The others come first next time.
+    return news
+
+
+def _forgotten(request: messages.FetchRequest) -> list[PartitionKey]:
+    return [
+        (topic.topic, topic.topic_id, index)
+        for topic in request.forgotten_topics_data
+        for index in topic.partitions
+    ]
+
+
+def _learn(
+    buffer: bytearray,
+    position: int,
+    end: int,
+    version: int,
+    request: messages.FetchRequest,
+    item: FetchItem,
+) -> FetchShape | None:
+    """Find where the fetch offset lies: the tail behind it has a length that the version gives."""
+    rack = request.rack_id.encode()
+    flexible = version >= 12
+    tail = 4 + (8 if version >= 5 else 0) + (4 if flexible else 0)
+    tail += 2 if flexible else 0  # tags of partition and topic
+    if version >= 7:
+        tail += 1 if flexible else 4  # no forgotten topics
+    if version >= 11:
+        tail += len(rack) + (1 if flexible else 2)
+    tail += 1 if flexible else 0  # tags of the request
+    offset_at = end - tail - 8
+    if len(rack) > 126 or offset_at < position + 8:
+        return None
+    if int.from_bytes(buffer[offset_at : offset_at + 8], "big", signed=True) != item.offset:
+        return None  # Tagged fields that we skip; the long way reads them right.
+    return FetchShape(
+        head=bytes(buffer[position + 8 : offset_at]),
+        tail=bytes(buffer[offset_at + 8 : end]),
+        version=version,
+        request=request,
+        item=item,
+    )

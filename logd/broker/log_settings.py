@@ -1,0 +1,19 @@
+"""From a topic's settings to what its logs need to know of them."""
+
+from __future__ import annotations
+
+from logd.config import TopicSettings
+from logd.storage.log_settings import LogSettings
+
+
+def log_settings(settings: TopicSettings) -> LogSettings:
+    """Return the part of a topic's settings that its logs work with."""
+    return LogSettings(
+        segment_bytes=settings.segment_bytes,
+        segment_ms=settings.segment_ms,
+        segment_offsets=settings.segment_offsets,
+        segment_index_bytes=settings.segment_index_bytes,
+        index_interval_bytes=settings.index_interval_bytes,
+        flush_mode=settings.flush_mode,
+        is_compacted="compact" in settings.cleanup_policy,
+    )

@@ -1,0 +1,583 @@
+"""One partition: its one writer, its group commit, its high watermark, and who waits for it.
+
+The serving loop owns a partition. All methods without `async` run on it and never wait. Blocking
+work (a sync, a write that rolls or that the disk slows down, reading old data) runs in a thread, at
+most one write and one sync of a log at a time, and the loop publishes the outcome:
+
+    append ──stage──▶ flush ──write──▶ acks=1 answered ──sync──▶ acks=all answered, high watermark
+    moves
+
+Invariants:
+
+* An acks=all waiter is answered only when a sync that began after its write returned (promise 1).
+* The high watermark never passes what is synced, and never goes back (promise 2); with flush.mode
+  interval or os it follows the write instead, and those promises do not hold for the topic.
+* While one sync runs, what is appended meanwhile waits for the next: that is the group commit.
+* A failed write or sync poisons the log: every waiter is refused, and so is all that follows.
+* Waiters of a partition are answered in the order of their offsets.
+
+Source: DESIGN sections 4 and 8; "fsyncgate" (a failed sync is never retried).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+import trio
+
+from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
+from logd.broker.log_settings import log_settings
+from logd.broker.services import PartitionServices
+from logd.broker.turn import Wakeable
+from logd.config import TopicSettings
+from logd.errors import DiskFullError, LogdError, LogFailedError, StorageError
+from logd.record.batch import (
+    LENGTH_OVERHEAD_BYTES,
+    BatchHeader,
+    check_appendable,
+    read_header,
+    set_log_append_time,
+)
+from logd.record.timestamps import check_timestamp_type, check_timestamps
+from logd.storage.file_slice import FileSlice
+from logd.storage.log import Log, SyncTicket
+from logd.storage.staged import StagedWrite, WriteResult
+
+SLOW_WRITE_S: Final = 0.005
+"""A write slower than this met write-back; the next go through a thread until one is fast again."""
+
+SYNC_BEHIND_S: Final = 0.005
+"""acks=1 data that nobody waits for is synced after this time, so that small appends share a
+sync.
+"""
+
+SYNC_BEHIND_BYTES: Final = 1024 * 1024
+"""… or as soon as there is this much of it."""
+
+_CLOSE_POLL_S: Final = 0.001
+
+
+class AppendWaiter(Protocol):
+    """Who is told how an append ended; exactly one of the two, exactly once."""
+
+    append_time_ms: int
+
+    def appended(self, base_offset: int) -> None:
+        """The batch is in the log, as durable as its acks asked for."""
+        ...
+
+    def refused(self, error: LogdError) -> None:
+        """The batch is not acknowledged."""
+        ...
+
+
+# A waiter, the offset after its batch, its base offset, and whether it waits for the sync.
+_Waiting = tuple[AppendWaiter, int, int, bool]
+
+
+class Partition:
+    """A partition that is open.
+
+    Attributes:
+        log: the storage; only this class writes to it.
+        high_watermark: offsets below it are visible; see the invariants.
+        offline: why the partition serves nothing any more, or None.
+    """
+
+    def __init__(
+        self, log: Log, *, index: int, settings: TopicSettings, services: PartitionServices
+    ) -> None:
+        self.log = log
+        self.index = index
+        self.topic_name = log.topic
+        self.topic_id = log.topic_id
+        self.offline: str | None = None
+        # Recovery synced all that it kept, and a clean stop all that there was.
+        self.high_watermark = log.end_offset
+        self._services = services
+        self._turn = services.turn
+        self._metrics = services.metrics
+        self._touched = False
+        self._unwritten: list[_Waiting] = []
+        self._unsynced: deque[_Waiting] = deque()
+        self._writing: StagedWrite | None = None
+        self._slow = False
+        self._held = False
+        self._write_ended = trio.Event()
+        self._syncing = False
+        self._sync_ended = trio.Event()
+        self._sync_scheduled = False
+        self._checkpointing = False
+        self._key_check: KeyCheck[AppendWaiter] | None = None
+        self._fetches: list[Wakeable] = []
+        self._congested: list[Callable[[], None]] = []
+        self.apply_settings(settings)
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.topic_name}-{self.index} high_watermark={self.high_watermark}>"
+
+    def apply_settings(self, settings: TopicSettings) -> None:
+        """Use these settings from now on; no restart, no lost append."""
+        self.settings = settings
+        self.log.settings = log_settings(settings)
+        self._max_message_bytes = settings.max_message_bytes
+        self._commits = settings.flush_mode == "commit"
+        self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
+        limit_bytes = CONTENT_FACTOR * settings.max_message_bytes
+        if "compact" not in settings.cleanup_policy:
+            self._key_check = None
+        elif self._key_check is None:
+            self._key_check = KeyCheck(
+                self._services.offload, self._stage_checked, limit_bytes=limit_bytes
+            )
+        else:  # Batches may be waiting in it; they keep their place.
+            self._key_check.limit_bytes = limit_bytes
+        self._before_max_ms = settings.message_timestamp_before_max_ms
+        self._after_max_ms = settings.message_timestamp_after_max_ms
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that a reader may ask for."""
+        return self.log.log_start_offset
+
+    @property
+    def leader_epoch(self) -> int:
+        """The epoch stamped into appended batches."""
+        return self.log.leader_epoch
+
+    # --- append ------------------------------------------------------------------------------
+
+    def append(
+        self,
+        buffer: bytearray | memoryview,
+        position: int,
+        size: int,
+        *,
+        waiter: AppendWaiter,
+        wants_sync: bool,
+    ) -> None:
+        """Check one batch and stage it; the waiter hears of it after the write or the sync.
+
+        The buffer is patched in place and must not change until the turn's writes are done (or
+        longer: `Turn.buffers_pinned`).
+
+        Raises:
+            RequestError: the batch breaks a rule; nothing was staged, the waiter hears nothing.
+            StorageError: the partition is offline, or the disk is at its reserve.
+        """
+        self._refuse_if_unwritable()
+        header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
+        now_ms = self._turn.now_ms
+        if self._log_append_time:
+            check_timestamp_type(header)
+            set_log_append_time(buffer, position, size, now_ms=now_ms)
+            header = read_header(buffer, position)
+            waiter.append_time_ms = now_ms
+        else:
+            check_timestamps(
+                header,
+                now_ms=now_ms,
+                before_max_ms=self._before_max_ms,
+                after_max_ms=self._after_max_ms,
+            )
+        if self._key_check is not None:
+            batch = memoryview(buffer)[position : position + size]
+            if not self._key_check.check_now(batch, header):
+                self._key_check.queue(batch, header, waiter, wants_sync=wants_sync)
+                return
+        self._stage(buffer, position, header, waiter, wants_sync=wants_sync)
+
+    def _stage_checked(
+        self, batch: bytearray, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
+    ) -> None:
+        """A large batch of a compacted topic comes back from its check."""
+        self._refuse_if_unwritable()
+        self._stage(batch, 0, header, waiter, wants_sync=wants_sync)
+
+    def _stage(
+        self,
+        buffer: bytearray | memoryview,
+        position: int,
+        header: BatchHeader,
+        waiter: AppendWaiter,
+        *,
+        wants_sync: bool,
+    ) -> None:
+        if header.producer_id >= 0 and self._answer_duplicate(header, waiter, wants_sync):
+            return
+        base_offset = self.log.stage(buffer, position, header, now_ms=self._turn.now_ms)
+        end_offset = base_offset + header.last_offset_delta + 1
+        self._unwritten.append((waiter, end_offset, base_offset, wants_sync and self._commits))
+        self._metrics.records_in.value += header.count
+        self._metrics.bytes_in.value += header.length + LENGTH_OVERHEAD_BYTES
+        self._touch()
+
+    def _refuse_if_unwritable(self) -> None:
+        if self.offline is not None:
+            raise LogFailedError(self.offline)
+        if self._services.disk.is_full:
+            raise DiskFullError(self._services.disk.reason)
+
+    def _answer_duplicate(
+        self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
+    ) -> bool:
+        duplicate = self.log.producers.check(header)
+        if duplicate is None:
+            return False
+        # The original may still be on its way to the disk: its copy is answered with it, not
+        # before.
+        end_offset = duplicate.last_offset + 1
+        waits = wants_sync and self._commits
+        waiter.append_time_ms = duplicate.timestamp_ms if self._log_append_time else -1
+        waiting = (waiter, end_offset, duplicate.base_offset, waits)
+        if end_offset > self.log.written_offset:
+            self._unwritten.append(waiting)
+            self._touch()
+        elif waits and end_offset > self.log.synced_offset:
+            self._unsynced.append(waiting)
+            self.start_sync()
+        else:
+            waiter.appended(duplicate.base_offset)
+        return True
+
+    def _touch(self) -> None:
+        if not self._touched:
+            self._touched = True
+            self._turn.touched.append(self)
+
+    # --- write -------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what is staged; in a thread where it rolls or where the disk is slow."""
+        self._touched = False
+        if self._writing is not None or self._held:
+            self._turn.buffers_pinned = True  # What is staged keeps its slices for a later turn.
+            return
+        staged = self.log.take_staged()
+        waiting, self._unwritten = self._unwritten, []
+        if staged is None:
+            self._written(waiting)
+            return
+        if staged.rolls or self._slow:
+            self._write_in_thread(staged, waiting)
+            return
+        monotonic = self._services.clock.monotonic
+        started = monotonic()
+        try:
+            result = self.log.write(staged)
+        except StorageError as error:
+            self._write_failed(staged, waiting, error)
+            return
+        if monotonic() - started > SLOW_WRITE_S:
+            self._slow = True
+        self.log.finish_write(staged, result)
+        self._written(waiting)
+
+    def _write_in_thread(self, staged: StagedWrite, waiting: list[_Waiting]) -> None:
+        self._writing = staged
+        self._turn.buffers_pinned = True
+        monotonic = self._services.clock.monotonic
+
+        def job() -> tuple[WriteResult, float]:
+            started = monotonic()
+            return self.log.write(staged), monotonic() - started
+
+        def deliver(outcome: object, error: BaseException | None) -> None:
+            self._writing = None
+            self._write_ended.set()
+            if error is not None:
+                self._write_failed(staged, waiting, _as_storage_error(error))
+            else:
+                assert isinstance(outcome, tuple)
+                result, seconds = outcome
+                self._slow = seconds > SLOW_WRITE_S and not staged.rolls
+                self.log.finish_write(staged, result)
+                self._written(waiting)
+            self._touch()  # What was staged meanwhile is written now.
+
+        self._write_ended = trio.Event()
+        self._services.offload.submit("write", job, deliver)
+
+    def _write_failed(
+        self, staged: StagedWrite, waiting: list[_Waiting], error: StorageError
+    ) -> None:
+        """What did not reach its file is gone, its offsets are free again; who waits is told so.
+
+        A write over several segments may have filled the first of them: those batches stay.
+        """
+        self.log.abandon(staged)
+        written_offset = self.log.written_offset
+        behind, self._unwritten = self._unwritten, []
+        entries = (*waiting, *behind)
+        if isinstance(error, LogFailedError):
+            self._go_offline(error)
+        else:
+            self._services.disk.found_full(str(error))
+            self._written([entry for entry in entries if entry[1] <= written_offset])
+            entries = tuple(entry for entry in entries if entry[1] > written_offset)
+        for waiter, _, _, _ in entries:
+            waiter.refused(error)
+
+    def _written(self, waiting: list[_Waiting]) -> None:
+        """The waiters' batches are in the file: answer acks=1, queue acks=all for the sync."""
+        for entry in waiting:
+            if entry[3]:
+                self._unsynced.append(entry)
+            else:
+                entry[0].appended(entry[2])
+        if not self._commits:
+            self._advance(self.log.written_offset)
+            self._sync_later(self.settings.flush_ms / 1000)
+        elif self._unsynced or self._fetches or self.log.unsynced_bytes > SYNC_BEHIND_BYTES:
+            self.start_sync()
+        else:
+            self._sync_later(SYNC_BEHIND_S)
+        if self.log.wants_checkpoint:
+            self._checkpoint()
+
+    # --- sync --------------------------------------------------------------------------------
+
+    def start_sync(self) -> None:
+        """Sync what is written, unless a sync is running: then the next one follows it."""
+        if self._syncing or self.offline is not None:
+            return
+        ticket = self.log.begin_sync()
+        if ticket is None:
+            return
+        self._syncing = True
+        self._sync_ended = trio.Event()
+        monotonic = self._services.clock.monotonic
+        log = self.log
+        journal = self._services.journal
+        waiting = len(self._unsynced)
+
+        def job() -> float:
+            started = monotonic()
+            log.sync(ticket)
+            seconds = monotonic() - started
+            journal.record(ticket.point)
+            return seconds
+
+        def deliver(outcome: object, error: BaseException | None) -> None:
+            self._syncing = False
+            self._sync_ended.set()
+            if error is not None:
+                self._sync_failed(error)
+                return
+            assert isinstance(outcome, float)
+            self._metrics.sync_seconds.observe(outcome)
+            self._metrics.waiters_per_sync.observe(waiting)
+            self._synced(ticket)
+
+        self._services.offload.submit("sync", job, deliver)
+
+    def _synced(self, ticket: SyncTicket) -> None:
+        self.log.finish_sync(ticket)
+        synced_offset = self.log.synced_offset
+        unsynced = self._unsynced
+        # A copy of an older batch may stand behind a newer one; it waits a little longer than it
+        # must.
+        while unsynced and unsynced[0][1] <= synced_offset:
+            waiter, _, base_offset, _ = unsynced.popleft()
+            waiter.appended(base_offset)
+        self._advance(synced_offset)
+        if unsynced or self._fetches or self.log.unsynced_bytes > SYNC_BEHIND_BYTES:
+            self.start_sync()
+        elif self.log.unsynced_bytes and self._commits:
+            self._sync_later(SYNC_BEHIND_S)
+        if self._congested and not self.is_congested:
+            resume, self._congested = self._congested, []
+            for call in resume:
+                call()
+
+    def _sync_failed(self, error: BaseException) -> None:
+        storage_error = _as_storage_error(error)
+        failed = (
+            storage_error
+            if isinstance(storage_error, LogFailedError)
+            else LogFailedError(str(storage_error))
+        )
+        self.log.fail(failed)
+        self._go_offline(failed)
+
+    def _sync_later(self, delay_s: float) -> None:
+        if self._sync_scheduled or self.settings.flush_mode == "os":
+            return
+        self._sync_scheduled = True
+
+        def fire() -> None:
+            self._sync_scheduled = False
+            self.start_sync()
+
+        self._services.timers.call_later(delay_s, fire)
+
+    def _advance(self, offset: int) -> None:
+        if offset > self.high_watermark:
+            self.high_watermark = offset
+            self._wake_fetches()
+
+    def _wake_fetches(self) -> None:
+        if self._fetches:
+            self._turn.woken.extend(self._fetches)
+            self._fetches.clear()
+
+    def _go_offline(self, error: LogFailedError) -> None:
+        """Nothing is served from here on until a restart recovers the log; the others go on."""
+        if self.offline is not None:
+            return
+        self._services.events.error(
+            "partition offline", topic=self.topic_name, partition=self.index, reason=str(error)
+        )
+        self._stop_serving(error)
+
+    def _stop_serving(self, error: LogFailedError) -> None:
+        self.offline = str(error)
+        unsynced = list(self._unsynced)
+        self._unsynced.clear()
+        for waiter, _, _, _ in unsynced:
+            waiter.refused(error)
+        self._wake_fetches()
+        resume, self._congested = self._congested, []
+        for call in resume:
+            call()
+
+    # --- back-pressure -------------------------------------------------------------------------
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether producers should pause: too much is written and not yet synced."""
+        log = self.log
+        if self.offline is not None:
+            return False
+        unwritten_bytes = log.staged_bytes if self._writing is not None else 0
+        if self._key_check is not None:
+            unwritten_bytes += self._key_check.queued_bytes
+        unsynced_bytes = log.unsynced_bytes if self._commits else 0
+        return unsynced_bytes + unwritten_bytes > self._services.unsynced_max_bytes
+
+    def when_decongested(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once, when syncs have caught up."""
+        self._congested.append(resume)
+        self.start_sync()
+
+    # --- read --------------------------------------------------------------------------------
+
+    def try_read(self, offset: int, *, max_bytes: int, min_one: bool) -> FileSlice | None:
+        """Return whole batches from `offset` on below the high watermark, if no disk is needed.
+
+        None: ask `log.read` in a thread. Raises as Log.try_read does.
+        """
+        return self.log.try_read(
+            offset, max_bytes=max_bytes, below=self.high_watermark, min_one=min_one
+        )
+
+    def wait_for_data(self, fetch: Wakeable) -> None:
+        """Wake `fetch` when the high watermark moves or the partition goes offline."""
+        self._fetches.append(fetch)
+        if self._commits and self.log.written_offset > self.high_watermark:
+            self.start_sync()
+
+    def forget_fetch(self, fetch: Wakeable) -> None:
+        """The fetch was answered or its client left."""
+        if fetch in self._fetches:
+            self._fetches.remove(fetch)
+
+    # --- what waits ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """No write runs and none begins inside; appends pile up staged, bounded by
+        back-pressure.
+        """
+        while self._held:
+            await self._write_ended.wait()
+        self._held = True
+        try:
+            while self._writing is not None:
+                await self._write_ended.wait()
+            self._write_ended = trio.Event()
+            yield
+        finally:
+            self._held = False
+            self._write_ended.set()
+            self._touch()
+            self._services.end_turn()
+
+    async def delete_records(self, before_offset: int) -> int:
+        """Make `before_offset` the log start offset, durably; return the new log start offset.
+
+        Segments wholly below it are renamed now and unlinked after file.delete.delay.ms.
+
+        Raises:
+            OffsetOutOfRangeError: beyond the high watermark.
+            StorageError: the partition is offline or the new start could not be made durable.
+        """
+        if self.offline is not None:
+            raise LogFailedError(self.offline)
+        async with self.exclusive():
+            result = await self._services.offload.run(
+                "admin", self.log.delete_before, before_offset
+            )
+        self._services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+        self._wake_fetches()
+        return self.log.log_start_offset
+
+    async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
+        """Return (offset, timestamp, leader epoch) of the first visible record at or after a time.
+
+        (-1, -1, -1) where there is none.
+        """
+        found = await self._services.offload.run("disk", self._offset_for_timestamp, timestamp_ms)
+        return found if found is not None else (-1, -1, -1)
+
+    def _offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
+        return self.log.offset_for_timestamp(timestamp_ms, below=self.high_watermark)
+
+    def _checkpoint(self) -> None:
+        """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
+        if self._checkpointing:
+            return
+        self._checkpointing = True
+        checkpoint = self.log.begin_checkpoint()
+
+        def deliver(_outcome: object, error: BaseException | None) -> None:
+            self._checkpointing = False
+            if error is not None:
+                self._services.events.warning(
+                    "checkpoint failed",
+                    topic=self.topic_name,
+                    partition=self.index,
+                    reason=str(error),
+                )
+
+        self._services.offload.submit("admin", lambda: self.log.checkpoint(checkpoint), deliver)
+
+    async def roll_if_due(self, now_ms: int) -> None:
+        """Roll an idle log whose segment.ms has passed."""
+        if self.offline is not None or not self.log.roll_due(now_ms):
+            return
+        async with self.exclusive():
+            if self.log.roll_due(now_ms):
+                await self._services.offload.run("write", self.log.roll_now)
+
+    async def close(self) -> None:
+        """Write what is staged and wait for what runs; then the caller closes the log."""
+        self.flush()
+        while self._writing is not None or self._syncing or self._checkpointing:
+            await trio.sleep(_CLOSE_POLL_S)
+
+    async def retire(self, reason: str) -> None:
+        """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""
+        self._stop_serving(LogFailedError(reason))
+        await self.close()
+        self.log.fail(LogFailedError(reason))
+
+
+def _as_storage_error(error: BaseException) -> StorageError:
+    """What nobody foresaw in a writing thread fails that log, and only that log."""
+    if isinstance(error, StorageError):
+        return error
+    return LogFailedError(f"unexpected error while writing: {error!r}")

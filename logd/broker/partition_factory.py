@@ -1,0 +1,129 @@
+"""Makes partitions: creates their logs, opens them after a clean stop, recovers them after a crash.
+
+The storage work is done in threads, many partitions a job; the `Partition` objects are made on the
+loop. A log that cannot be opened is an outcome, not an exception: the others come up without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from logd.broker.log_settings import log_settings
+from logd.broker.partition import Partition
+from logd.broker.partition_making import Outcome, PartitionSpec
+from logd.broker.services import PartitionServices
+from logd.storage import layout
+from logd.storage.clean_stop import CleanStop
+from logd.storage.log import Log
+from logd.storage.open_files import OpenFiles
+from logd.storage.recovery import RecoveryReport
+
+_Opened = tuple[Log, RecoveryReport | None] | Exception
+_OpenOne = Callable[[PartitionSpec], tuple[Log, RecoveryReport | None]]
+_OPEN_KIND: Final = "disk"
+
+
+class LogPartitionFactory:
+    """The server's `PartitionFactory`.
+
+    Args:
+        clean: what the last clean stop noted of each log, None after a crash.
+        same_boot: whether the machine has been up since the last run: then the kernel lost nothing.
+    """
+
+    def __init__(
+        self,
+        services: PartitionServices,
+        open_files: OpenFiles,
+        *,
+        topics_path: str,
+        clean: CleanStop | None,
+        same_boot: bool,
+    ) -> None:
+        self._services = services
+        self._open_files = open_files
+        self._topics_path = topics_path
+        self._clean = clean
+        self._same_boot = same_boot
+        self.recovered: list[RecoveryReport] = []
+
+    async def create(self, specs: Sequence[PartitionSpec]) -> list[Outcome]:
+        """Make the directories, synced, and open them."""
+        return await self._run(self._create_one, specs)
+
+    async def open(self, specs: Sequence[PartitionSpec]) -> list[Outcome]:
+        """Open existing directories, recovering where the last stop was not clean."""
+        return await self._run(self._open_one, specs)
+
+    async def retire(self, partition: Partition) -> None:
+        """Let go of a partition whose directory is about to be renamed."""
+        await partition.retire("the topic was deleted")
+        self._services.journal.forget(partition.topic_id, partition.index)
+
+    async def _run(self, open_one: _OpenOne, specs: Sequence[PartitionSpec]) -> list[Outcome]:
+        opened = await self._services.offload.run(_OPEN_KIND, _each, open_one, list(specs))
+        return [self._outcome(spec, result) for spec, result in zip(specs, opened, strict=True)]
+
+    def _outcome(self, spec: PartitionSpec, opened: _Opened) -> Outcome:
+        if isinstance(opened, Exception):
+            return opened
+        log, report = opened
+        if report is not None:
+            self.recovered.append(report)
+        return Partition(log, index=spec.index, settings=spec.settings, services=self._services)
+
+    def _directory(self, spec: PartitionSpec) -> str:
+        name = layout.partition_directory_name(spec.topic, spec.index)
+        return f"{self._topics_path}/{name}"
+
+    def _create_one(self, spec: PartitionSpec) -> tuple[Log, None]:
+        log = Log.create(
+            self._services.files,
+            self._directory(spec),
+            topic_id=spec.topic_id,
+            topic=spec.topic,
+            partition=spec.index,
+            settings=log_settings(spec.settings),
+            open_files=self._open_files,
+        )
+        return log, None
+
+    def _open_one(self, spec: PartitionSpec) -> tuple[Log, RecoveryReport | None]:
+        key = (spec.topic_id, spec.index)
+        settings = log_settings(spec.settings)
+        clean = self._clean.logs.get(key) if self._clean is not None else None
+        if clean is not None:
+            log = Log.open_clean(
+                self._services.files,
+                self._directory(spec),
+                topic_id=spec.topic_id,
+                topic=spec.topic,
+                partition=spec.index,
+                settings=settings,
+                open_files=self._open_files,
+                clean=clean,
+            )
+            return log, None
+        return Log.recover(
+            self._services.files,
+            self._directory(spec),
+            topic_id=spec.topic_id,
+            topic=spec.topic,
+            partition=spec.index,
+            settings=settings,
+            open_files=self._open_files,
+            sync_point=self._services.journal.points.get(key),
+            same_boot=self._same_boot,
+        )
+
+
+def _each(open_one: _OpenOne, specs: list[PartitionSpec]) -> list[_Opened]:
+    """Open them one by one; each has an outcome of its own."""
+    opened: list[_Opened] = []
+    for spec in specs:
+        try:
+            opened.append(open_one(spec))
+        except Exception as error:  # Whatever it is, the other partitions come up.
+            opened.append(error)
+    return opened

@@ -1,0 +1,397 @@
+"""Produce: from a frame to staged batches, and from their fate to the answer.
+
+Two ways to the same partition: requests of the shape that a connection sent before take the short
+one (wire.produce_prefix), all others the generated codec. Both end in `Partition.append`, and both
+answer per partition: what one partition refuses, another may accept.
+
+acks=0 has no answer at all; if such a batch is refused the connection is closed, as Kafka does,
+because that is the only way to tell the client.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from logd.broker.context import Broker
+from logd.broker.partition import Partition
+from logd.broker.reply import Reply, ReplyOwner
+from logd.errors import (
+    InvalidRequiredAcksError,
+    InvalidTopicError,
+    LogdError,
+    StorageError,
+    TransactionalIdRefusedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedCompressionTypeError,
+)
+from logd.record.batch import CODEC_MASK
+from logd.wire import produce_prefix
+from logd.wire.error_codes import code_for
+from logd.wire.frame import response_frame
+from logd.wire.messages import produce as messages
+from logd.wire.produce_prefix import ProducePrefix
+from logd.wire.request_header import decode_request_header
+
+ACKS_NONE: Final = 0
+ACKS_ALL: Final = -1
+_ALLOWED_ACKS: Final = (ACKS_NONE, 1, ACKS_ALL)
+_ZSTD: Final = 4
+_FIRST_VERSION_WITH_ZSTD: Final = 7
+_ATTRIBUTES_LOW_BYTE: Final = 22
+
+
+class ProduceConnection(ReplyOwner, Protocol):
+    """What Produce keeps on, and asks of, the connection that a request came on."""
+
+    produce_prefix: ProducePrefix | None
+
+    def pause_for(self, partition: Partition) -> None:
+        """Read no more from the client until the partition's syncs have caught up."""
+        ...
+
+
+class _ShortAppend(Reply):
+    """The answer to a request of a known shape; told by the partition how its append ended."""
+
+    __slots__ = ("append_time_ms", "correlation_id", "index", "partition", "prefix")
+
+    def __init__(
+        self,
+        owner: ReplyOwner,
+        *,
+        prefix: ProducePrefix,
+        correlation_id: int,
+        index: int,
+        partition: Partition,
+    ) -> None:
+        super().__init__(owner)
+        self.prefix = prefix
+        self.correlation_id = correlation_id
+        self.index = index
+        self.partition = partition
+        self.append_time_ms = -1
+
+    def appended(self, base_offset: int) -> None:
+        """Answer with the base offset."""
+        self.data = self.prefix.pack_answer(
+            self.correlation_id,
+            self.index,
+            base_offset,
+            self.append_time_ms,
+            self.partition.log.log_start_offset,
+        )
+        self.owner.mark_ready()
+
+    def refused(self, error: LogdError) -> None:
+        """Answer with the error's code and text."""
+        answer = _refusal(self.index, error)
+        self.complete(
+            _encode(self.correlation_id, self.prefix.version, [(self.prefix.topic, [answer])])
+        )
+
+
+class _NoAnswer:
+    """The waiter of an acks=0 batch."""
+
+    __slots__ = ("append_time_ms", "owner")
+
+    def __init__(self, owner: ReplyOwner) -> None:
+        self.owner = owner
+        self.append_time_ms = -1
+
+    def appended(self, base_offset: int) -> None:
+        """Nobody asked."""
+
+    def refused(self, error: LogdError) -> None:
+        """Close the connection: the client learns in no other way."""
+        self.owner.close_for(f"acks=0 batch refused: {error}")
+
+
+class _Request(Reply):
+    """The answer to a request of any shape; complete when its last partition has answered."""
+
+    __slots__ = ("correlation_id", "outstanding", "topics", "version")
+
+    def __init__(self, owner: ReplyOwner, *, correlation_id: int, version: int) -> None:
+        super().__init__(owner)
+        self.correlation_id = correlation_id
+        self.version = version
+        self.topics: list[tuple[str, list[messages.PartitionProduceResponse]]] = []
+        # One more than partitions under way, until all have been started.
+        self.outstanding = 1
+
+    def finish_one(self) -> None:
+        self.outstanding -= 1
+        if self.outstanding == 0:
+            self.complete(_encode(self.correlation_id, self.version, self.topics))
+
+
+class _Append:
+    """One partition of a `_Request`."""
+
+    __slots__ = ("answer", "append_time_ms", "partition", "request")
+
+    def __init__(
+        self,
+        request: _Request,
+        answer: messages.PartitionProduceResponse,
+        partition: Partition | None,
+    ) -> None:
+        self.request = request
+        self.answer = answer
+        self.partition = partition
+        self.append_time_ms = -1
+
+    def appended(self, base_offset: int) -> None:
+        """Fill in the base offset."""
+        assert self.partition is not None
+        self.answer.base_offset = base_offset
+        self.answer.log_append_time_ms = self.append_time_ms
+        self.answer.log_start_offset = self.partition.log.log_start_offset
+        self.request.finish_one()
+
+    def refused(self, error: LogdError) -> None:
+        """Fill in the error."""
+        self.answer.error_code = int(code_for(error))
+        self.answer.error_message = str(error)
+        self.answer.base_offset = -1
+        self.request.finish_one()
+
+
+class ProduceHandler:
+    """Handles Produce requests on the serving loop; never waits."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._topics = broker.topics
+        self._events = broker.events
+        self._refused = broker.metrics.counter(
+            "logd_produce_refused_total", "Batches that were refused."
+        )
+
+    def handle(
+        self,
+        connection: ProduceConnection,
+        buffer: bytearray,
+        position: int,
+        end: int,
+        version: int,
+        correlation_id: int,
+    ) -> Reply | None:
+        """Stage the request's batches; return the answer to come, None where there is none.
+
+        Args:
+            position: of the request's api key in `buffer`; the request ends at `end`.
+
+        Raises:
+            MalformedRequestError: the connection is to be closed; nothing was staged.
+        """
+        prefix = connection.produce_prefix
+        if (
+            prefix is None
+            or prefix.version != version
+            or not buffer.startswith(prefix.head, position + 8, end)
+        ):
+            prefix = self._learn(connection, buffer, position, end, version)
+        if prefix is not None:
+            located = prefix.locate(buffer, position, end)
+            if located is not None:
+                return self._append_one(connection, buffer, prefix, located, correlation_id)
+        return self._handle_any(connection, buffer, position, end, version)
+
+    def _learn(
+        self,
+        connection: ProduceConnection,
+        buffer: bytearray,
+        position: int,
+        end: int,
+        version: int,
+    ) -> ProducePrefix | None:
+        prefix = produce_prefix.learn(buffer, position, end, version)
+        # acks that do not exist and zstd for old clients are for the long way to refuse.
+        if prefix is not None and (
+            prefix.acks not in (1, ACKS_ALL) or version < _FIRST_VERSION_WITH_ZSTD
+        ):
+            prefix = None
+        connection.produce_prefix = prefix
+        return prefix
+
+    def _append_one(
+        self,
+        connection: ProduceConnection,
+        buffer: bytearray,
+        prefix: ProducePrefix,
+        located: tuple[int, int, int],
+        correlation_id: int,
+    ) -> Reply:
+        index, at, size = located
+        try:
+            partition = self._partition(prefix.topic, index)
+        except LogdError as error:
+            return self._refused_reply(connection, prefix, index, correlation_id, error)
+        reply = _ShortAppend(
+            connection,
+            prefix=prefix,
+            correlation_id=correlation_id,
+            index=index,
+            partition=partition,
+        )
+        try:
+            partition.append(buffer, at, size, waiter=reply, wants_sync=prefix.acks == ACKS_ALL)
+        except LogdError as error:
+            self._note_refused(prefix.topic, index, error)
+            reply.refused(error)
+        else:
+            if partition.is_congested:
+                connection.pause_for(partition)
+        return reply
+
+    def _refused_reply(
+        self,
+        connection: ProduceConnection,
+        prefix: ProducePrefix,
+        index: int,
+        correlation_id: int,
+        error: LogdError,
+    ) -> Reply:
+        self._note_refused(prefix.topic, index, error)
+        answer = _refusal(index, error)
+        reply = Reply(connection)
+        reply.complete(_encode(correlation_id, prefix.version, [(prefix.topic, [answer])]))
+        return reply
+
+    def _partition(self, topic_name: str, index: int) -> Partition:
+        topic = self._topics.by_name.get(topic_name)
+        if topic is None:
+            raise UnknownTopicOrPartitionError(f"there is no topic {topic_name!r}")
+        if topic.internal:
+            raise InvalidTopicError(f"clients may not write to the internal topic {topic_name}")
+        return topic.partition(index)
+
+    def _handle_any(
+        self,
+        connection: ProduceConnection,
+        buffer: bytearray,
+        position: int,
+        end: int,
+        version: int,
+    ) -> Reply | None:
+        correlation_id, _, body = decode_request_header(buffer, position, end, 0, version)
+        request = messages.decode_request(buffer, version, body, end)
+        if request.acks == ACKS_NONE:
+            self._append_silently(connection, request, version)
+            return None
+        reply = _Request(connection, correlation_id=correlation_id, version=version)
+        refusal = _refuse_whole(request)
+        for topic in request.topic_data:
+            answers: list[messages.PartitionProduceResponse] = []
+            reply.topics.append((topic.name, answers))
+            for data in topic.partition_data:
+                answer = messages.PartitionProduceResponse(
+                    index=data.index, error_code=0, base_offset=-1
+                )
+                answers.append(answer)
+                reply.outstanding += 1
+                append = _Append(reply, answer, None)
+                self._append(connection, append, topic.name, data, request, refusal, version)
+        reply.finish_one()
+        return reply
+
+    def _append(
+        self,
+        connection: ProduceConnection,
+        append: _Append,
+        topic_name: str,
+        data: messages.PartitionProduceData,
+        request: messages.ProduceRequest,
+        refusal: LogdError | None,
+        version: int,
+    ) -> None:
+        try:
+            if refusal is not None:
+                raise refusal
+            append.partition = self._partition(topic_name, data.index)
+            self._append_records(append.partition, data, append, request.acks, version)
+        except LogdError as error:
+            self._note_refused(topic_name, data.index, error)
+            append.refused(error)
+        else:
+            if append.partition.is_congested:
+                connection.pause_for(append.partition)
+
+    def _append_silently(
+        self, connection: ProduceConnection, request: messages.ProduceRequest, version: int
+    ) -> None:
+        waiter = _NoAnswer(connection)
+        refusal = _refuse_whole(request)
+        for topic in request.topic_data:
+            for data in topic.partition_data:
+                try:
+                    if refusal is not None:
+                        raise refusal
+                    partition = self._partition(topic.name, data.index)
+                    self._append_records(partition, data, waiter, ACKS_NONE, version)
+                except LogdError as error:
+                    self._note_refused(topic.name, data.index, error)
+                    waiter.refused(error)
+                else:
+                    if partition.is_congested:
+                        connection.pause_for(partition)
+
+    def _append_records(
+        self,
+        partition: Partition,
+        data: messages.PartitionProduceData,
+        waiter: _Append | _NoAnswer,
+        acks: int,
+        version: int,
+    ) -> None:
+        records = data.records if data.records is not None else memoryview(bytearray())
+        assert isinstance(records, memoryview)
+        size = len(records)
+        if version < _FIRST_VERSION_WITH_ZSTD and size > _ATTRIBUTES_LOW_BYTE:
+            if records[_ATTRIBUTES_LOW_BYTE] & CODEC_MASK == _ZSTD:
+                raise UnsupportedCompressionTypeError(
+                    f"zstd needs Produce version {_FIRST_VERSION_WITH_ZSTD}, this is {version}"
+                )
+        partition.append(records, 0, size, waiter=waiter, wants_sync=acks == ACKS_ALL)
+
+    def _note_refused(self, topic: str, index: int, error: LogdError) -> None:
+        self._refused.value += 1
+        if not isinstance(error, StorageError):
+            self._events.mistake("batch refused", topic=topic, partition=index, reason=str(error))
+
+
+def _refuse_whole(request: messages.ProduceRequest) -> LogdError | None:
+    if request.acks not in _ALLOWED_ACKS:
+        return InvalidRequiredAcksError(f"acks must be 0, 1 or -1 (all), not {request.acks}")
+    if request.transactional_id is not None:
+        return TransactionalIdRefusedError("transactions are not supported by this server")
+    return None
+
+
+def _refusal(index: int, error: LogdError) -> messages.PartitionProduceResponse:
+    return messages.PartitionProduceResponse(
+        index=index,
+        error_code=int(code_for(error)),
+        error_message=str(error),
+        base_offset=-1,
+        log_append_time_ms=-1,
+        log_start_offset=-1,
+    )
+
+
+def _encode(
+    correlation_id: int,
+    version: int,
+    topics: list[tuple[str, list[messages.PartitionProduceResponse]]],
+) -> bytes:
+    response = messages.ProduceResponse(
+        responses=[
+            messages.TopicProduceResponse(name=name, partition_responses=answers)
+            for name, answers in topics
+        ]
+    )
+    flexible = version >= messages.FIRST_FLEXIBLE_VERSION
+    return response_frame(
+        correlation_id, messages.encode_response(response, version), flexible=flexible
+    )

@@ -1,0 +1,57 @@
+"""An answer that may not be there yet, and its place in the line of a connection's answers.
+
+Kafka answers the requests of a connection in the order in which they came. Work finishes in another
+order: a durable append waits for the disk, a fetch waits for data. So each request gets a `Reply`
+when it is parsed; whoever finishes it calls `complete`; the connection sends from the front of its
+line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from logd.storage.file_slice import FileSlice
+
+# What is sent: bytes, and ranges of segment files that go out by sendfile.
+Part = bytes | FileSlice
+
+
+class ReplyOwner(Protocol):
+    """What a reply needs of its connection."""
+
+    def mark_ready(self) -> None:
+        """An answer was completed; the connection looks at the front of its line."""
+        ...
+
+    def close_for(self, reason: str) -> None:
+        """Close the connection: the answer can never come (acks=0 refused, a bug of ours)."""
+        ...
+
+
+class Reply:
+    """One answer: completed once, then sent in its turn.
+
+    Attributes:
+        data: None until completed.
+        api_key, started_at: for the metrics; set by the serving loop.
+        on_sent: called once when the answer leaves the line, if set.
+    """
+
+    __slots__ = ("api_key", "data", "on_sent", "owner", "started_at")
+
+    def __init__(self, owner: ReplyOwner) -> None:
+        self.owner = owner
+        self.data: bytes | Sequence[Part] | None = None
+        self.api_key = -1
+        self.started_at = 0.0
+        self.on_sent: Callable[[], None] | None = None
+
+    def complete(self, data: bytes | Sequence[Part]) -> None:
+        """Give the answer. The whole frame, length prefix included."""
+        assert self.data is None, "a reply is completed once"
+        self.data = data
+        self.owner.mark_ready()
+
+    def abandon(self) -> None:
+        """The connection is gone; whoever still completes this answers nobody."""

@@ -1,0 +1,1 @@
+"""DRIVER: sockets. Listening, serving connections, sending bytes and file slices."""

@@ -1,0 +1,150 @@
+"""The admin port's routes: what operators, probes and the CLI ask for.
+
+    GET  /healthz      the process lives
+    GET  /readyz       it serves; 503 with the reason while it does not
+    GET  /metrics      Prometheus text
+    GET  /v1/status    the document of `logd status`
+    GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
+    POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
+
+Nobody is authenticated here, so the port stays on a loopback address unless the operator says
+otherwise; and a change that carries an Origin header is refused, because it comes from a web page
+in a browser on this machine and not from the person at it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from logd.broker import status
+from logd.broker.adopt import adopt
+from logd.broker.context import Broker
+from logd.errors import (
+    DataDirectoryError,
+    LogdError,
+    RequestError,
+    UnknownTopicOrPartitionError,
+    UnsupportedFormatError,
+)
+from logd.net.http import HttpError, Request, Response
+from logd.units import KIB
+
+BODY_BYTES_MAX: Final = 64 * KIB
+
+_PROMETHEUS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_TEXT_TYPE: Final = "text/plain; charset=utf-8"
+
+Route = Callable[[Request], Awaitable[Response]]
+
+
+class _AdoptRequest(msgspec.Struct, forbid_unknown_fields=True):
+    directory: str
+    name: str | None = None
+    partition: int | None = None
+
+
+class AdminHandler:
+    """Answers the admin port's requests for one broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._routes: dict[str, dict[str, Route]] = {
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._metrics},
+            "/v1/status": {"GET": self._status},
+            "/v1/segments": {"GET": self._segments},
+            "/v1/adopt": {"POST": self._adopt},
+        }
+
+    async def handle(self, request: Request) -> Response:
+        """Return the answer.
+
+        Raises:
+            HttpError: no such route or method, a bad argument, or the broker refused.
+        """
+        methods = self._routes.get(request.path)
+        if methods is None:
+            raise HttpError(404, f"nothing is here; known are {', '.join(self._routes)}")
+        route = methods.get(request.method)
+        if route is None:
+            raise HttpError(405, f"{request.path} takes {', '.join(methods)}")
+        if request.method != "GET" and "origin" in request.headers:
+            raise HttpError(403, "web pages may not change anything here")
+        try:
+            return await route(request)
+        except LogdError as error:
+            if isinstance(error, HttpError):
+                raise
+            raise HttpError(_status_of(error), str(error)) from error
+
+    def failed(self, request: Request, error: Exception) -> None:
+        """Note a bug of ours that a request ran into."""
+        self._broker.events.error(
+            "admin request failed", method=request.method, path=request.path, reason=repr(error)
+        )
+
+    async def _healthz(self, _request: Request) -> Response:
+        return Response(body=b"ok\n", content_type=_TEXT_TYPE)
+
+    async def _readyz(self, _request: Request) -> Response:
+        if self._broker.not_ready is not None:
+            raise HttpError(503, f"not ready: {self._broker.not_ready}")
+        return Response(body=b"ready\n", content_type=_TEXT_TYPE)
+
+    async def _metrics(self, _request: Request) -> Response:
+        body = self._broker.metrics.render().encode()
+        return Response(body=body, content_type=_PROMETHEUS_TYPE)
+
+    async def _status(self, _request: Request) -> Response:
+        return _as_json(status.status(self._broker))
+
+    async def _segments(self, request: Request) -> Response:
+        name = request.query.get("topic")
+        if not name:
+            raise HttpError(400, "say which topic: /v1/segments?topic=NAME")
+        index = _as_index(request.query.get("partition"))
+        look = partial(status.segments, self._broker, name, index)
+        return _as_json(await self._broker.offload.run("admin", look))
+
+    async def _adopt(self, request: Request) -> Response:
+        body = await request.read_body(limit_bytes=BODY_BYTES_MAX)
+        try:
+            asked = msgspec.json.decode(body, type=_AdoptRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HttpError(400, f"the body is not what is expected: {error}") from error
+        if not asked.directory.startswith("/") or "\0" in asked.directory:
+            raise HttpError(400, "the directory must be an absolute path")
+        adopted = await adopt(
+            self._broker.topics,
+            asked.directory,
+            name=asked.name,
+            partition=asked.partition,
+            reserve_bytes=self._broker.disk.reserve_bytes,
+        )
+        return _as_json(dataclasses.asdict(adopted))
+
+
+def _as_json(document: Any) -> Response:
+    return Response(body=msgspec.json.encode(document) + b"\n")
+
+
+def _as_index(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HttpError(400, "a partition is a number from 0 on")
+    return int(text)
+
+
+def _status_of(error: LogdError) -> int:
+    if isinstance(error, UnknownTopicOrPartitionError):
+        return 404
+    if isinstance(error, DataDirectoryError | UnsupportedFormatError):
+        return 409
+    return 400 if isinstance(error, RequestError) else 503

@@ -1,0 +1,96 @@
+"""One client's connection: a plain object, no task. The serving loop does all work on it.
+
+Idle it holds its socket and this object, some 600 bytes; a partly received frame, answers that are
+not ready and bytes that the client does not take are all that can be added to that, each with a
+limit.
+
+Source: docs/adr/0006 (why no task per connection), with the measurements.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from socket import socket
+from typing import TYPE_CHECKING
+
+from logd.broker.fetch import FetchShape
+from logd.broker.partition import Partition
+from logd.broker.reply import Reply
+from logd.net.send import Outbox
+from logd.wire.produce_prefix import ProducePrefix
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class ConnectionOwner(Protocol):
+        """What a connection needs of the loop."""
+
+        def mark_ready(self, connection: Connection) -> None: ...
+        def close(self, connection: Connection, reason: str) -> None: ...
+        def resume(self, connection: Connection) -> None: ...
+
+
+class Connection:
+    """The state of a connection. Fields are written by the serving loop alone.
+
+    Attributes:
+        replies: one for each request that awaits its answer, in the order of the requests.
+        input: a frame that is not complete yet, its first `filled` bytes; None between frames.
+        pauses: how many reasons there are not to read from the client now.
+        frame_started_at: when the first byte of an incomplete frame came.
+    """
+
+    __slots__ = ("active_at", "address", "client_id", "closed", "events", "fd", "fetch_shape",
+                 "filled", "frame_started_at", "input", "is_ready", "needed", "outbox", "owner",
+                 "pauses", "produce_prefix", "replies", "requests", "sock")  # fmt: skip
+
+    def __init__(self, sock: socket, address: str, owner: ConnectionOwner, *, now: float) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.address = address
+        self.owner = owner
+        self.client_id: str | None = None
+        self.replies: deque[Reply] = deque()
+        self.outbox = Outbox(sock)
+        self.input: bytearray | None = None
+        self.filled = 0
+        self.needed = 0
+        self.pauses = 0
+        self.closed = False
+        self.is_ready = False
+        self.events = 0  # what the epoll watches for
+        self.requests = 0
+        self.active_at = now
+        self.frame_started_at = now
+        self.produce_prefix: ProducePrefix | None = None
+        self.fetch_shape: FetchShape | None = None
+
+    def mark_ready(self) -> None:
+        """An answer was completed; it is sent at the end of the turn."""
+        if not self.is_ready:
+            self.is_ready = True
+            self.owner.mark_ready(self)
+
+    def close_for(self, reason: str) -> None:
+        """Close the connection, for a reason that is logged."""
+        self.owner.close(self, reason)
+
+    def pause_for(self, partition: Partition) -> None:
+        """Read no more until the partition's syncs have caught up."""
+        partition.when_decongested(self.pause())
+
+    def pause(self) -> Callable[[], None]:
+        """Read no more from the client; return what ends this pause (once)."""
+        self.pauses += 1
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                self.pauses -= 1
+                if self.pauses == 0 and not self.closed:
+                    self.owner.resume(self)
+
+        return end

@@ -1,0 +1,106 @@
+"""Send bytes and file slices, in order, without ever waiting: what the socket does not take is
+kept.
+
+File slices go out by `os.sendfile`, in calls of SENDFILE_BYTES: the client reads while we go on,
+and the data stays in the processor's cache (37 % faster than one call for 10 MiB; measured,
+docs/adr/0006). A connection sends at most TURN_BYTES a turn, so that a fast reader does not starve
+the others.
+
+This is the only place outside storage/files that touches a file's descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from socket import socket
+from typing import Final
+
+from logd.broker.reply import Part
+from logd.storage.file_slice import FileSlice
+
+SENDFILE_BYTES: Final = 256 * 1024
+TURN_BYTES: Final = 1024 * 1024
+
+
+class TruncatedFileError(OSError):
+    """A file became shorter than a slice of it that was promised to a client."""
+
+
+class Outbox:
+    """What one connection has yet to send; a slow reader holds nothing else."""
+
+    __slots__ = ("_parts", "_sent", "_sock", "buffered_bytes")
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+        self._parts: deque[Part | memoryview] = deque()
+        self._sent = 0  # of the first part
+        # Bytes held in memory; file slices cost none.
+        self.buffered_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, part: Part) -> None:
+        """Queue one part."""
+        self._parts.append(part)
+        if isinstance(part, bytes):
+            self.buffered_bytes += len(part)
+
+    def clear(self) -> None:
+        """Let go of everything: the connection is closed."""
+        self._parts.clear()
+        self.buffered_bytes = 0
+
+    def send(self) -> bool:
+        """Send until all is sent, the socket takes no more, or the turn's share is used up.
+
+        Returns:
+            False if the socket took no more; wait until it is writable.
+
+        Raises:
+            OSError: the connection is broken; close it.
+        """
+        budget = TURN_BYTES
+        parts = self._parts
+        while parts and budget > 0:
+            part = parts[0]
+            if isinstance(part, FileSlice):
+                taken, whole = self._send_slice(part, budget)
+            else:
+                taken, whole = self._send_bytes(part)
+            if taken is None:
+                return False
+            budget -= taken
+            if whole:
+                parts.popleft()
+                self._sent = 0
+        return True
+
+    def _send_bytes(self, part: bytes | memoryview) -> tuple[int | None, bool]:
+        rest = memoryview(part)[self._sent :] if self._sent else part
+        try:
+            count = self._sock.send(rest)
+        except BlockingIOError:
+            return None, False
+        self._sent += count
+        if self._sent < len(part):
+            return count, False
+        self.buffered_bytes -= len(part)
+        return count, True
+
+    def _send_slice(self, part: FileSlice, budget: int) -> tuple[int | None, bool]:
+        rest = part.size - self._sent
+        size = min(rest, SENDFILE_BYTES, budget)
+        try:
+            count = os.sendfile(self._sock.fileno(), part.file.fd, part.position + self._sent, size)
+        except BlockingIOError:
+            return None, False
+        if count == 0:
+            raise TruncatedFileError(
+                f"{part.file.path} ends at {part.position + self._sent}, "
+                f"{rest} bytes more were promised"
+            )
+        self._sent += count
+        return count, self._sent == part.size

@@ -1,0 +1,343 @@
+"""The composition root: puts the server together, in the order of starting, and takes it apart.
+
+Start: limits of the process, the data directory and its lock, the ports (bound, not yet listening),
+the journal, the catalog, the partitions (recovered where the last stop was not clean); then the
+clean-stop marker is removed, durably, and only then both ports listen. Before a port answers, it is
+ready to serve.
+
+Stop (SIGTERM, SIGINT): accept and read no more, let what was appended be written and synced and its
+answers leave, close the logs, write the clean-stop marker. A second signal ends the process at
+once; what was acknowledged is on disk all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import trio
+
+from logd.broker.context import Broker
+from logd.broker.disk_space import DiskSpace
+from logd.broker.dynamic_config import DynamicConfig
+from logd.broker.fetch import FetchHandler
+from logd.broker.fetch_sessions import FetchSessions
+from logd.broker.maintenance import Maintenance
+from logd.broker.partition_factory import LogPartitionFactory
+from logd.broker.produce import ProduceHandler
+from logd.broker.producer_ids import ProducerIds
+from logd.broker.services import PartitionServices, partition_metrics
+from logd.broker.timers import Timers
+from logd.broker.topics import Topics, TopicServices
+from logd.broker.turn import Turn
+from logd.broker.unlinker import Unlinker
+from logd.clock import Clock
+from logd.config import ServerConfig
+from logd.errors import LogdError
+from logd.events import EventLog
+from logd.metrics import LATENCY_BOUNDS_SECONDS, Registry
+from logd.net.admin_http import AdminHandler
+from logd.net.http import HttpServer, Request
+from logd.net.idle import close_idle
+from logd.net.listen import KafkaListener, open_listener
+from logd.net.serve import ServeLoop
+from logd.offload import ThreadOffload
+from logd.process_limits import connection_limits, raise_descriptor_limit
+from logd.storage.catalog import SqliteCatalog
+from logd.storage.clean_stop import CleanStop
+from logd.storage.data_directory import DataDirectory
+from logd.storage.files import Files
+from logd.storage.open_files import OpenFiles
+from logd.storage.sync_journal import SyncJournal
+from logd.units import INT32_MAX
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+
+STOP_TIMEOUT_S: Final = 30.0
+"""How long a clean stop waits for syncs before it gives up and leaves no marker."""
+
+BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line says beside the settings.
+
+    Attributes:
+        listen, admin: host and port; port 0 takes a free one.
+        advertise: what clients are told to connect to; None: where the Kafka port listens.
+    """
+
+    data: str
+    listen: tuple[str, int]
+    admin: tuple[str, int]
+    advertise: tuple[str, int] | None
+    config: ServerConfig
+    log_format: Literal["text", "json"] = "text"
+
+
+def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
+    """Serve until told to stop; return the exit code.
+
+    Args:
+        on_ready: told `kafka=HOST:PORT admin=HOST:PORT` when both ports answer.
+    """
+    clock = Clock()
+    events = EventLog(sys.stderr, options.log_format, clock)
+    try:
+        server = Server(options, clock, events)
+    except (LogdError, OSError) as error:
+        events.error("cannot start", reason=str(error))
+        return EXIT_FAILED
+    return trio.run(server.serve, on_ready, strict_exception_groups=True)
+
+
+class Server:
+    """One running server: `open` blocks and takes the directory and the ports, `serve` does the
+    rest.
+    """
+
+    def __init__(self, options: ServeOptions, clock: Clock, events: EventLog) -> None:
+        self._options = options
+        self._settings = options.config.settings
+        self._clock = clock
+        self._events = events
+        self._started_at = clock.monotonic()
+        self._random = random.SystemRandom()
+        self._metrics = Registry()
+        self._files = Files()
+        self._descriptors = raise_descriptor_limit()
+        self._boot_id = self._files.read_whole(BOOT_ID_PATH, limit_bytes=64).decode().strip()
+        # Bound before anything else is done, so that a port in use is said at once.
+        self._kafka_socket = open_listener(*options.listen)
+        self._admin_socket = open_listener(*options.admin)
+        self._directory = DataDirectory.open(
+            self._files, options.data, boot_id=self._boot_id, pid=os.getpid()
+        )
+
+    async def serve(self, on_ready: Callable[[str], None]) -> int:
+        """Start, serve until a signal, stop; return the exit code."""
+        offload = ThreadOffload(sync_threads=self._settings.sync_threads)
+        try:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                await self._start(offload)
+                async with trio.open_nursery() as nursery:
+                    self._start_tasks(nursery)
+                    await self._open_ports(nursery, on_ready)
+                    name = signal.Signals(await anext(signals)).name
+                    self._events.info("stopping", signal=name)
+                    nursery.start_soon(_end_at_next_signal, signals)
+                    code = await self._stop(nursery)
+                    nursery.cancel_scope.cancel()
+            return code
+        finally:
+            offload.close()
+
+    # --- start -----------------------------------------------------------------------------------
+
+    async def _start(self, offload: ThreadOffload) -> None:
+        """Open what is on disk; when this returns, everything can be served."""
+        self._offload = offload
+        catalog = await offload.run(
+            "catalog",
+            SqliteCatalog.open,
+            self._directory.catalog_path,
+            self._directory.cluster_id,
+        )
+        self._catalog = catalog
+        rows = await offload.run("catalog", catalog.topics)
+        overrides = await offload.run("catalog", catalog.broker_overrides)
+        self._config = DynamicConfig(self._options.config, overrides)
+        self._journal = await offload.run(
+            "disk", self._open_journal, sum(row.partitions for row in rows)
+        )
+        self._make_services()
+        self._make_broker()
+        for problem in self._directory.problems:
+            self._events.warning("data directory", finding=problem)
+        self._topics.load(rows)
+        await self._topics.open_all()
+        self._report_recovery()
+        await offload.run("disk", self._directory.remove_clean_stop)
+
+    def _open_journal(self, partitions: int) -> SyncJournal:
+        return SyncJournal.open(
+            self._files,
+            self._directory.journal_path,
+            boot_id=self._boot_id,
+            partitions_hint=partitions,
+        )
+
+    def _make_services(self) -> None:
+        self._timers = Timers()
+        turn = Turn()
+        turn.now_ms = self._clock.now_ms()
+        self._disk = DiskSpace(
+            reserve_bytes=self._directory.reserve_bytes(self._settings.disk_reserve_bytes)
+        )
+        self._disk.checked(self._files.free_bytes(self._options.data))
+        self._disk.on_change = self._disk_changed
+        self._unlinker = Unlinker(self._files, self._offload, self._timers, self._events)
+        self._services = PartitionServices(
+            clock=self._clock,
+            offload=self._offload,
+            timers=self._timers,
+            turn=turn,
+            files=self._files,
+            journal=self._journal,
+            disk=self._disk,
+            events=self._events,
+            metrics=partition_metrics(self._metrics),
+            unsynced_max_bytes=self._settings.flush_unsynced_max_bytes,
+            end_turn=lambda: self._loop.end_turn(),
+            unlink_later=self._unlinker.unlink_later,
+        )
+
+    def _make_broker(self) -> None:
+        self._factory = LogPartitionFactory(
+            self._services,
+            OpenFiles(self._files, limit=self._settings.open_files_max),
+            topics_path=self._directory.topics_path,
+            clean=self._directory.clean_stop,
+            same_boot=self._directory.last_boot_id == self._boot_id,
+        )
+        self._topics = Topics(
+            TopicServices(
+                catalog=self._catalog,
+                offload=self._offload,
+                files=self._files,
+                topics_path=self._directory.topics_path,
+                factory=self._factory,
+                events=self._events,
+                config=self._config,
+                new_topic_id=lambda: self._random.randbytes(16),
+            )
+        )
+        self._broker = Broker(
+            config=self._config,
+            topics=self._topics,
+            producer_ids=ProducerIds(self._catalog, self._offload),
+            clock=self._clock,
+            offload=self._offload,
+            metrics=self._metrics,
+            events=self._events,
+            cluster_id=self._directory.cluster_id,
+            advertised=self._advertised,
+            files=self._files,
+            data_path=self._options.data,
+            started_at=self._started_at,
+            disk=self._disk,
+        )
+        sessions = FetchSessions(
+            slots=self._settings.max_incremental_fetch_session_cache_slots,
+            random_id=lambda: self._random.randrange(1, INT32_MAX),
+        )
+        self._loop = ServeLoop(
+            self._broker,
+            self._services,
+            self._offload,
+            produce=ProduceHandler(self._broker),
+            fetch=FetchHandler(self._broker, self._services, sessions),
+        )
+        connections_max, per_address_max = connection_limits(self._descriptors, self._settings)
+        refused = self._metrics.counter(
+            "logd_connections_refused_total", "Connections beyond a limit, closed at once."
+        )
+        self._kafka = KafkaListener(
+            self._kafka_socket,
+            self._loop,
+            timers=self._timers,
+            events=self._events,
+            connections_max=connections_max,
+            connections_per_address_max=per_address_max,
+            on_refused=refused.add,
+        )
+
+    def _advertised(self) -> tuple[str, int]:
+        return self._options.advertise or self._kafka.address
+
+    def _disk_changed(self, full: bool) -> None:
+        if full:
+            self._events.error("disk full: appends are refused", reason=self._disk.reason)
+        else:
+            self._events.info("disk has space again: appends are accepted")
+
+    def _report_recovery(self) -> None:
+        for report in self._factory.recovered:
+            for line in report.lines():
+                self._events.warning("recovered", finding=line)
+
+    def _start_tasks(self, nursery: trio.Nursery) -> None:
+        lag = self._metrics.histogram(
+            "logd_loop_lag_seconds",
+            "How late a task of the event loop woke up.",
+            LATENCY_BOUNDS_SECONDS,
+        )
+        nursery.start_soon(self._loop.run)
+        nursery.start_soon(self._timers.run)
+        nursery.start_soon(self._topics.run_reaper)
+        nursery.start_soon(Maintenance(self._broker, self._services, lag=lag).run)
+        nursery.start_soon(self._close_idle)
+
+    async def _close_idle(self) -> None:
+        await close_idle(
+            self._loop,
+            self._clock,
+            first_frame_s=self._settings.connection_first_frame_ms / 1000,
+            idle_s=self._settings.connections_max_idle_ms / 1000,
+        )
+
+    async def _open_ports(self, nursery: trio.Nursery, on_ready: Callable[[str], None]) -> None:
+        self._broker.not_ready = None
+        self._kafka.start()
+        self._admin_socket.listen()
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._admin_socket))
+        admin = HttpServer(AdminHandler(self._broker).handle, self._admin_failed)
+        nursery.start_soon(admin.serve, listener)
+        kafka_host, kafka_port = self._kafka.address
+        admin_host, admin_port = self._admin_socket.getsockname()[:2]
+        on_ready(f"kafka={kafka_host}:{kafka_port} admin={admin_host}:{admin_port}")
+
+    def _admin_failed(self, request: Request, error: Exception) -> None:
+        self._events.error("admin request failed", path=request.path, reason=repr(error))
+
+    # --- stop ------------------------------------------------------------------------------------
+
+    async def _stop(self, nursery: trio.Nursery) -> int:
+        """Let what was appended become durable and be answered; leave the clean-stop marker."""
+        self._broker.not_ready = "stopping"
+        self._kafka.stop()
+        self._loop.stop_reading()
+        with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+            async with trio.open_nursery() as closing:
+                for partition in self._topics.open_partitions():
+                    closing.start_soon(partition.close)
+        self._loop.close_all()
+        if patience.cancelled_caught:
+            self._events.error("stopped without a clean-stop marker", reason="the disk is slow")
+            return EXIT_FAILED
+        await self._offload.run("disk", self._close_logs)
+        await self._offload.run("catalog", self._catalog.close)
+        self._directory.close()
+        self._events.info("stopped")
+        return EXIT_DONE
+
+    def _close_logs(self) -> None:
+        logs = {
+            (partition.topic_id, partition.index): partition.log.close()
+            for partition in self._topics.open_partitions()
+            if partition.offline is None
+        }
+        self._journal.close()
+        self._directory.write_clean_stop(CleanStop(logs=logs))
+
+
+async def _end_at_next_signal(signals: AsyncIterator[int]) -> None:
+    await anext(signals)
+    os._exit(EXIT_FAILED)  # What was acknowledged is on disk; nothing else matters now.
