@@ -1,0 +1,167 @@
+"""One checker run: server, clients, kills, final readings, verdict."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.checker.journal import JournalWriter, Killed, Ready, read_journals
+from bench.checker.reading import read_with_aiokafka, read_with_librdkafka
+from bench.checker.verdict import Verdict, judge
+from bench.process import ROOT, BenchError, Server
+
+TOPIC: Final = "checked"
+FINISH_S: Final = 150.0
+# Small segments, so that rolls happen between the kills and under them.
+SEGMENT_BYTES: Final = 1024 * 1024
+
+
+def _silent(_: str) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does; the same seed kills at the same times."""
+
+    data: Path
+    kills: int
+    seconds: float
+    seed: int
+    producers: int = 2
+    partitions: int = 3
+    acks_min: int = 100
+    progress: Callable[[str], None] = _silent
+
+    @property
+    def journals(self) -> Path:
+        """Where the clients write; beside the server's directory, never in it."""
+        return self.data.with_name(self.data.name + ".journal")
+
+    def kill_times_s(self) -> list[float]:
+        """Return when to kill, in seconds from the clients' start."""
+        source = random.Random(self.seed)
+        return sorted(source.uniform(0.5, max(0.6, self.seconds)) for _ in range(self.kills))
+
+
+def check(plan: Plan) -> Verdict:
+    """Run and judge. The data directory and the journals stay, for whoever wants to look.
+
+    Raises:
+        BenchError: the server did not start or stop, or a client died: nothing is proven.
+        FileExistsError: there are journals of an earlier run beside the data directory.
+    """
+    plan.journals.mkdir(parents=True)
+    server = Server(plan.data)
+    journal = JournalWriter(plan.journals / "nemesis.jsonl")
+    try:
+        server.start()
+        server.create_topic(TOPIC, partitions=plan.partitions, segment_bytes=str(SEGMENT_BYTES))
+        _load_and_kill(plan, server, journal)
+        _read_finished(plan, server, journal)
+        server.stop()
+    finally:
+        server.kill()  # nothing when it was stopped
+        journal.close()
+    events = read_journals(sorted(plan.journals.glob("*.jsonl")))
+    return judge(events, acks_min=plan.acks_min, kills_min=plan.kills)
+
+
+def _load_and_kill(plan: Plan, server: Server, journal: JournalWriter) -> None:
+    spec = {
+        "bootstrap": f"{server.kafka[0]}:{server.kafka[1]}",
+        "topic": TOPIC,
+        "partitions": plan.partitions,
+        "run": f"{plan.seed:x}",
+    }
+    with (
+        _clients(plan, "follow", spec, 1) as tails,
+        _clients(plan, "produce", spec, plan.producers) as producers,
+    ):
+        begin = time.monotonic()
+        for number, at in enumerate(plan.kill_times_s(), 1):
+            time.sleep(max(0.0, begin + at - time.monotonic()))
+            _require_alive([*tails, *producers])
+            _kill_and_restart(server, journal)
+            plan.progress(f"kill {number} of {plan.kills}")
+        time.sleep(max(0.0, begin + plan.seconds - time.monotonic()))
+        plan.progress("waiting for the last acknowledgements")
+        _finish(producers)
+        _finish(tails)
+
+
+def _kill_and_restart(server: Server, journal: JournalWriter) -> None:
+    journal.write(Killed(time.monotonic_ns()))
+    server.kill()
+    journal.write(Ready(server.start(), time.monotonic_ns()))
+
+
+def _read_finished(plan: Plan, server: Server, journal: JournalWriter) -> None:
+    """Three readings: two clients, and once more after a clean restart."""
+    place: dict[str, Any] = {
+        "bootstrap": f"{server.kafka[0]}:{server.kafka[1]}",
+        "topic": TOPIC,
+        "partitions": plan.partitions,
+    }
+    plan.progress("reading the finished log")
+    read_with_librdkafka(journal, "final-1", **place)
+    read_with_aiokafka(journal, "final-2", **place)
+    server.stop()
+    server.start()
+    read_with_librdkafka(journal, "final-3", **place)
+
+
+# --- Clients ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _clients(
+    plan: Plan, role: str, spec: dict[str, Any], count: int
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for index in range(count):
+            name = f"{'tail' if role == 'follow' else 'p'}{index}"
+            own = {**spec, "name": name, "index": index}
+            own["journal"] = str(plan.journals / f"{role}-{index}.jsonl")
+            with (plan.journals / f"{role}-{index}.log").open("wb") as log:
+                command = [sys.executable, "-m", "bench.checker.workload", role, json.dumps(own)]
+                processes.append(
+                    subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=log)
+                )
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def _require_alive(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is not None:
+            raise BenchError(f"a client of the checker ended with {process.returncode}")
+
+
+def _finish(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Tell the clients that the run is over; wait until they have written their journals."""
+    _require_alive(processes)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    for process in processes:
+        try:
+            code = process.wait(FINISH_S)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"a client of the checker did not end in {FINISH_S:g} s") from error
+        if code != 0:
+            raise BenchError(f"a client of the checker ended with {code}")

@@ -1,0 +1,56 @@
+"""One job in a process of its own: `python -m bench.child JOB SPEC`, with a JSON line as the
+answer.
+
+A client and the server it measures must not share an interpreter, and every window should begin
+with a fresh one. Servers among the jobs answer with their port and run until they are ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from bench import bare_disk, ceilings
+from bench.fetch_load import FetchLoad, drain, fetch
+from bench.load import ProduceLoad, produce
+from bench.paced import PacedLoad, end_to_end
+
+Job = Callable[[dict[str, Any]], "dict[str, Any] | None"]
+
+
+def _with_address(spec: dict[str, Any]) -> dict[str, Any]:
+    host, port = spec["address"]
+    return {**spec, "address": (host, port)}
+
+
+JOBS: Final[dict[str, Job]] = {
+    "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
+    "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
+    "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
+    "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
+    "serve-append": ceilings.serve_append,
+    "serve-send": ceilings.serve_send,
+    "write-and-sync": bare_disk.write_and_sync,
+    "write-only": bare_disk.write_only,
+    "round-robin": bare_disk.round_robin,
+    "checksum": bare_disk.checksum,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named job; print its answer."""
+    name, spec = arguments
+    # Nothing here makes cycles, and a collection is a latency that is not the server's.
+    gc.disable()
+    answer = JOBS[name](json.loads(spec))
+    if answer is not None:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

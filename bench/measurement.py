@@ -1,0 +1,215 @@
+"""What a benchmark says: one Measurement a row, made from several interleaved windows.
+
+A window is one run of a client against the server or against a ceiling. A row is the median of its
+windows; the spread stands in its conditions, because a median without one says little on a shared
+machine. Every row that has a ceiling has a ratio: 1 is the ceiling, more is better, whichever way
+the unit counts (for a latency it is the ceiling's divided by ours).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+# Units of which less is better.
+_LESS_IS_BETTER: Final = frozenset({"us", "ms", "s", "bytes", "MB", "us/request", "s/GB"})
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One row: a figure, the ceiling measured in the same run, and how it was measured."""
+
+    name: str
+    value: float
+    unit: str
+    ceiling: float | None = None
+    ceiling_name: str | None = None
+    ratio: float | None = None
+    p50_us: float | None = None
+    p99_us: float | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of a client: what was reached, and who used how much CPU for it."""
+
+    value: float
+    p50_us: float | None = None
+    p99_us: float | None = None
+    client_cpu_s: float | None = None
+    server_cpu_s: float | None = None
+    requests: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A row now and in an earlier run: ratios when both have one, else values."""
+
+    name: str
+    unit: str
+    before: float
+    now: float
+    change: float  # above 0 is better, whichever way the unit counts
+    basis: str  # "ratio" or "value"
+
+
+def less_is_better(unit: str) -> bool:
+    """Return whether a smaller value is the better one in `unit`."""
+    return unit in _LESS_IS_BETTER
+
+
+def percentile(weighted: Iterable[tuple[float, int]], fraction: float) -> float | None:
+    """Return the smallest value that `fraction` of all (value, count) pairs do not exceed."""
+    ordered = sorted(weighted)
+    total = sum(count for _, count in ordered)
+    reached = 0
+    for value, count in ordered:
+        reached += count
+        if reached >= fraction * total:
+            return value
+    return None
+
+
+def summarize(
+    name: str,
+    unit: str,
+    windows: Sequence[Window],
+    *,
+    ceilings: Sequence[Window] = (),
+    ceiling_name: str | None = None,
+    conditions: Mapping[str, Any] | None = None,
+) -> Measurement:
+    """Return the row of `windows` and the ceiling's windows that were interleaved with them.
+
+    The ratio is the median of the ratios of neighbours, not the ratio of medians: both neighbours
+    had the same minute of a machine that others use too.
+    """
+    assert windows
+    value = median(window.value for window in windows)
+    return Measurement(
+        name=name,
+        value=value,
+        unit=unit,
+        ceiling=median(window.value for window in ceilings) if ceilings else None,
+        ceiling_name=ceiling_name if ceilings else None,
+        ratio=_ratio(unit, windows, ceilings),
+        p50_us=_median_of(windows, "p50_us"),
+        p99_us=_median_of(windows, "p99_us"),
+        conditions={**(conditions or {}), **_costs(windows), **_spreads(windows, ceilings)},
+    )
+
+
+def _ratio(unit: str, windows: Sequence[Window], ceilings: Sequence[Window]) -> float | None:
+    pairs = [(w.value, c.value) for w, c in zip(windows, ceilings, strict=False)]
+    if not pairs or any(w <= 0 or c <= 0 for w, c in pairs):
+        return None
+    return median(c / w if less_is_better(unit) else w / c for w, c in pairs)
+
+
+def _median_of(windows: Sequence[Window], name: str) -> float | None:
+    found = [value for window in windows if (value := getattr(window, name)) is not None]
+    return median(found) if found else None
+
+
+def _costs(windows: Sequence[Window]) -> dict[str, Any]:
+    """CPU seconds of both sides over all windows, and what one request and one GB cost the server.
+    CPU seconds of both sides over all windows, and what one request and one GB cost the server."""
+    costs: dict[str, Any] = {"windows": len(windows)}
+    seconds = sum(window.seconds for window in windows)
+    requests = sum(window.requests for window in windows)
+    size = sum(window.bytes for window in windows)
+    for side in ("client", "server"):
+        used = [getattr(window, f"{side}_cpu_s") for window in windows]
+        if None in used or not used:
+            continue
+        costs[f"{side}_cpu_s"] = round(sum(used), 3)
+        if seconds:
+            costs[f"{side}_cores"] = round(sum(used) / seconds, 2)
+        if requests:
+            costs[f"{side}_cpu_us_per_request"] = round(sum(used) / requests * 1e6, 2)
+        if size > 1e8:
+            costs[f"{side}_cpu_s_per_gb"] = round(sum(used) / size * 1e9, 3)
+    if seconds:
+        costs["seconds"] = round(seconds, 3)
+    for window in windows:
+        costs.update(window.notes)
+    return costs
+
+
+def _spreads(windows: Sequence[Window], ceilings: Sequence[Window]) -> dict[str, Any]:
+    spreads: dict[str, Any] = {"spread": _spread(windows)}
+    if ceilings:
+        spreads["ceiling_spread"] = _spread(ceilings)
+    return spreads
+
+
+def _spread(windows: Sequence[Window]) -> list[float]:
+    values = [window.value for window in windows]
+    return [_rounded(min(values)), _rounded(max(values))]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures of a run depend on, apart from the code."""
+    return {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "load_1m_at_start": round(os.getloadavg()[0], 2),
+    }
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def write_json(measurements: Sequence[Measurement], path: Path | str) -> None:
+    """Write the measurements as one JSON array."""
+    text = json.dumps([asdict(row) for row in measurements], indent=1)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> list[Measurement]:
+    """Return the measurements that `write_json` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return [Measurement(**row) for row in rows]
+    except TypeError as error:
+        raise ValueError(f"{path} is no file of measurements: {error}") from error
+
+
+def compare(now: Sequence[Measurement], before: Sequence[Measurement]) -> list[Comparison]:
+    """Return how each row changed against the row of the same name in an earlier run."""
+    earlier = {row.name: row for row in before}
+    comparisons = []
+    for row in now:
+        old = earlier.get(row.name)
+        if old is None or old.unit != row.unit:
+            continue
+        if row.ratio and old.ratio:
+            change = row.ratio / old.ratio - 1
+            comparisons.append(
+                Comparison(row.name, row.unit, old.ratio, row.ratio, change, "ratio")
+            )
+        elif row.value > 0 and old.value > 0:
+            factor = old.value / row.value if less_is_better(row.unit) else row.value / old.value
+            comparisons.append(
+                Comparison(row.name, row.unit, old.value, row.value, factor - 1, "value")
+            )
+    return comparisons

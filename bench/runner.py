@@ -1,0 +1,181 @@
+"""How a row is measured: windows of ours and of the ceiling in turn, on a primed page cache.
+
+A `Run` owns what a benchmark needs: the directory on the disk to be measured, how long and how
+often, and where to report progress. A suite (`bench.suites`) is a function from a Run to its rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from bench.bare_disk import prime_page_cache
+from bench.marks import with_marks
+from bench.measurement import Measurement, Window, machine, summarize
+from bench.process import Child, Server, memory_bytes, run_job
+
+GIB: Final = 1024 * 1024 * 1024
+JOB_TIMEOUT_S: Final = 120.0
+TOPIC: Final = "bench"
+
+
+def _silent(_: str) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much to measure.
+
+    seconds: of one window, after a warm-up of a fifth of it.
+    repetitions: windows of each side in a row.
+    prime_bytes: how much page cache is touched before windows that write a lot; 0 for none.
+    fill_bytes, fill_partitions: what the start-up rows find in the data directory.
+    """
+
+    seconds: float = 1.0
+    repetitions: int = 3
+    prime_bytes: int = 2 * GIB
+    fill_bytes: int = 10 * GIB
+    fill_partitions: int = 1000
+    progress: Callable[[str], None] = _silent
+
+
+class Run:
+    """One benchmark run in a directory of its own, which is removed at the end."""
+
+    def __init__(self, directory: Path, options: Options) -> None:
+        self.directory = directory
+        self.options = options
+        self.conditions: dict[str, Any] = machine()
+        self.topics = 0
+
+    def prime(self) -> None:
+        """Touch as much page cache as the options say."""
+        if self.options.prime_bytes:
+            prime_page_cache(self.directory, size_bytes=self.options.prime_bytes)
+
+    def job(self, name: str, **spec: Any) -> Window:
+        """Run a client or a bare disk loop in a process of its own; return its window."""
+        spec.setdefault("seconds", self.options.seconds)
+        return window_of(run_job(name, spec, timeout_s=JOB_TIMEOUT_S))
+
+    @contextmanager
+    def server(self, name: str = "data") -> Iterator[Server]:
+        """A server of ours on an empty directory, which is removed afterwards."""
+        data = self.directory / name
+        try:
+            with Server(data) as server:
+                yield server
+        finally:
+            shutil.rmtree(data, ignore_errors=True)
+
+    @contextmanager
+    def topic(self, server: Server, *, partitions: int = 1, **configs: str) -> Iterator[str]:
+        """A topic of its own for one row; deleted afterwards, so that the disk does not fill."""
+        self.topics += 1
+        name = f"{TOPIC}-{self.topics:04d}"
+        server.create_topic(name, partitions=partitions, **configs)
+        yield name
+        server.delete_topic(name)
+
+    @contextmanager
+    def bare(self, job: str, **spec: Any) -> Iterator[tuple[tuple[str, int], int]]:
+        """One of the bare servers: its address and its process id."""
+        with Child(job, spec) as child:
+            port = child.answer(JOB_TIMEOUT_S)["port"]
+            yield ("127.0.0.1", port), child.process.pid
+
+    def row(
+        self,
+        name: str,
+        unit: str,
+        ours: Callable[[], Window],
+        *,
+        ceiling: Callable[[Window], Window] | None = None,
+        ceiling_name: str | None = None,
+        prime: bool = False,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> Measurement:
+        """Measure one row: windows of both sides in turn, their medians, the ratio of neighbours.
+
+        `ceiling` is given our window of the same turn: "the same bytes per sync" depends on it.
+        """
+        self.options.progress(name)
+        windows: list[Window] = []
+        ceilings: list[Window] = []
+        for _ in range(self.options.repetitions):
+            if prime:
+                self.prime()
+            windows.append(ours())
+            if ceiling is not None:
+                if prime:
+                    self.prime()
+                ceilings.append(ceiling(windows[-1]))
+        measured = summarize(
+            name, unit, windows, ceilings=ceilings, ceiling_name=ceiling_name,
+            conditions={**self.conditions, **(conditions or {})},
+        )  # fmt: skip
+        return with_marks(measured)
+
+
+@contextmanager
+def open_run(directory: Path | str | None, options: Options) -> Iterator[Run]:
+    """Make a directory of the run's own inside `directory`, and remove it afterwards.
+
+    Without `directory` it is the current one: a benchmark in /tmp would often measure memory.
+    """
+    parent = Path(directory) if directory is not None else Path.cwd()
+    parent.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix="logd-bench-", dir=parent))
+    try:
+        yield Run(own, options)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def memory_row(run: Run, server: Server, name: str, field: str) -> Measurement:
+    """Return a row of the server's memory, once: VmRSS is resident now, VmHWM the highest so far.
+    Return a row of the server's memory, once: VmRSS is resident now, VmHWM the highest so far."""
+    size = memory_bytes(server.pid, field) / 1e6
+    return with_marks(summarize(name, "MB", [Window(size)], conditions=run.conditions))
+
+
+# --- Windows ------------------------------------------------------------------------------------
+
+
+def window_of(answer: dict[str, Any]) -> Window:
+    """Return a job's answer as a window; its value is requests a second until something else is."""
+    requests, seconds = answer["requests"], answer["seconds"]
+    return Window(
+        value=requests / seconds,
+        p50_us=answer["p50_us"],
+        p99_us=answer["p99_us"],
+        client_cpu_s=answer["client_cpu_s"],
+        server_cpu_s=answer["server_cpu_s"],
+        requests=requests,
+        bytes=answer["bytes"],
+        seconds=seconds,
+        notes={"requests_in_all": answer.get("requests_in_all", requests)},
+    )
+
+
+def as_requests(window: Window) -> Window:
+    """Requests a second."""
+    return replace(window, value=window.requests / window.seconds)
+
+
+def as_megabytes(window: Window) -> Window:
+    """Megabytes (10^6) of batches a second."""
+    return replace(window, value=window.bytes / window.seconds / 1e6)
+
+
+def as_p50(window: Window) -> Window:
+    """The median latency, in microseconds."""
+    assert window.p50_us is not None
+    return replace(window, value=window.p50_us)

@@ -1,0 +1,115 @@
+"""Row F: how soon the server is ready, after what, and how much memory it keeps."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Final
+
+from bench import protocol
+from bench.load import append_batches, connect, make_batch
+from bench.measurement import Measurement, Window
+from bench.process import Server, memory_bytes, read_frame
+from bench.runner import Run, memory_row
+from bench.suites.shapes import MIB
+
+
+def recover(run: Run) -> list[Measurement]:
+    """Row F: start to ready (empty, full after a clean stop, after kill -9), and memory."""
+    rows = [_start_empty(run)]
+    with run.server() as server:
+        rows.append(memory_row(run, server, "memory after start", "VmRSS"))
+        rows.append(_idle_connections(run, server))
+    rows += _start_full(run)
+    rows.append(_start_killed(run))
+    return rows
+
+
+def _start_empty(run: Run) -> Measurement:
+    turn = iter(range(10**6))
+
+    def start() -> Window:
+        server = Server(run.directory / f"empty-{next(turn)}")
+        elapsed = server.start()
+        server.stop()
+        return Window(elapsed)
+
+    return run.row("start, empty directory", "s", start)
+
+
+IDLE_CONNECTIONS: Final = 400
+
+
+def _idle_connections(run: Run, server: Server) -> Measurement:
+    """Connections that asked once and then wait; half of them first, so that pools are filled."""
+
+    def grow() -> Window:
+        first = [_asked(server) for _ in range(IDLE_CONNECTIONS // 4)]
+        before = memory_bytes(server.pid)
+        second = [_asked(server) for _ in range(IDLE_CONNECTIONS)]
+        grown = memory_bytes(server.pid) - before
+        for connection in first + second:
+            connection.close()
+        return Window(max(1.0, grown / IDLE_CONNECTIONS))
+
+    return run.row(
+        "memory of an idle connection",
+        "bytes",
+        grow,
+        conditions={
+            "connections": IDLE_CONNECTIONS,
+            "note": "resident memory; the kernel's sockets are not in it",
+        },
+    )
+
+
+def _asked(server: Server) -> socket.socket:
+    connection = connect(server.kafka)
+    connection.sendall(protocol.api_versions_request())
+    read_frame(connection)
+    return connection
+
+
+def _start_full(run: Run) -> list[Measurement]:
+    """After a clean stop with many partitions and much data: nothing may be read."""
+    options = run.options
+    free = os.statvfs(run.directory).f_bavail * os.statvfs(run.directory).f_frsize
+    fill_bytes = min(options.fill_bytes, free // 3)
+    batch, _ = make_batch(MIB, timestamp_ms=time.time_ns() // 1_000_000)
+    partitions = options.fill_partitions
+    count = max(partitions, fill_bytes // len(batch))
+    conditions = {"partitions": partitions, "log_bytes": count * len(batch)}
+    with run.server("full") as server:
+        server.create_topic("full", partitions=partitions)
+        run.options.progress(f"filling {partitions} partitions")
+        append_batches(server.kafka, "full", list(range(partitions)), batch, count)
+
+        def restart() -> Window:
+            server.stop()
+            return Window(server.start())
+
+        name = f"start after a clean stop, {partitions} partitions"
+        rows = [run.row(name, "s", restart, conditions=conditions)]
+        rows.append(
+            memory_row(run, server, f"memory after start, {partitions} partitions", "VmRSS")
+        )
+    return rows
+
+
+def _start_killed(run: Run) -> Measurement:
+    """After kill -9 with an active segment of nearly 1 GiB."""
+    batch, _ = make_batch(MIB, timestamp_ms=time.time_ns() // 1_000_000)
+    count = min(run.options.fill_bytes, 1000 * MIB) // len(batch)
+    with run.server("killed") as server:
+        server.create_topic("killed")
+        append_batches(server.kafka, "killed", [0], batch, count)
+
+        def restart() -> Window:
+            append_batches(server.kafka, "killed", [0], batch, 1)
+            server.kill()
+            return Window(server.start())
+
+        return run.row(
+            "start after kill -9", "s", restart, conditions={"log_bytes": count * len(batch)}
+        )

@@ -1,0 +1,147 @@
+"""`logd serve`: options and settings in, the server out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from cli.options import ADDRESS, KEY_VALUE, Address, Target, pass_target
+
+if TYPE_CHECKING:
+    from logd.config import ServerConfig
+
+
+def load_config(
+    file: str | None, settings: Sequence[tuple[str, str]], options: Mapping[str, str] | None = None
+) -> ServerConfig:
+    """Return the server's settings from flags, environment and file, in this order of precedence.
+
+    Args:
+        settings: what --set says.
+        options: settings that have options of their own, as far as those were given.
+
+    Raises:
+        click.UsageError: a setting is given twice on the command line.
+        ConfigError: an unknown key or a value that is not allowed.
+    """
+    from logd.config import load_server_settings
+
+    environment = {key: value for key, value in os.environ.items() if key != "LOGD_TRACEBACK"}
+    flags: dict[str, str] = dict(options or {})
+    for key, value in settings:
+        if key in flags:
+            raise click.UsageError(f"{key} is given more than once")
+        flags[key] = value
+    return load_server_settings(file=file, environment=environment, flags=flags)
+
+
+def settings_options(command: click.Command) -> click.Command:
+    """Add --config and --set to a command."""
+    command.params.extend(
+        (
+            click.Option(
+                ["--config", "config_file"],
+                type=click.Path(exists=True, dir_okay=False),
+                metavar="FILE.toml",
+                help="Settings in a file.",
+            ),
+            click.Option(
+                ["--set", "settings"],
+                type=KEY_VALUE,
+                multiple=True,
+                help="One setting; may be repeated.",
+            ),
+        )
+    )
+    return command
+
+
+@settings_options
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False),
+    help="The data directory; made when absent  [default: ./logd-data]",
+)
+@click.option(
+    "--listen",
+    type=ADDRESS,
+    help="The Kafka port; port 0 takes a free one  [default: 127.0.0.1:9092]",
+)
+@click.option(
+    "--advertise", type=ADDRESS, help="What clients are told to connect to  [default: --listen]"
+)
+@click.option(
+    "--admin",
+    type=ADDRESS,
+    help="The admin port; port 0 takes a free one  [default: 127.0.0.1:9644]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of the log lines on stderr.",
+)
+@click.option("--insecure", is_flag=True, help="Allow addresses that other machines can reach.")
+@pass_target
+def serve(
+    target: Target,
+    data: str | None,
+    listen: Address | None,
+    advertise: Address | None,
+    admin: Address | None,
+    log_format: Literal["text", "json"],
+    insecure: bool,
+    config_file: str | None,
+    settings: Sequence[tuple[str, str]],
+) -> None:
+    """Run the server in the foreground until SIGTERM or SIGINT.
+
+    It prints one line, `ready kafka=HOST:PORT admin=HOST:PORT`, when both ports answer. Settings
+    come from --set, then LOGD_… variables (LOGD_NUM_PARTITIONS=8), then --config, then the defaults
+    that `logd config` lists.
+
+    \b
+    Example:
+      logd serve --data /srv/logd --set retention.ms=7d
+    """
+    options = {
+        "log.dirs": data,
+        "listeners": _written(listen),
+        "advertised.listeners": _written(advertise),
+        # LOGD_ADMIN is for client commands; an --admin that stands before `serve` is meant for it.
+        "admin.listen": _written(admin or target.admin_given),
+        "insecure": "true" if insecure else None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    config = load_config(config_file, settings, given)
+    from logd.config import split_address
+    from logd.server import ServeOptions, run
+
+    in_force = config.settings
+    serve_options = ServeOptions(
+        data=in_force.log_dirs,
+        listen=split_address(in_force.listeners),
+        admin=split_address(in_force.admin_listen),
+        advertise=split_address(in_force.advertised_listeners)
+        if in_force.advertised_listeners
+        else None,
+        config=config,
+        log_format=log_format,
+    )
+    raise click.exceptions.Exit(run(serve_options, on_ready=_say_ready))
+
+
+def _written(address: Address | None) -> str | None:
+    """Return an address as settings have it: without brackets."""
+    return None if address is None else f"{address.host}:{address.port}"
+
+
+def _say_ready(addresses: str) -> None:
+    click.echo(f"ready {addresses}")
+    sys.stdout.flush()

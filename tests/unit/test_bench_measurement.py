@@ -1,0 +1,144 @@
+"""Measurements: medians, ratios of neighbours, marks, files and comparisons."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+import bench
+from bench.marks import MARKS, with_marks
+from bench.measurement import Measurement, Window, percentile, summarize
+from bench.report import COLUMNS, cells, markdown, print_table
+
+
+def windows(*values, **fields):
+    return [Window(value, **fields) for value in values]
+
+
+def test_a_row_is_the_median_of_its_windows() -> None:
+    """One slow window moves neither value nor ratio; the spread shows it."""
+    row = summarize("r", "MB/s", windows(100, 10, 90), ceilings=windows(100, 100, 120))
+    assert (row.value, row.ceiling) == (90, 100)
+    assert row.ratio == pytest.approx(0.75)
+    assert row.conditions["spread"] == [10, 100]
+    assert row.conditions["ceiling_spread"] == [100, 120]
+
+
+def test_the_ratio_is_that_of_neighbours() -> None:
+    """When the whole machine slows down half-way, each window is compared with its own
+    neighbour."""
+    row = summarize("r", "MB/s", windows(80, 40, 8), ceilings=windows(100, 50, 10))
+    assert row.ratio == pytest.approx(0.8)
+
+
+def test_of_latencies_less_is_better() -> None:
+    """A latency twice the ceiling's has ratio one half."""
+    row = summarize("r", "us", windows(200), ceilings=windows(100))
+    assert row.ratio == pytest.approx(0.5)
+
+
+def test_costs_are_per_request_and_per_gigabyte() -> None:
+    """CPU seconds of all windows are divided by their requests and by their bytes."""
+    some = windows(1, 1, client_cpu_s=0.5, server_cpu_s=1.0, requests=1000, bytes=10**9, seconds=2)
+    costs = summarize("r", "MB/s", some).conditions
+    assert costs["server_cpu_us_per_request"] == 1000
+    assert costs["server_cpu_s_per_gb"] == 1.0
+    assert costs["client_cores"] == 0.25
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.5, 2), (0.99, 9), (0.01, 1)])
+def test_percentiles_are_weighted(fraction, expected) -> None:
+    """A latency that many requests shared counts as many times."""
+    assert percentile([(9, 10), (1, 10), (2, 80)], fraction) == expected
+
+
+def test_no_latencies_have_no_percentile() -> None:
+    """Without a request there is no latency, and nothing is made up."""
+    assert percentile([], 0.5) is None
+
+
+def test_marks_are_in_the_units_of_their_rows() -> None:
+    """A mark says how far the row is from it, and 1 is the mark for rates and sizes alike."""
+    rate = with_marks(Measurement("append 1 MiB, 1 connection", 950, "MB/s"))
+    assert rate.conditions["of_sketch"] == 0.5
+    size = with_marks(Measurement("memory after start", 68, "MB"))
+    assert size.conditions["of_sketch"] == 0.5
+    unmarked = Measurement("something else", 1, "MB")
+    assert with_marks(unmarked) is unmarked
+
+
+def test_files_round_trip(tmp_path) -> None:
+    """What is written is one JSON array of the contract's fields, and reads back as it was."""
+    rows = [Measurement("a", 1.0, "MB/s", 2.0, "bare", 0.5, 3.0, 4.0, {"depth": 1})]
+    bench.write_json(rows, tmp_path / "m.json")
+    assert bench.read_json(tmp_path / "m.json") == rows
+    (fields,) = json.loads((tmp_path / "m.json").read_text())
+    names = "name value unit ceiling ceiling_name ratio p50_us p99_us conditions"
+    assert list(fields) == names.split()
+
+
+def test_a_file_of_something_else_is_refused(tmp_path) -> None:
+    """A JSON file that holds no measurements is an error that names it."""
+    path = tmp_path / "x.json"
+    path.write_text('[{"nam": 1}]')
+    with pytest.raises(ValueError, match=r"x\.json"):
+        bench.read_json(path)
+
+
+def test_rows_are_compared_by_ratio() -> None:
+    """The machine may be another: where both runs have a ratio, it decides; values otherwise."""
+    before = [Measurement("a", 100, "MB/s", 200, "bare", 0.5), Measurement("b", 10, "s")]
+    now = [
+        Measurement("a", 300, "MB/s", 1000, "bare", 0.3),
+        Measurement("b", 5, "s"),
+        Measurement("c", 1, "s"),
+    ]
+    first, second = bench.compare(now, before)
+    assert (first.basis, first.change) == ("ratio", pytest.approx(-0.4))
+    assert (second.basis, second.change) == ("value", pytest.approx(1.0))
+
+
+def test_a_row_in_another_unit_is_not_compared() -> None:
+    """A row whose unit has changed is a new row."""
+    assert bench.compare([Measurement("a", 1, "s")], [Measurement("a", 1, "ms")]) == []
+
+
+def test_the_table_is_not_cut_without_a_terminal() -> None:
+    """Every cell of every row is in the output when it goes to a file."""
+    rows = [with_marks(Measurement(name, 1234.5, "MB/s", 2469, "bare", 0.5)) for name in MARKS]
+    out = io.StringIO()
+    comparisons = bench.compare(rows, rows)
+    print_table(rows, comparisons=comparisons, console=Console(file=out, width=80))
+    text = out.getvalue()
+    for row in rows:
+        assert row.name in text
+    assert "…" not in text
+    assert "+0%" in text
+
+
+def test_the_report_has_every_row(tmp_path) -> None:
+    """The report directory gets the JSON and a table in Markdown."""
+    rows = [
+        Measurement("a row", 1, "MB/s", 2, "bare", 0.5, conditions={"cpus": 2, "spread": [1, 2]})
+    ]
+    data, text = bench.write_report(rows, tmp_path / "new" / "report")
+    assert bench.read_json(data) == rows
+    assert text.read_text() == markdown(rows)
+    assert "| a row |" in text.read_text()
+    assert len(cells(rows[0])) == len(COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["encode", "degraded", "repair", "compact"])
+def test_what_is_not_there_says_so(name) -> None:
+    """Benchmarks of later work are refused with a reason."""
+    with pytest.raises(bench.NotAvailableError, match=f"{name} is not available.*there is no"):
+        bench.run(name)
+
+
+def test_an_unknown_benchmark_names_the_known_ones() -> None:
+    """A typing mistake is answered with the list."""
+    with pytest.raises(ValueError, match="append"):
+        bench.run("apend")

@@ -1,0 +1,161 @@
+"""The commands on the admin port, against a small HTTP server that answers what it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from cli import main
+
+STATUS: dict[str, Any] = {
+    "version": "1.2.3",
+    "uptime_s": 61,
+    "topics": 2,
+    "partitions": 5,
+    "hot_bytes": 1048576,
+    "cold_source_bytes": 0,
+    "cold_stored_bytes": 0,
+    "nodes": {"total": 0, "live": 0},
+    "segments_by_margin": {"lost": 0, "0": 0, "1": 0, "2": 0},
+    "repair": {"queued": 0, "running": 0, "eta_s": None},
+    "scrub": {},
+    "problems": [],
+}
+SEGMENT = {
+    "topic": "t",
+    "partition": 0,
+    "base_offset": 0,
+    "next_offset": 10,
+    "size_bytes": 2048,
+    "state": "active",
+    "hot": True,
+    "first_timestamp_ms": 1_700_000_000_000,
+    "last_timestamp_ms": None,
+    "generation": None,
+    "k": None,
+    "m": None,
+    "margin": None,
+    "chunks": [],
+}
+
+
+class Fake:
+    """What the fake server answers, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.document: Any = {}
+        self.asked: list[tuple[str, str, Any]] = []
+        self.address = ""
+
+    def run(self, *arguments: str) -> int:
+        """Run a command against this server."""
+        return main.run([*arguments, "--admin", self.address])
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    """A server on a free port of this machine."""
+    answers = Fake()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            size = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(size)) if size else None
+            answers.asked.append((self.command, self.path, body))
+            data = json.dumps(answers.document).encode()
+            self.send_response(answers.status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        answers.address = f"127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield answers
+        server.shutdown()
+        thread.join()
+
+
+def test_status_passes_the_document_on(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """--json prints what the server said; without problems the exit code is 0."""
+    fake.document = STATUS
+    assert fake.run("status", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == STATUS
+    assert fake.asked == [("GET", "/v1/status", None)]
+    assert fake.run("status") == 0
+    text = capfd.readouterr().out
+    assert "1.2.3" in text
+    assert "no problems" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"problems": [{"severity": "warning", "message": "careful"}]}, 0),
+        ({"problems": [{"severity": "damage", "message": "broken", "topic": "t"}]}, 4),
+        ({"segments_by_margin": {"lost": 1, "0": 0}}, 4),
+    ],
+)
+def test_status_exits_with_4_while_data_is_at_risk(
+    fake: Fake, capfd: pytest.CaptureFixture[str], change: dict[str, Any], code: int
+) -> None:
+    """Damage and loss are exit code 4; warnings leave 0. Text and JSON agree."""
+    fake.document = STATUS | change
+    assert fake.run("status") == code
+    text = capfd.readouterr().out
+    assert all(problem["message"] in text for problem in fake.document["problems"])
+    assert fake.run("status", "--json") == code
+    assert json.loads(capfd.readouterr().out) == fake.document
+
+
+def test_segments_are_listed(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """The topic and the partition are asked for; the table has a row a segment."""
+    fake.document = [SEGMENT]
+    assert fake.run("segments", "t", "--partition", "0") == 0
+    assert fake.asked == [("GET", "/v1/segments?topic=t&partition=0", None)]
+    _, row = capfd.readouterr().out.splitlines()
+    assert row.split() == ["0", "0", "10", "2.0", "KiB", "active", "yes",
+                           "2023-11-14T22:13:20Z", "-"]  # fmt: skip
+    assert fake.run("segments", "t", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == [SEGMENT]
+
+
+def test_adopt_sends_the_absolute_path(
+    fake: Fake, tmp_path: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The server is told the absolute path, and only what was given beside it."""
+    fake.document = {"topic": "t", "partition": 3}
+    assert fake.run("topic", "adopt", f"{tmp_path}/.", "--name", "t") == 0
+    assert fake.asked == [("POST", "/v1/adopt", {"directory": str(tmp_path), "name": "t"})]
+    assert "t partition 3" in capfd.readouterr().out
+
+
+def test_a_refusal_of_the_server_is_passed_on(
+    fake: Fake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The server's reason is the one line on stderr, with exit code 1."""
+    fake.status, fake.document = 404, {"error": "there is no topic 't'"}
+    assert fake.run("segments", "t") == 1
+    assert capfd.readouterr().err == "logd: there is no topic 't'\n"
+
+
+def test_an_answer_that_is_not_ours_exits_with_3(
+    fake: Fake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another web server on that port is not taken for logd."""
+    fake.status, fake.document = 500, ["oops"]
+    assert fake.run("status") == 3
+    assert "not logd's admin port" in capfd.readouterr().err
