@@ -95,10 +95,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum: Number = 0
 
-    def observe(self, value: Number) -> None:
-        """Count one observation."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: Number, count: int = 1) -> None:
+        """Count one observation, or several that are the same."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
 
     @property
     def count(self) -> int:

@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import trio
@@ -27,18 +28,19 @@ from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.fetch import FetchHandler
 from logd.broker.fetch_sessions import FetchSessions
+from logd.broker.gauges import register_gauges
 from logd.broker.maintenance import Maintenance
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
 from logd.broker.producer_ids import ProducerIds
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
-from logd.broker.topics import Topics, TopicServices
+from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.clock import Clock
 from logd.config import ServerConfig
-from logd.errors import LogdError
+from logd.errors import LogdError, StorageError
 from logd.events import EventLog
 from logd.metrics import LATENCY_BOUNDS_SECONDS, Registry
 from logd.net.admin_http import AdminHandler
@@ -54,13 +56,16 @@ from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
 from logd.storage.open_files import OpenFiles
 from logd.storage.sync_journal import SyncJournal
-from logd.units import INT32_MAX
+from logd.units import INT32_MAX, MIB
 
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
 
 STOP_TIMEOUT_S: Final = 30.0
 """How long a clean stop waits for syncs before it gives up and leaves no marker."""
+
+BALLAST_BYTES: Final = MIB
+"""Space that is given up when the disk is full, for the state files of what frees space."""
 
 BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
 
@@ -133,7 +138,7 @@ class Server:
                     name = signal.Signals(await anext(signals)).name
                     self._events.info("stopping", signal=name)
                     nursery.start_soon(_end_at_next_signal, signals)
-                    code = await self._stop(nursery)
+                    code = await self._stop()
                     nursery.cancel_scope.cancel()
             return code
         finally:
@@ -159,11 +164,12 @@ class Server:
         )
         self._make_services()
         self._make_broker()
-        for problem in self._directory.problems:
+        for problem in (*self._directory.problems, *self._journal.problems):
             self._events.warning("data directory", finding=problem)
         self._topics.load(rows)
         await self._topics.open_all()
         self._report_recovery()
+        self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
 
     def _open_journal(self, partitions: int) -> SyncJournal:
@@ -195,9 +201,13 @@ class Server:
             events=self._events,
             metrics=partition_metrics(self._metrics),
             unsynced_max_bytes=self._settings.flush_unsynced_max_bytes,
-            end_turn=lambda: self._loop.end_turn(),
+            end_turn=self._end_turn,
             unlink_later=self._unlinker.unlink_later,
+            release_ballast=self._directory.release_ballast,
         )
+
+    def _end_turn(self) -> None:
+        self._loop.end_turn()
 
     def _make_broker(self) -> None:
         self._factory = LogPartitionFactory(
@@ -216,7 +226,7 @@ class Server:
                 factory=self._factory,
                 events=self._events,
                 config=self._config,
-                new_topic_id=lambda: self._random.randbytes(16),
+                new_topic_id=partial(random_topic_id, self._random.randbytes),
             )
         )
         self._broker = Broker(
@@ -249,6 +259,7 @@ class Server:
         refused = self._metrics.counter(
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
         )
+        register_gauges(self._metrics, self._broker, lambda: self._loop.connections)
         self._kafka = KafkaListener(
             self._kafka_socket,
             self._loop,
@@ -273,6 +284,16 @@ class Server:
             for line in report.lines():
                 self._events.warning("recovered", finding=line)
 
+    def _report_relaxed_topics(self) -> None:
+        for topic in self._topics.by_name.values():
+            mode = topic.settings.flush_mode
+            if mode != "commit":
+                self._events.warning(
+                    "topic may lose acknowledged records when the machine stops",
+                    topic=topic.name,
+                    flush_mode=mode,
+                )
+
     def _start_tasks(self, nursery: trio.Nursery) -> None:
         lag = self._metrics.histogram(
             "logd_loop_lag_seconds",
@@ -282,7 +303,13 @@ class Server:
         nursery.start_soon(self._loop.run)
         nursery.start_soon(self._timers.run)
         nursery.start_soon(self._topics.run_reaper)
-        nursery.start_soon(Maintenance(self._broker, self._services, lag=lag).run)
+        maintenance = Maintenance(
+            self._broker,
+            self._services,
+            lag=lag,
+            ensure_ballast=lambda: self._directory.ensure_ballast(BALLAST_BYTES),
+        )
+        nursery.start_soon(maintenance.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -309,7 +336,7 @@ class Server:
 
     # --- stop ------------------------------------------------------------------------------------
 
-    async def _stop(self, nursery: trio.Nursery) -> int:
+    async def _stop(self) -> int:
         """Let what was appended become durable and be answered; leave the clean-stop marker."""
         self._broker.not_ready = "stopping"
         self._kafka.stop()
@@ -329,11 +356,18 @@ class Server:
         return EXIT_DONE
 
     def _close_logs(self) -> None:
-        logs = {
-            (partition.topic_id, partition.index): partition.log.close()
-            for partition in self._topics.open_partitions()
-            if partition.offline is None
-        }
+        """Close all logs; those that cannot be closed cleanly are recovered at the next start."""
+        logs = {}
+        for partition in self._topics.open_partitions():
+            try:
+                logs[partition.topic_id, partition.index] = partition.log.close()
+            except StorageError as error:
+                self._events.error(
+                    "log not closed cleanly",
+                    topic=partition.topic_name,
+                    partition=partition.index,
+                    reason=str(error),
+                )
         self._journal.close()
         self._directory.write_clean_stop(CleanStop(logs=logs))
 

@@ -182,7 +182,7 @@ class _Adoption:
         )
         partition = await self._open()
         try:
-            await offload.run(_KIND, _forget_producers, partition.log)
+            await offload.run(_KIND, forget_producers, partition.log)
             await self._tell_catalog()
         except (LogdError, OSError):
             await self._services.factory.retire(partition)
@@ -234,7 +234,7 @@ class _Adoption:
         )
 
 
-def _forget_producers(log: Log) -> None:
+def forget_producers(log: Log) -> None:
     """Make the log know no producer, durably: the newest checkpoint says so. In a thread."""
     log.producers.expire(INT64_MAX, 0)
     log.checkpoint()

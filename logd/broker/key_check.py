@@ -76,9 +76,7 @@ class KeyCheck(Generic[W]):
         _refuse_null_key(batch, self.limit_bytes)
         return True
 
-    def queue(
-        self, batch: memoryview, header: BatchHeader, waiter: W, *, wants_sync: bool
-    ) -> None:
+    def queue(self, batch: memoryview, header: BatchHeader, waiter: W, *, wants_sync: bool) -> None:
         """Check a batch in a thread, behind those that came before; it is copied."""
         self._queue.append(_Queued(bytearray(batch), header, waiter, wants_sync))
         self.queued_bytes += len(batch)

@@ -31,10 +31,18 @@ LAG_INTERVAL_S: Final = 0.1
 class Maintenance:
     """Runs the periodic tasks; put together by the server."""
 
-    def __init__(self, broker: Broker, services: PartitionServices, *, lag: Histogram) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        services: PartitionServices,
+        *,
+        lag: Histogram,
+        ensure_ballast: Callable[[], bool],
+    ) -> None:
         self._broker = broker
         self._services = services
         self._lag = lag
+        self._ensure_ballast = ensure_ballast
 
     async def run(self) -> None:
         """Run all tasks until cancelled."""
@@ -64,6 +72,8 @@ class Maintenance:
             "admin", services.files.free_bytes, self._broker.data_path
         )
         services.disk.checked(free_bytes)
+        if not services.disk.is_full:
+            await services.offload.run("admin", self._ensure_ballast)
 
     async def sync_journal(self) -> None:
         """Bring the recovery points of the last interval to the device."""

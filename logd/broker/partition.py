@@ -21,21 +21,22 @@ Source: DESIGN sections 4 and 8; "fsyncgate" (a failed sync is never retried).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
+from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
 from logd.broker.services import PartitionServices
 from logd.broker.turn import Wakeable
 from logd.config import TopicSettings
-from logd.errors import DiskFullError, LogdError, LogFailedError, StorageError
+from logd.errors import DiskFullError, LogFailedError, StorageError
 from logd.record.batch import (
     LENGTH_OVERHEAD_BYTES,
+    LOG_APPEND_TIME_BIT,
     BatchHeader,
     check_appendable,
     read_header,
@@ -43,7 +44,7 @@ from logd.record.batch import (
 )
 from logd.record.timestamps import check_timestamp_type, check_timestamps
 from logd.storage.file_slice import FileSlice
-from logd.storage.log import Log, SyncTicket
+from logd.storage.log import DeleteResult, Log
 from logd.storage.staged import StagedWrite, WriteResult
 
 SLOW_WRITE_S: Final = 0.005
@@ -57,26 +58,6 @@ sync.
 SYNC_BEHIND_BYTES: Final = 1024 * 1024
 """… or as soon as there is this much of it."""
 
-_CLOSE_POLL_S: Final = 0.001
-
-
-class AppendWaiter(Protocol):
-    """Who is told how an append ended; exactly one of the two, exactly once."""
-
-    append_time_ms: int
-
-    def appended(self, base_offset: int) -> None:
-        """The batch is in the log, as durable as its acks asked for."""
-        ...
-
-    def refused(self, error: LogdError) -> None:
-        """The batch is not acknowledged."""
-        ...
-
-
-# A waiter, the offset after its batch, its base offset, and whether it waits for the sync.
-_Waiting = tuple[AppendWaiter, int, int, bool]
-
 
 class Partition:
     """A partition that is open.
@@ -85,6 +66,7 @@ class Partition:
         log: the storage; only this class writes to it.
         high_watermark: offsets below it are visible; see the invariants.
         offline: why the partition serves nothing any more, or None.
+        is_congested: producers should pause; as of the last write or sync.
     """
 
     def __init__(
@@ -100,20 +82,21 @@ class Partition:
         self._services = services
         self._turn = services.turn
         self._metrics = services.metrics
+        self._disk = services.disk
         self._touched = False
-        self._unwritten: list[_Waiting] = []
-        self._unsynced: deque[_Waiting] = deque()
+        self._unwritten: list[Waiting] = []
         self._writing: StagedWrite | None = None
         self._slow = False
         self._held = False
         self._write_ended = trio.Event()
-        self._syncing = False
-        self._sync_ended = trio.Event()
-        self._sync_scheduled = False
-        self._checkpointing = False
+        self._checkpoint_ended: trio.Event | None = None
+        self._commit = GroupCommit(
+            log, services, on_synced=self._synced, on_failed=self._go_offline
+        )
         self._key_check: KeyCheck[AppendWaiter] | None = None
         self._fetches: list[Wakeable] = []
         self._congested: list[Callable[[], None]] = []
+        self.is_congested = False
         self.apply_settings(settings)
 
     def __repr__(self) -> str:
@@ -155,7 +138,6 @@ class Partition:
         buffer: bytearray | memoryview,
         position: int,
         size: int,
-        *,
         waiter: AppendWaiter,
         wants_sync: bool,
     ) -> None:
@@ -168,7 +150,8 @@ class Partition:
             RequestError: the batch breaks a rule; nothing was staged, the waiter hears nothing.
             StorageError: the partition is offline, or the disk is at its reserve.
         """
-        self._refuse_if_unwritable()
+        if self.offline is not None or self._disk.is_full:
+            self._refuse_unwritable()
         header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
         now_ms = self._turn.now_ms
         if self._log_append_time:
@@ -176,7 +159,7 @@ class Partition:
             set_log_append_time(buffer, position, size, now_ms=now_ms)
             header = read_header(buffer, position)
             waiter.append_time_ms = now_ms
-        else:
+        elif not self._has_plain_timestamps(header, now_ms):
             check_timestamps(
                 header,
                 now_ms=now_ms,
@@ -188,14 +171,15 @@ class Partition:
             if not self._key_check.check_now(batch, header):
                 self._key_check.queue(batch, header, waiter, wants_sync=wants_sync)
                 return
-        self._stage(buffer, position, header, waiter, wants_sync=wants_sync)
+        self._stage(buffer, position, header, waiter, wants_sync)
 
     def _stage_checked(
         self, batch: bytearray, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
     ) -> None:
         """A large batch of a compacted topic comes back from its check."""
-        self._refuse_if_unwritable()
-        self._stage(batch, 0, header, waiter, wants_sync=wants_sync)
+        if self.offline is not None or self._disk.is_full:
+            self._refuse_unwritable()
+        self._stage(batch, 0, header, waiter, wants_sync)
 
     def _stage(
         self,
@@ -203,23 +187,34 @@ class Partition:
         position: int,
         header: BatchHeader,
         waiter: AppendWaiter,
-        *,
         wants_sync: bool,
     ) -> None:
         if header.producer_id >= 0 and self._answer_duplicate(header, waiter, wants_sync):
             return
-        base_offset = self.log.stage(buffer, position, header, now_ms=self._turn.now_ms)
-        end_offset = base_offset + header.last_offset_delta + 1
-        self._unwritten.append((waiter, end_offset, base_offset, wants_sync and self._commits))
-        self._metrics.records_in.value += header.count
-        self._metrics.bytes_in.value += header.length + LENGTH_OVERHEAD_BYTES
-        self._touch()
+        base_offset = self.log.stage(buffer, position, header, self._turn.now_ms)
+        count = header.count
+        self._unwritten.append(
+            (waiter, base_offset + count, base_offset, wants_sync and self._commits)
+        )
+        metrics = self._metrics
+        metrics.records_in.value += count
+        metrics.bytes_in.value += header.length + LENGTH_OVERHEAD_BYTES
+        if not self._touched:
+            self._touched = True
+            self._turn.touched.append(self)
 
-    def _refuse_if_unwritable(self) -> None:
+    def _has_plain_timestamps(self, header: BatchHeader, now_ms: int) -> bool:
+        """Whether nothing is to be said of them: the short form of `check_timestamps`."""
+        return (
+            now_ms - self._before_max_ms <= header.base_timestamp
+            and header.base_timestamp <= header.max_timestamp <= now_ms + self._after_max_ms
+            and not header.attributes & LOG_APPEND_TIME_BIT
+        )
+
+    def _refuse_unwritable(self) -> None:
         if self.offline is not None:
             raise LogFailedError(self.offline)
-        if self._services.disk.is_full:
-            raise DiskFullError(self._services.disk.reason)
+        raise DiskFullError(self._disk.reason)
 
     def _answer_duplicate(
         self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
@@ -237,8 +232,8 @@ class Partition:
             self._unwritten.append(waiting)
             self._touch()
         elif waits and end_offset > self.log.synced_offset:
-            self._unsynced.append(waiting)
-            self.start_sync()
+            self._commit.waiting.append(waiting)
+            self._commit.start()
         else:
             waiter.appended(duplicate.base_offset)
         return True
@@ -255,6 +250,7 @@ class Partition:
         self._touched = False
         if self._writing is not None or self._held:
             self._turn.buffers_pinned = True  # What is staged keeps its slices for a later turn.
+            self._note_congestion()
             return
         staged = self.log.take_staged()
         waiting, self._unwritten = self._unwritten, []
@@ -276,7 +272,7 @@ class Partition:
         self.log.finish_write(staged, result)
         self._written(waiting)
 
-    def _write_in_thread(self, staged: StagedWrite, waiting: list[_Waiting]) -> None:
+    def _write_in_thread(self, staged: StagedWrite, waiting: list[Waiting]) -> None:
         self._writing = staged
         self._turn.buffers_pinned = True
         monotonic = self._services.clock.monotonic
@@ -302,7 +298,7 @@ class Partition:
         self._services.offload.submit("write", job, deliver)
 
     def _write_failed(
-        self, staged: StagedWrite, waiting: list[_Waiting], error: StorageError
+        self, staged: StagedWrite, waiting: list[Waiting], error: StorageError
     ) -> None:
         """What did not reach its file is gone, its offsets are free again; who waits is told so.
 
@@ -315,104 +311,45 @@ class Partition:
         if isinstance(error, LogFailedError):
             self._go_offline(error)
         else:
-            self._services.disk.found_full(str(error))
+            self._disk.found_full(str(error))
             self._written([entry for entry in entries if entry[1] <= written_offset])
             entries = tuple(entry for entry in entries if entry[1] > written_offset)
         for waiter, _, _, _ in entries:
             waiter.refused(error)
 
-    def _written(self, waiting: list[_Waiting]) -> None:
+    def _written(self, waiting: list[Waiting]) -> None:
         """The waiters' batches are in the file: answer acks=1, queue acks=all for the sync."""
+        unsynced = self._commit.waiting
         for entry in waiting:
             if entry[3]:
-                self._unsynced.append(entry)
+                unsynced.append(entry)
             else:
                 entry[0].appended(entry[2])
         if not self._commits:
             self._advance(self.log.written_offset)
-            self._sync_later(self.settings.flush_ms / 1000)
-        elif self._unsynced or self._fetches or self.log.unsynced_bytes > SYNC_BEHIND_BYTES:
-            self.start_sync()
+            if self.settings.flush_mode == "interval":
+                self._commit.start_later(self.settings.flush_interval_ms / 1000)
+        elif unsynced or self._fetches or self._has_much_unsynced():
+            self._commit.start()
         else:
-            self._sync_later(SYNC_BEHIND_S)
+            self._commit.start_later(SYNC_BEHIND_S)
         if self.log.wants_checkpoint:
             self._checkpoint()
+        self._note_congestion()
 
     # --- sync --------------------------------------------------------------------------------
 
-    def start_sync(self) -> None:
-        """Sync what is written, unless a sync is running: then the next one follows it."""
-        if self._syncing or self.offline is not None:
-            return
-        ticket = self.log.begin_sync()
-        if ticket is None:
-            return
-        self._syncing = True
-        self._sync_ended = trio.Event()
-        monotonic = self._services.clock.monotonic
-        log = self.log
-        journal = self._services.journal
-        waiting = len(self._unsynced)
-
-        def job() -> float:
-            started = monotonic()
-            log.sync(ticket)
-            seconds = monotonic() - started
-            journal.record(ticket.point)
-            return seconds
-
-        def deliver(outcome: object, error: BaseException | None) -> None:
-            self._syncing = False
-            self._sync_ended.set()
-            if error is not None:
-                self._sync_failed(error)
-                return
-            assert isinstance(outcome, float)
-            self._metrics.sync_seconds.observe(outcome)
-            self._metrics.waiters_per_sync.observe(waiting)
-            self._synced(ticket)
-
-        self._services.offload.submit("sync", job, deliver)
-
-    def _synced(self, ticket: SyncTicket) -> None:
-        self.log.finish_sync(ticket)
-        synced_offset = self.log.synced_offset
-        unsynced = self._unsynced
-        # A copy of an older batch may stand behind a newer one; it waits a little longer than it
-        # must.
-        while unsynced and unsynced[0][1] <= synced_offset:
-            waiter, _, base_offset, _ = unsynced.popleft()
-            waiter.appended(base_offset)
-        self._advance(synced_offset)
-        if unsynced or self._fetches or self.log.unsynced_bytes > SYNC_BEHIND_BYTES:
-            self.start_sync()
+    def _synced(self) -> None:
+        """A sync returned: what it covers is visible."""
+        self._advance(self.log.synced_offset)
+        if self._commit.waiting or self._fetches or self._has_much_unsynced():
+            self._commit.start()
         elif self.log.unsynced_bytes and self._commits:
-            self._sync_later(SYNC_BEHIND_S)
-        if self._congested and not self.is_congested:
-            resume, self._congested = self._congested, []
-            for call in resume:
-                call()
+            self._commit.start_later(SYNC_BEHIND_S)
+        self._note_congestion()
 
-    def _sync_failed(self, error: BaseException) -> None:
-        storage_error = _as_storage_error(error)
-        failed = (
-            storage_error
-            if isinstance(storage_error, LogFailedError)
-            else LogFailedError(str(storage_error))
-        )
-        self.log.fail(failed)
-        self._go_offline(failed)
-
-    def _sync_later(self, delay_s: float) -> None:
-        if self._sync_scheduled or self.settings.flush_mode == "os":
-            return
-        self._sync_scheduled = True
-
-        def fire() -> None:
-            self._sync_scheduled = False
-            self.start_sync()
-
-        self._services.timers.call_later(delay_s, fire)
+    def _has_much_unsynced(self) -> bool:
+        return self._commits and self.log.unsynced_bytes > SYNC_BEHIND_BYTES
 
     def _advance(self, offset: int) -> None:
         if offset > self.high_watermark:
@@ -435,33 +372,34 @@ class Partition:
 
     def _stop_serving(self, error: LogFailedError) -> None:
         self.offline = str(error)
-        unsynced = list(self._unsynced)
-        self._unsynced.clear()
-        for waiter, _, _, _ in unsynced:
-            waiter.refused(error)
+        self._commit.refuse_all(error)
         self._wake_fetches()
-        resume, self._congested = self._congested, []
-        for call in resume:
-            call()
+        self._end_congestion()
 
     # --- back-pressure -------------------------------------------------------------------------
 
-    @property
-    def is_congested(self) -> bool:
-        """Whether producers should pause: too much is written and not yet synced."""
+    def _note_congestion(self) -> None:
+        """Work out `is_congested`: whether too much is staged behind a write, or not yet synced."""
         log = self.log
-        if self.offline is not None:
-            return False
         unwritten_bytes = log.staged_bytes if self._writing is not None else 0
         if self._key_check is not None:
             unwritten_bytes += self._key_check.queued_bytes
         unsynced_bytes = log.unsynced_bytes if self._commits else 0
-        return unsynced_bytes + unwritten_bytes > self._services.unsynced_max_bytes
+        pending_bytes = unsynced_bytes + unwritten_bytes
+        self.is_congested = pending_bytes > self._services.unsynced_max_bytes
+        if self._congested and not self.is_congested:
+            self._end_congestion()
+
+    def _end_congestion(self) -> None:
+        self.is_congested = False
+        resume, self._congested = self._congested, []
+        for call in resume:
+            call()
 
     def when_decongested(self, resume: Callable[[], None]) -> None:
         """Call `resume` once, when syncs have caught up."""
         self._congested.append(resume)
-        self.start_sync()
+        self._commit.start()
 
     # --- read --------------------------------------------------------------------------------
 
@@ -478,7 +416,7 @@ class Partition:
         """Wake `fetch` when the high watermark moves or the partition goes offline."""
         self._fetches.append(fetch)
         if self._commits and self.log.written_offset > self.high_watermark:
-            self.start_sync()
+            self._commit.start()
 
     def forget_fetch(self, fetch: Wakeable) -> None:
         """The fetch was answered or its client left."""
@@ -518,12 +456,19 @@ class Partition:
         if self.offline is not None:
             raise LogFailedError(self.offline)
         async with self.exclusive():
-            result = await self._services.offload.run(
-                "admin", self.log.delete_before, before_offset
-            )
+            result = await self._services.offload.run("admin", self._delete_before, before_offset)
         self._services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
         self._wake_fetches()
         return self.log.log_start_offset
+
+    def _delete_before(self, offset: int) -> DeleteResult:
+        """Deleting frees space, and needs a little for its own state: the ballast's."""
+        try:
+            return self.log.delete_before(offset)
+        except DiskFullError:
+            if not self._services.release_ballast():
+                raise
+            return self.log.delete_before(offset)
 
     async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
         """Return (offset, timestamp, leader epoch) of the first visible record at or after a time.
@@ -538,13 +483,14 @@ class Partition:
 
     def _checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
-        if self._checkpointing:
+        if self._checkpoint_ended is not None:
             return
-        self._checkpointing = True
+        ended = self._checkpoint_ended = trio.Event()
         checkpoint = self.log.begin_checkpoint()
 
         def deliver(_outcome: object, error: BaseException | None) -> None:
-            self._checkpointing = False
+            self._checkpoint_ended = None
+            ended.set()
             if error is not None:
                 self._services.events.warning(
                     "checkpoint failed",
@@ -566,8 +512,12 @@ class Partition:
     async def close(self) -> None:
         """Write what is staged and wait for what runs; then the caller closes the log."""
         self.flush()
-        while self._writing is not None or self._syncing or self._checkpointing:
-            await trio.sleep(_CLOSE_POLL_S)
+        while self._writing is not None:
+            await self._write_ended.wait()
+            self.flush()
+        await self._commit.wait_idle()
+        if self._checkpoint_ended is not None:
+            await self._checkpoint_ended.wait()
 
     async def retire(self, reason: str) -> None:
         """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""

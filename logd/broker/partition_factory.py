@@ -13,8 +13,9 @@ from logd.broker.log_settings import log_settings
 from logd.broker.partition import Partition
 from logd.broker.partition_making import Outcome, PartitionSpec
 from logd.broker.services import PartitionServices
+from logd.errors import CorruptFileError
 from logd.storage import layout
-from logd.storage.clean_stop import CleanStop
+from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.log import Log
 from logd.storage.open_files import OpenFiles
 from logd.storage.recovery import RecoveryReport
@@ -94,17 +95,11 @@ class LogPartitionFactory:
         settings = log_settings(spec.settings)
         clean = self._clean.logs.get(key) if self._clean is not None else None
         if clean is not None:
-            log = Log.open_clean(
-                self._services.files,
-                self._directory(spec),
-                topic_id=spec.topic_id,
-                topic=spec.topic,
-                partition=spec.index,
-                settings=settings,
-                open_files=self._open_files,
-                clean=clean,
-            )
-            return log, None
+            try:
+                return self._open_clean(spec, clean), None
+            except CorruptFileError as error:
+                # Somebody changed the directory meanwhile; recovery finds out what is there.
+                self._services.events.warning("not as the clean stop left it", reason=str(error))
         return Log.recover(
             self._services.files,
             self._directory(spec),
@@ -115,6 +110,18 @@ class LogPartitionFactory:
             open_files=self._open_files,
             sync_point=self._services.journal.points.get(key),
             same_boot=self._same_boot,
+        )
+
+    def _open_clean(self, spec: PartitionSpec, clean: CleanLog) -> Log:
+        return Log.open_clean(
+            self._services.files,
+            self._directory(spec),
+            topic_id=spec.topic_id,
+            topic=spec.topic,
+            partition=spec.index,
+            settings=log_settings(spec.settings),
+            open_files=self._open_files,
+            clean=clean,
         )
 
 

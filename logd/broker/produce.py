@@ -40,10 +40,26 @@ _FIRST_VERSION_WITH_ZSTD: Final = 7
 _ATTRIBUTES_LOW_BYTE: Final = 22
 
 
+class ProduceRoute:
+    """Where requests of one shape go, looked up once; good while `topics_version` is current."""
+
+    __slots__ = ("head", "partitions", "prefix", "topics_version", "version", "wants_sync")
+
+    def __init__(
+        self, prefix: ProducePrefix, partitions: list[Partition | None], *, topics_version: int
+    ) -> None:
+        self.prefix = prefix
+        self.head = prefix.head
+        self.version = prefix.version
+        self.wants_sync = prefix.acks == ACKS_ALL
+        self.partitions = partitions
+        self.topics_version = topics_version
+
+
 class ProduceConnection(ReplyOwner, Protocol):
     """What Produce keeps on, and asks of, the connection that a request came on."""
 
-    produce_prefix: ProducePrefix | None
+    produce_route: ProduceRoute | None
 
     def pause_for(self, partition: Partition) -> None:
         """Read no more from the client until the partition's syncs have caught up."""
@@ -58,13 +74,15 @@ class _ShortAppend(Reply):
     def __init__(
         self,
         owner: ReplyOwner,
-        *,
         prefix: ProducePrefix,
         correlation_id: int,
         index: int,
         partition: Partition,
     ) -> None:
-        super().__init__(owner)
+        # As Reply has it, without the call: one of these is made for each request.
+        self.owner = owner
+        self.data = None
+        self.on_sent = None
         self.prefix = prefix
         self.correlation_id = correlation_id
         self.index = index
@@ -80,7 +98,9 @@ class _ShortAppend(Reply):
             self.append_time_ms,
             self.partition.log.log_start_offset,
         )
-        self.owner.mark_ready()
+        owner = self.owner
+        if not owner.is_ready:
+            owner.mark_ready()
 
     def refused(self, error: LogdError) -> None:
         """Answer with the error's code and text."""
@@ -185,18 +205,32 @@ class ProduceHandler:
         Raises:
             MalformedRequestError: the connection is to be closed; nothing was staged.
         """
-        prefix = connection.produce_prefix
+        route = connection.produce_route
         if (
-            prefix is None
-            or prefix.version != version
-            or not buffer.startswith(prefix.head, position + 8, end)
+            route is None
+            or route.version != version
+            or route.topics_version != self._topics.version
+            or not buffer.startswith(route.head, position + 8, end)
         ):
-            prefix = self._learn(connection, buffer, position, end, version)
-        if prefix is not None:
-            located = prefix.locate(buffer, position, end)
-            if located is not None:
-                return self._append_one(connection, buffer, prefix, located, correlation_id)
-        return self._handle_any(connection, buffer, position, end, version)
+            route = self._learn(connection, buffer, position, end, version)
+            if route is None:
+                return self._handle_any(connection, buffer, position, end, version)
+        located = route.prefix.locate(buffer, position, end)
+        if located is None:
+            return self._handle_any(connection, buffer, position, end, version)
+        index, at, size = located
+        partition = route.partitions[index] if 0 <= index < len(route.partitions) else None
+        if partition is None:
+            return self._handle_any(connection, buffer, position, end, version)
+        reply = _ShortAppend(connection, route.prefix, correlation_id, index, partition)
+        try:
+            partition.append(buffer, at, size, reply, route.wants_sync)
+        except LogdError as error:
+            self._note_refused(route.prefix.topic, index, error)
+            reply.refused(error)
+        if partition.is_congested:
+            connection.pause_for(partition)
+        return reply
 
     def _learn(
         self,
@@ -205,59 +239,20 @@ class ProduceHandler:
         position: int,
         end: int,
         version: int,
-    ) -> ProducePrefix | None:
+    ) -> ProduceRoute | None:
+        """Remember the way of requests like this one; None leaves it to the codec to decide."""
+        connection.produce_route = None
         prefix = produce_prefix.learn(buffer, position, end, version)
-        # acks that do not exist and zstd for old clients are for the long way to refuse.
-        if prefix is not None and (
-            prefix.acks not in (1, ACKS_ALL) or version < _FIRST_VERSION_WITH_ZSTD
-        ):
-            prefix = None
-        connection.produce_prefix = prefix
-        return prefix
-
-    def _append_one(
-        self,
-        connection: ProduceConnection,
-        buffer: bytearray,
-        prefix: ProducePrefix,
-        located: tuple[int, int, int],
-        correlation_id: int,
-    ) -> Reply:
-        index, at, size = located
-        try:
-            partition = self._partition(prefix.topic, index)
-        except LogdError as error:
-            return self._refused_reply(connection, prefix, index, correlation_id, error)
-        reply = _ShortAppend(
-            connection,
-            prefix=prefix,
-            correlation_id=correlation_id,
-            index=index,
-            partition=partition,
+        # acks that do not exist, acks=0 and zstd for old clients take the long way.
+        if prefix is None or prefix.acks not in (1, ACKS_ALL) or version < _FIRST_VERSION_WITH_ZSTD:
+            return None
+        topic = self._topics.by_name.get(prefix.topic)
+        if topic is None or topic.internal:
+            return None
+        connection.produce_route = ProduceRoute(
+            prefix, topic.partitions, topics_version=self._topics.version
         )
-        try:
-            partition.append(buffer, at, size, waiter=reply, wants_sync=prefix.acks == ACKS_ALL)
-        except LogdError as error:
-            self._note_refused(prefix.topic, index, error)
-            reply.refused(error)
-        else:
-            if partition.is_congested:
-                connection.pause_for(partition)
-        return reply
-
-    def _refused_reply(
-        self,
-        connection: ProduceConnection,
-        prefix: ProducePrefix,
-        index: int,
-        correlation_id: int,
-        error: LogdError,
-    ) -> Reply:
-        self._note_refused(prefix.topic, index, error)
-        answer = _refusal(index, error)
-        reply = Reply(connection)
-        reply.complete(_encode(correlation_id, prefix.version, [(prefix.topic, [answer])]))
-        return reply
+        return connection.produce_route
 
     def _partition(self, topic_name: str, index: int) -> Partition:
         topic = self._topics.by_name.get(topic_name)
@@ -353,7 +348,7 @@ class ProduceHandler:
                 raise UnsupportedCompressionTypeError(
                     f"zstd needs Produce version {_FIRST_VERSION_WITH_ZSTD}, this is {version}"
                 )
-        partition.append(records, 0, size, waiter=waiter, wants_sync=acks == ACKS_ALL)
+        partition.append(records, 0, size, waiter, acks == ACKS_ALL)
 
     def _note_refused(self, topic: str, index: int, error: LogdError) -> None:
         self._refused.value += 1

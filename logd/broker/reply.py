@@ -20,6 +20,8 @@ Part = bytes | FileSlice
 class ReplyOwner(Protocol):
     """What a reply needs of its connection."""
 
+    is_ready: bool
+
     def mark_ready(self) -> None:
         """An answer was completed; the connection looks at the front of its line."""
         ...
@@ -34,7 +36,8 @@ class Reply:
 
     Attributes:
         data: None until completed.
-        api_key, started_at: for the metrics; set by the serving loop.
+        api_key: of the request; set by the serving loop.
+        started_at: when the turn began in which the request came; set by the serving loop.
         on_sent: called once when the answer leaves the line, if set.
     """
 

@@ -34,6 +34,7 @@ class PartitionServices:
         unsynced_max_bytes: flush.unsynced.max.bytes, beyond which producers pause.
         end_turn: finish the loop's turn after work that a task did: write, answer, wake.
         unlink_later: remove renamed files after a delay in seconds.
+        release_ballast: give back the space that is kept for freeing space. Blocking.
     """
 
     clock: Clock
@@ -48,6 +49,7 @@ class PartitionServices:
     unsynced_max_bytes: int
     end_turn: Callable[[], None]
     unlink_later: Callable[[Sequence[str], float], None]
+    release_ballast: Callable[[], bool]
 
 
 def partition_metrics(registry: Registry) -> PartitionMetrics:

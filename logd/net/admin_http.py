@@ -83,12 +83,6 @@ class AdminHandler:
                 raise
             raise HttpError(_status_of(error), str(error)) from error
 
-    def failed(self, request: Request, error: Exception) -> None:
-        """Note a bug of ours that a request ran into."""
-        self._broker.events.error(
-            "admin request failed", method=request.method, path=request.path, reason=repr(error)
-        )
-
     async def _healthz(self, _request: Request) -> Response:
         return Response(body=b"ok\n", content_type=_TEXT_TYPE)
 

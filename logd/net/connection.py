@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from logd.broker.fetch import FetchShape
 from logd.broker.partition import Partition
+from logd.broker.produce import ProduceRoute
 from logd.broker.reply import Reply
 from logd.net.send import Outbox
-from logd.wire.produce_prefix import ProducePrefix
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -43,7 +43,7 @@ class Connection:
 
     __slots__ = ("active_at", "address", "client_id", "closed", "events", "fd", "fetch_shape",
                  "filled", "frame_started_at", "input", "is_ready", "needed", "outbox", "owner",
-                 "pauses", "produce_prefix", "replies", "requests", "sock")  # fmt: skip
+                 "pauses", "produce_route", "replies", "requests", "sock")  # fmt: skip
 
     def __init__(self, sock: socket, address: str, owner: ConnectionOwner, *, now: float) -> None:
         self.sock = sock
@@ -63,7 +63,7 @@ class Connection:
         self.requests = 0
         self.active_at = now
         self.frame_started_at = now
-        self.produce_prefix: ProducePrefix | None = None
+        self.produce_route: ProduceRoute | None = None
         self.fetch_shape: FetchShape | None = None
 
     def mark_ready(self) -> None:

@@ -160,7 +160,7 @@ class HttpServer:
             response = error_response(error)
         except (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise  # The connection's trouble, met while the handler read the body.
-        except Exception as error:  # noqa: BLE001  A bug of ours costs one request, no more.
+        except Exception as error:  # A bug of ours costs one request, no more.
             self._on_failure(request, error)
             response = error_response(HttpError(500, "internal error, see the server's log"))
         await connection.send(response, with_body=head.method != b"HEAD")

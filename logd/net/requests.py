@@ -26,7 +26,7 @@ class RequestMetrics:
             )
             for key, name in API_NAMES.items()
         }
-        self._unanswered: Counter = registry.counter(
+        self.unanswered: Counter = registry.counter(
             "logd_requests_unanswered_total", "Requests without an answer (acks=0)."
         )
         self.at_limit: Counter = registry.counter(
@@ -38,15 +38,11 @@ class RequestMetrics:
             LATENCY_BOUNDS_S,
         )  # fmt: skip
 
-    def answered(self, api_key: int, started_at: float, now: float) -> None:
-        """One request was answered."""
+    def answered(self, api_key: int, seconds: float, count: int) -> None:
+        """So many requests were answered, all of which came in the same turn."""
         latency = self._latency.get(api_key)
         if latency is not None:
-            latency.observe(now - started_at)
-
-    def unanswered(self, api_key: int) -> None:
-        """One request asked for no answer."""
-        self._unanswered.value += 1
+            latency.observe(seconds, count)
 
     def turn_ended(self, seconds: float) -> None:
         """The loop had one turn."""

@@ -30,7 +30,7 @@ all, connections in all and per address, time to the first frame, idle time.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from socket import socket
 from typing import Final
 
@@ -40,12 +40,13 @@ from logd.broker.apis import APIS, Api
 from logd.broker.context import Broker, RequestContext
 from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
-from logd.broker.reply import Reply
+from logd.broker.reply import Part, Reply
 from logd.broker.services import PartitionServices
 from logd.errors import LogdError, MalformedRequestError
 from logd.net.buffers import Arena, BufferPool
 from logd.net.connection import Connection
 from logd.net.requests import RequestMetrics
+from logd.net.send import Outbox
 from logd.offload import ThreadOffload
 from logd.wire import fetch_response, quirks
 from logd.wire.api_keys import API_VERSIONS, FETCH, PRODUCE
@@ -418,7 +419,7 @@ class ServeLoop:
             self.close(connection, "internal error")
             return
         if reply is None:
-            self.metrics.unanswered(api_key)
+            self.metrics.unanswered.value += 1
             return
         reply.started_at = self._turn.started_at
         reply.api_key = api_key
@@ -504,25 +505,28 @@ class ServeLoop:
         replies = connection.replies
         outbox = connection.outbox
         chunks: list[bytes] = []
+        # Answers to requests of one turn and kind are counted together.
+        api_key, started_at, count = -1, 0.0, 0
         while replies and (data := replies[0].data) is not None:
             reply = replies.popleft()
-            self.metrics.answered(reply.api_key, reply.started_at, self._turn.started_at)
+            if reply.started_at != started_at or reply.api_key != api_key:
+                self._count_answers(api_key, started_at, count)
+                api_key, started_at, count = reply.api_key, reply.started_at, 0
+            count += 1
             if isinstance(data, bytes):
                 chunks.append(data)
             else:
-                for part in data:
-                    if isinstance(part, bytes):
-                        chunks.append(part)
-                        continue
-                    if chunks:
-                        outbox.add(b"".join(chunks))
-                        chunks = []
-                    outbox.add(part)
+                chunks = _add_parts(outbox, chunks, data)
             if reply.on_sent is not None:
                 reply.on_sent()
+        self._count_answers(api_key, started_at, count)
         if chunks:
             outbox.add(chunks[0] if len(chunks) == 1 else b"".join(chunks))
         self._send(connection)
+
+    def _count_answers(self, api_key: int, started_at: float, count: int) -> None:
+        if count:
+            self.metrics.answered(api_key, self._turn.started_at - started_at, count)
 
     def _send(self, connection: Connection) -> None:
         if connection.closed:
@@ -537,6 +541,19 @@ class ServeLoop:
             self._sending.append(connection)  # Its share of this turn is used up.
         if outbox or connection.events != select.EPOLLIN:
             self._watch(connection)
+
+
+def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> list[bytes]:
+    """Queue an answer of several parts behind `chunks`; return the bytes left over at its end."""
+    for part in parts:
+        if isinstance(part, bytes):
+            chunks.append(part)
+            continue
+        if chunks:
+            outbox.add(b"".join(chunks))
+            chunks = []
+        outbox.add(part)
+    return chunks
 
 
 def _ignore_close(_connection: Connection) -> None:

@@ -134,7 +134,8 @@ def check_appendable(
     """
     if size < HEADER_BYTES:
         _refuse_short(buffer, position, size)
-    header = BatchHeader._make(HEADER.unpack_from(buffer, position))
+    # What `_make` does, without the call: this is once for each batch that is appended.
+    header = tuple.__new__(BatchHeader, HEADER.unpack_from(buffer, position))
     (_, length, _, magic, crc, attributes, last_offset_delta, _, _, producer_id, epoch, sequence,
      count) = header  # fmt: skip
     if magic != MAGIC:

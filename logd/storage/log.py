@@ -211,7 +211,7 @@ class Log(LogState):
 
     # --- append: on the loop, without I/O --------------------------------------------------------
 
-    def stage(self, buffer: Writable, position: int, header: BatchHeader, *, now_ms: int) -> int:
+    def stage(self, buffer: Writable, position: int, header: BatchHeader, now_ms: int) -> int:
         """Assign offsets to a checked batch, patch them into it, and queue it for the next write.
 
         The buffer must stay as it is until the write is finished. The caller has checked the batch
@@ -227,7 +227,7 @@ class Log(LogState):
         Raises:
             LogFailedError: the log is poisoned.
         """
-        return self._appender.stage(buffer, position, header, now_ms=now_ms)
+        return self._appender.stage(buffer, position, header, now_ms)
 
     def take_staged(self) -> StagedWrite | None:
         """Hand over what is staged, None if nothing is. At most one write is out at a time.

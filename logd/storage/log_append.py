@@ -100,7 +100,7 @@ class LogAppender:
         """Whether something that is staged begins a new segment."""
         return self._rolls
 
-    def stage(self, buffer: Writable, position: int, header: BatchHeader, *, now_ms: int) -> int:
+    def stage(self, buffer: Writable, position: int, header: BatchHeader, now_ms: int) -> int:
         """Assign offsets to a checked batch and queue it; see `Log.stage`."""
         state = self._state
         if state.failed is not None:
@@ -110,12 +110,14 @@ class LogAppender:
         last_offset = base_offset + header.last_offset_delta
         part = self._part
         if (
-            part is None
-            or last_offset > self._last_offset_max
+            last_offset > self._last_offset_max
             or self._position + size > self._size_max
             or now_ms >= self._roll_at_ms
+            or (part is None and state.plan_is_stale)
         ):
-            part = self._next_part(last_offset, size, now_ms)
+            part = self._plan(last_offset, size, now_ms)
+        if part is None:
+            part = self._start_part(now_ms)
         set_place(buffer, position, base_offset=base_offset, leader_epoch=state.leader_epoch)
         timestamp_ms = header.max_timestamp
         if timestamp_ms < 0:
@@ -130,60 +132,48 @@ class LogAppender:
             self._producers.stage(header, last_offset=last_offset, timestamp_ms=now_ms)
         return base_offset
 
-    def _next_part(self, last_offset: int, size: int, now_ms: int) -> StagedPart:
-        """Return the part that the next batch goes to: the current one, or a new one."""
-        self._refresh()
-        end_position = self._position + size
-        index_full = self._index_full()
-        # Most often a turn's first batch: nothing rolls, and the decision need not be asked for.
-        rolls = (
-            index_full
-            or last_offset > self._last_offset_max
-            or end_position > self._size_max
-            or now_ms >= self._roll_at_ms
-        ) and must_roll(
+    def _plan(self, last_offset: int, size: int, now_ms: int) -> StagedPart | None:
+        """Decide, with all that is known now, where the next batch goes; None: into a new part."""
+        self._refresh(now_ms)
+        rolls = must_roll(
             self._roll_point(),
             is_empty=self._position == 0,
-            index_full=index_full,
+            index_full=self._index_full(),
             last_offset=last_offset,
-            end_position=end_position,
+            end_position=self._position + size,
             now_ms=now_ms,
         )
-        if self._part is not None and not rolls:
+        if not rolls:
             return self._part
-        if rolls:
-            self._rolls = True
-            self._enter(self._state.end_offset, 0, None)
-        return self._start_part(rolls, now_ms)
+        self._rolls = True
+        self._enter(self._state.end_offset, 0, None)
+        part = self._start_part(now_ms)
+        part.rolls = True
+        return part
 
-    def _refresh(self) -> None:
+    def _refresh(self, now_ms: int) -> None:
         """Catch up with new settings, with a roll that was not staged, with a late-known time."""
+        self._state.plan_is_stale = False  # First: what comes while we look is looked at again.
         active = self._state.segment_list.active
         if self._base_offset < active.base_offset and not self._parts and self._out is None:
             self._enter(active.base_offset, active.size, active.first_append_ms)
-        elif (
-            self._first_append_ms is None
-            and active.first_append_ms is not None
-            and self._base_offset == active.base_offset
-        ):
-            self._enter(self._base_offset, self._position, active.first_append_ms)
-        elif self._limits is not self._state.settings:
-            self._enter(self._base_offset, self._position, self._first_append_ms)
-
-    def _start_part(self, rolls: bool, now_ms: int) -> StagedPart:
         first_append_ms = self._first_append_ms
-        # Of a segment found at start the first batch's own time may lie ahead of the clock.
-        is_first = first_append_ms is None and self._position == 0
-        if is_first or (first_append_ms is not None and first_append_ms > now_ms):
+        if first_append_ms is None and self._base_offset == active.base_offset:
+            first_append_ms = active.first_append_ms
+        if first_append_ms is not None:
+            # Of a segment found at start the first batch's own time may lie ahead of the clock.
+            first_append_ms = min(first_append_ms, now_ms)
+        self._enter(self._base_offset, self._position, first_append_ms)
+
+    def _start_part(self, now_ms: int) -> StagedPart:
+        if self._position == 0 and self._first_append_ms is None:
             self._first_append_ms = now_ms
             self._roll_at_ms = min(now_ms + self._limits.segment_ms, NEVER_MS)
-        part = StagedPart(
-            rolls=rolls,
-            first_offset=self._state.end_offset,
-            first_append_ms=now_ms if self._first_append_ms is None else self._first_append_ms,
+        first_append_ms = self._first_append_ms
+        part = self._part = StagedPart(
+            self._state.end_offset, now_ms if first_append_ms is None else first_append_ms
         )
         self._parts.append(part)
-        self._part = part
         return part
 
     def _index_full(self) -> bool:
@@ -244,8 +234,8 @@ class LogAppender:
 
     def _publish(self, staged: StagedWrite) -> None:
         state = self._state
-        for number in range(staged.written_parts):
-            self._publish_part(staged.parts[number])
+        for part in staged.parts[: staged.written_parts]:
+            self._publish_part(part)
         for segment in staged.created:
             self._publish_roll_of_write(segment)
         if self._producers.has_staged:
@@ -285,6 +275,7 @@ class LogAppender:
         state.segment_list = state.segment_list.rolled_to(segment)
         state.sealed_bytes += old.size
         state.damage_found_in_active = False
+        state.plan_is_stale = True
         if old.files is not None:
             state.open_files.put(old, old.files)
             old.files = None
@@ -297,5 +288,5 @@ class LogAppender:
             return False
         if active.files is None:
             return True
-        self._refresh()
+        self._refresh(now_ms)
         return roll_due(self._roll_point(), is_empty=False, now_ms=now_ms)

@@ -131,6 +131,7 @@ class Fixture:
             unsynced_max_bytes=1000,
             end_turn=lambda: None,
             unlink_later=lambda paths, delay_s: None,
+            release_ballast=lambda: False,
         )
         log = Log.create(
             self.files,
