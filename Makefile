@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := logd ec cli tools bench
 
 .PHONY: install run test lint types unit bench format clean
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,8 @@ _SKIPPED: Final = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _READ_STALL_S: Final = 30.0
 _DELIVERY_TIMEOUT_MS: Final = 60_000
 _BATCH_RECORDS: Final = 5000
+# A call returns when it has as many records, or after this time with those that came.
+_WAKE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +195,14 @@ def read_back(client_settings: Mapping[str, Any], topic: str, rebuilder: Rebuild
         wanted = sum(high - low for low, high in marks)
         consumer.assign([TopicPartition(topic, p.partition, low)
                          for p, (low, _) in zip(places, marks, strict=True)])  # fmt: skip
+        moved_at = time.monotonic()
         while rebuilder.records < wanted:
-            _take(consumer.consume(_BATCH_RECORDS, timeout=_READ_STALL_S), rebuilder)
+            messages = consumer.consume(_BATCH_RECORDS, timeout=_WAKE_S)
+            if messages:
+                moved_at = time.monotonic()
+                _take(messages, rebuilder)
+            elif time.monotonic() - moved_at > _READ_STALL_S:
+                raise Unreachable(f"read {topic}: nothing came for {_READ_STALL_S:.0f} s")
     except KafkaException as error:
         raise Refused(f"read {topic}: {error.args[0].str()}") from error
     finally:
@@ -201,8 +210,6 @@ def read_back(client_settings: Mapping[str, Any], topic: str, rebuilder: Rebuild
 
 
 def _take(messages: list[Message], rebuilder: Rebuilder) -> None:
-    if not messages:
-        raise Unreachable(f"nothing more came within {_READ_STALL_S:.0f} s")
     for message in messages:
         error = message.error()
         if error is not None:

@@ -1,14 +1,12 @@
 """The server's CPU time per request does not creep up.
 
-Times on a shared machine say little; CPU time per request says more, and the ratio to a bare loop that is
-measured in the same seconds, with the same client and the same bytes, says most: the kernel's part
-and the machine's mood are in both. The bounds are about half as much again as what was measured when
-they were set (beside each): a new allocation per request passes, a second parse does not.
+Times on a shared machine say little. CPU time per request says more, and its ratio to that of a
+bare loop, measured in the same seconds with the same client and the same bytes, says most: the
+kernel's part and the machine's mood are in both.
 """
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import pytest
@@ -17,12 +15,16 @@ from bench.process import Server
 from bench.runner import Options, Run
 from bench.suites.append import bare_append
 
-WINDOW_S = 0.4
-WINDOWS = 5
+WINDOW_S = 0.3
+WINDOWS = 4
 TOPIC = "budget"
+# Well above what was measured when they were set, and well below what a task per connection or a
+# parse of every request into objects would cost.
+PIPELINED_MAX = 8.0
+CONNECTIONS_MAX = 4.0
 
 
-def cpu_us_per_request(run: Run, load: dict[str, object], address: object, pid: int) -> float:
+def cpu_us_per_request(run: Run, load: dict[str, int], address: tuple[str, int], pid: int) -> float:
     """The server's CPU microseconds per request in one window."""
     window = run.job("produce", address=address, server_pid=pid, topic=TOPIC, **load)
     assert window.server_cpu_s is not None
@@ -33,7 +35,7 @@ def cpu_us_per_request(run: Run, load: dict[str, object], address: object, pid: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("connections", "depth", "bound"),
-    [(1, 100, BOUND_PIPELINED), (50, 1, BOUND_CONNECTIONS)],
+    [(1, 100, PIPELINED_MAX), (50, 1, CONNECTIONS_MAX)],
     ids=["100 in flight", "50 connections"],
 )
 def test_cpu_per_request_stays_low(
@@ -45,9 +47,13 @@ def test_cpu_per_request_stays_low(
     with Server(tmp_path / "data") as server:
         server.create_topic(TOPIC, flush_mode="os")
         with bare_append(run, TOPIC, 0, sync=False) as (address, pid):
-            ratios = [
-                cpu_us_per_request(run, load, server.kafka, server.pid)
-                / cpu_us_per_request(run, load, address, pid)
+            pairs = [
+                (
+                    cpu_us_per_request(run, load, server.kafka, server.pid),
+                    cpu_us_per_request(run, load, address, pid),
+                )
                 for _ in range(WINDOWS)
             ]
-    assert statistics.median(ratios) < bound, f"ratios to the bare loop: {ratios}"
+    # What disturbs a window costs it CPU, never saves any: the least is nearest to the truth.
+    ours, bare = (min(side) for side in zip(*pairs, strict=True))
+    assert ours / bare < bound, f"CPU us per request, ours and the bare loop's: {pairs}"

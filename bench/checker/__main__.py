@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     """Run the checker; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.checker", description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long the clients work")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of random waits before kills")
     parser.add_argument("--data", type=Path, required=True, help="the server's; not there yet")
     parser.add_argument("--producers", type=int, default=2)
     parser.add_argument("--partitions", type=int, default=3)

@@ -89,7 +89,16 @@ class Ready:
     at_ns: int
 
 
-Event = Sent | Settled | Seen | Watermark | ReaderError | Killed | Ready
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A producer got no acknowledgement for so many seconds, although the server was ready."""
+
+    producer: str
+    seconds: float
+    at_ns: int
+
+
+Event = Sent | Settled | Seen | Watermark | ReaderError | Killed | Ready | Stalled
 
 KINDS: Final[dict[str, type[Event]]] = {
     "sent": Sent,
@@ -99,6 +108,7 @@ KINDS: Final[dict[str, type[Event]]] = {
     "reader-error": ReaderError,
     "killed": Killed,
     "ready": Ready,
+    "stalled": Stalled,
 }
 _NAMES: Final = {kind: name for name, kind in KINDS.items()}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import select
 import subprocess
 import sys
 import time
@@ -11,15 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from bench.checker.journal import JournalWriter, Killed, Ready, read_journals
+from bench.checker.journal import JournalWriter, Killed, Ready, Stalled, read_journals
 from bench.checker.reading import read_with_aiokafka, read_with_librdkafka
 from bench.checker.verdict import Verdict, judge
 from bench.process import ROOT, BenchError, Server
 
 TOPIC: Final = "checked"
 FINISH_S: Final = 150.0
+# A server that is ready must serve within this time (clients need some of it to find back).
+STALL_S: Final = 30.0
+# The share of kills that wait until work goes on; the others may hit a server that just started.
+AFTER_PROGRESS: Final = 0.75
 # Small segments, so that rolls happen between the kills and under them.
 SEGMENT_BYTES: Final = 1024 * 1024
 
@@ -28,9 +34,17 @@ def _silent(_: str) -> None:
     """Report progress to nobody."""
 
 
+class Pause(NamedTuple):
+    """Before a kill: whether every producer must have been acknowledged something since the last
+    start, and how long to wait after that."""
+
+    for_progress: bool
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does; the same seed kills at the same times."""
+    """What a run does; the same seed waits as long before each kill."""
 
     data: Path
     kills: int
@@ -46,10 +60,15 @@ class Plan:
         """Where the clients write; beside the server's directory, never in it."""
         return self.data.with_name(self.data.name + ".journal")
 
-    def kill_times_s(self) -> list[float]:
-        """Return when to kill, in seconds from the clients' start."""
+    def pauses(self) -> list[Pause]:
+        """Return what to wait for before each kill: `seconds` in all, on average."""
         source = random.Random(self.seed)
-        return sorted(source.uniform(0.5, max(0.6, self.seconds)) for _ in range(self.kills))
+        longest_s = 2 * self.seconds / max(1, self.kills)
+        # The first kill must meet work; later ones may come while clients are still finding back.
+        return [
+            Pause(number == 0 or source.random() < AFTER_PROGRESS, source.uniform(0, longest_s))
+            for number in range(self.kills)
+        ]
 
 
 def check(plan: Plan) -> Verdict:
@@ -86,16 +105,31 @@ def _load_and_kill(plan: Plan, server: Server, journal: JournalWriter) -> None:
         _clients(plan, "follow", spec, 1) as tails,
         _clients(plan, "produce", spec, plan.producers) as producers,
     ):
-        begin = time.monotonic()
-        for number, at in enumerate(plan.kill_times_s(), 1):
-            time.sleep(max(0.0, begin + at - time.monotonic()))
+        for number, pause in enumerate(plan.pauses(), 1):
+            if pause.for_progress:
+                _await_progress(producers, journal)
+            time.sleep(pause.seconds)
             _require_alive([*tails, *producers])
             _kill_and_restart(server, journal)
             plan.progress(f"kill {number} of {plan.kills}")
-        time.sleep(max(0.0, begin + plan.seconds - time.monotonic()))
+        _await_progress(producers, journal)
         plan.progress("waiting for the last acknowledgements")
         _finish(producers)
         _finish(tails)
+
+
+def _await_progress(producers: Sequence[subprocess.Popen[bytes]], journal: JournalWriter) -> None:
+    """Wait until every producer has been acknowledged something from now on, within a bound."""
+    deadline = time.monotonic() + STALL_S
+    pipes = [process.stdout for process in producers if process.stdout is not None]
+    for pipe in pipes:
+        os.set_blocking(pipe.fileno(), False)
+        while pipe.read(4096):
+            continue  # progress of before
+    for index, pipe in enumerate(pipes):
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            journal.write(Stalled(f"p{index}", STALL_S, time.monotonic_ns()))
 
 
 def _kill_and_restart(server: Server, journal: JournalWriter) -> None:
@@ -135,15 +169,23 @@ def _clients(
             with (plan.journals / f"{role}-{index}.log").open("wb") as log:
                 command = [sys.executable, "-m", "bench.checker.workload", role, json.dumps(own)]
                 processes.append(
-                    subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=log)
+                    subprocess.Popen(
+                        command,
+                        cwd=ROOT,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        bufsize=0,
+                    )
                 )
         yield processes
     finally:
         for process in processes:
             process.kill()
             process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 def _require_alive(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -17,6 +17,7 @@ The kinds of finding, after the anomalies that Jepsen looks for in logs:
     passes-differ   two readings of the finished log are not the same
     watermark-fell  a consumer saw the high watermark go back
     reader-error    a consumer was given an error
+    stalled         the server was ready, and acknowledged nothing for too long
 
 `harness` findings say that the run proves nothing: no acknowledgement, no kill, no final reading.
 """
@@ -37,6 +38,7 @@ from bench.checker.journal import (
     Seen,
     Sent,
     Settled,
+    Stalled,
     Watermark,
 )
 
@@ -90,6 +92,7 @@ class Evidence:
     readings: dict[str, dict[int, list[Seen]]] = field(default_factory=dict)
     watermarks: list[Watermark] = field(default_factory=list)
     reader_errors: list[ReaderError] = field(default_factory=list)
+    stalls: list[Stalled] = field(default_factory=list)
     kills: int = 0
     starts_s: list[float] = field(default_factory=list)
 
@@ -124,6 +127,10 @@ def judge(events: Iterable[Event], *, acks_min: int = 1, kills_min: int = 1) -> 
     findings += _check_tails(evidence)
     findings += _check_watermarks(evidence)
     findings += [Finding("reader-error", f"{e.reader}: {e.error}") for e in evidence.reader_errors]
+    findings += [
+        Finding("stalled", f"{e.producer}: no acknowledgement for {e.seconds:g} s")
+        for e in evidence.stalls
+    ]
     return _verdict(evidence, log, findings)
 
 
@@ -145,6 +152,8 @@ def gather(events: Iterable[Event]) -> Evidence:
                 evidence.watermarks.append(event)
             case ReaderError():
                 evidence.reader_errors.append(event)
+            case Stalled():
+                evidence.stalls.append(event)
             case Killed():
                 evidence.kills += 1
             case Ready():

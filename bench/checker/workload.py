@@ -29,6 +29,7 @@ from bench.checker.payload import digest_of, key_of, value_of
 
 OUTSTANDING_MAX: Final = 200
 FLUSH_S: Final = 60.0
+PROGRESS_S: Final = 0.02
 # Long enough to outlive any restart of the server: an attempt is given up by the run, not by a
 # clock.
 MESSAGE_TIMEOUT_MS: Final = 300_000
@@ -68,6 +69,8 @@ class JournallingProducer:
         self.journal = JournalWriter(Path(spec["journal"]))
         self.sequences = [0] * spec["partitions"]
         self.outstanding = 0
+        self.acknowledged = 0
+        self.told_at = 0.0
         self.incarnation = 0
         self.fatal = False
         self.producer = self._new_producer()
@@ -100,8 +103,18 @@ class JournallingProducer:
             if self.outstanding < OUTSTANDING_MAX:
                 self._send_round()
             self.producer.poll(0.002)
+            self._tell_progress()
         self.producer.flush(FLUSH_S)
         self.journal.close()
+
+    def _tell_progress(self) -> None:
+        """Write a byte to our parent when something was acknowledged since the last one."""
+        now = time.monotonic()
+        if self.acknowledged and now > self.told_at + PROGRESS_S:
+            self.acknowledged = 0
+            self.told_at = now
+            sys.stdout.write(".")
+            sys.stdout.flush()
 
     def _reincarnate(self) -> None:
         self.producer.purge()
@@ -136,6 +149,7 @@ class JournallingProducer:
         key = (message.key() or b"").decode()
         self.outstanding -= 1
         if error is None:
+            self.acknowledged += 1
             # librdkafka knows no offset when it was only told "you sent this before".
             offset = message.offset()
             offset = UNKNOWN_OFFSET if offset is None or offset < 0 else offset

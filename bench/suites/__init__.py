@@ -11,16 +11,16 @@ from typing import Final
 
 from bench.measurement import Measurement
 from bench.runner import Run
-from bench.suites.append import append
-from bench.suites.disk import disk
-from bench.suites.fetch import fetch
-from bench.suites.recover import recover
+from bench.suites.append import append_rows
+from bench.suites.disk import disk_rows
+from bench.suites.fetch import fetch_rows
+from bench.suites.recover import recover_rows
 
 SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
-    "disk": disk,
-    "append": append,
-    "fetch": fetch,
-    "recover": recover,
+    "disk": disk_rows,
+    "append": append_rows,
+    "fetch": fetch_rows,
+    "recover": recover_rows,
 }
 
 NOT_YET: Final[dict[str, str]] = {

@@ -38,7 +38,7 @@ DURABLE_DEPTH: Final = 64
 Value = Callable[[Window], Window]
 
 
-def append(run: Run) -> list[Measurement]:
+def append_rows(run: Run) -> list[Measurement]:
     """Rows A, B and D: acks=1 against a bare receiving loop, acks=all against bare sync loops."""
     rows: list[Measurement] = []
     with run.server() as server:

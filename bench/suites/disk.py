@@ -9,7 +9,7 @@ from bench.runner import Run, as_megabytes, as_requests
 from bench.suites.shapes import KIB, MIB, ROUND_ROBIN_PARTITIONS, SYNC_THREADS
 
 
-def disk(run: Run) -> list[Measurement]:
+def disk_rows(run: Run) -> list[Measurement]:
     """What the device, the page cache and the processor give to a bare loop."""
     place = str(run.directory)
     run.prime()

@@ -17,7 +17,7 @@ FETCH_LOG_BYTES: Final = 512 * MIB
 FETCH_BATCH_BYTES: Final = 64 * KIB
 
 
-def fetch(run: Run) -> list[Measurement]:
+def fetch_rows(run: Run) -> list[Measurement]:
     """Rows C and E: fetches of warm data against bare sendfile, and end to end."""
     rows: list[Measurement] = []
     with run.server() as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import ExitStack
 from typing import Final
 
 from bench import protocol
@@ -15,7 +16,7 @@ from bench.runner import Run, memory_row
 from bench.suites.shapes import MIB
 
 
-def recover(run: Run) -> list[Measurement]:
+def recover_rows(run: Run) -> list[Measurement]:
     """Row F: start to ready (empty, full after a clean stop, after kill -9), and memory."""
     rows = [_start_empty(run)]
     with run.server() as server:
@@ -35,33 +36,37 @@ def _start_empty(run: Run) -> Measurement:
         server.stop()
         return Window(elapsed)
 
+    start()  # the first one may compile the modules
     return run.row("start, empty directory", "s", start)
 
 
-IDLE_CONNECTIONS: Final = 400
+IDLE_CONNECTIONS: Final = 200
 
 
 def _idle_connections(run: Run, server: Server) -> Measurement:
-    """Connections that asked once and then wait; half of them first, so that pools are filled."""
+    """Connections that asked once and then wait, on top of some that filled the server's pools.
 
-    def grow() -> Window:
-        first = [_asked(server) for _ in range(IDLE_CONNECTIONS // 4)]
-        before = memory_bytes(server.pid)
-        second = [_asked(server) for _ in range(IDLE_CONNECTIONS)]
-        grown = memory_bytes(server.pid) - before
-        for connection in first + second:
-            connection.close()
-        return Window(max(1.0, grown / IDLE_CONNECTIONS))
+    They stay open until the end: what one window has closed, the next would find again.
+    """
+    with ExitStack() as opened:
+        for _ in range(IDLE_CONNECTIONS // 2):
+            opened.enter_context(_asked(server))
 
-    return run.row(
-        "memory of an idle connection",
-        "bytes",
-        grow,
-        conditions={
-            "connections": IDLE_CONNECTIONS,
-            "note": "resident memory; the kernel's sockets are not in it",
-        },
-    )
+        def grow() -> Window:
+            before = memory_bytes(server.pid)
+            for _ in range(IDLE_CONNECTIONS):
+                opened.enter_context(_asked(server))
+            return Window(max(1.0, (memory_bytes(server.pid) - before) / IDLE_CONNECTIONS))
+
+        return run.row(
+            "memory of an idle connection",
+            "bytes",
+            grow,
+            conditions={
+                "connections": IDLE_CONNECTIONS,
+                "note": "resident memory; the kernel's sockets are not in it",
+            },
+        )
 
 
 def _asked(server: Server) -> socket.socket:

@@ -141,10 +141,9 @@ def topic_settings(server: ServerSettings, overrides: Mapping[str, str]) -> Topi
     """
     if not overrides:
         return server.topic_defaults
-    values = {
-        TOPIC_SETTINGS[name].attribute: check_topic_override(name, text)
-        for name, text in overrides.items()
-    }
+    # Checked first: an unknown name has no attribute.
+    parsed = {name: check_topic_override(name, text) for name, text in overrides.items()}
+    values = {TOPIC_SETTINGS[name].attribute: value for name, value in parsed.items()}
     _settle_cold_enable(values)
     # The fields are the table's names, a test compares them, so the values have the right types.
     changes: dict[str, Any] = values

@@ -5,9 +5,9 @@ batches, messages from before Kafka 0.11) is refused by file and offset, because
 it later could not be helped. Damage is no reason to refuse: recovery reports it as it does for our
 own.
 
-A directory from outside is copied, never moved: only its .log files and its leader epochs, since
-indexes are rebuilt from the log, and producers are not continued. The copy is made under a name
-that no partition has, and gets its own name when it is complete and synced.
+A directory from outside is copied, never moved: only its .log files, leader epochs and log start
+offset, since indexes are rebuilt from the log, and producers are not continued. The copy is made
+under a name that no partition has, and gets its own name when it is complete and synced.
 
 All functions block and are called from threads.
 """
@@ -22,7 +22,7 @@ from logd.record.batch import CONTROL_BIT, TRANSACTIONAL_BIT
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import LOG_SUFFIX, parse_segment_file_name
 from logd.storage.log_walk import Damage, walk_log
-from logd.storage.partition_files import EPOCHS_NAME
+from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME
 from logd.storage.segment_scan import is_old_message
 from logd.storage.topic_directories import holds_records, make_room, remove_tree
 from logd.units import MIB
@@ -123,8 +123,7 @@ def copy_partition(files: Files, source: str, target: str, *, reserve_bytes: int
     if files.exists(unfinished):
         remove_tree(files, unfinished)
     files.make_directory(unfinished)
-    if files.exists(f"{source}/{EPOCHS_NAME}"):
-        names.append(EPOCHS_NAME)
+    names += [name for name in (EPOCHS_NAME, LOG_START_NAME) if files.exists(f"{source}/{name}")]
     for name in names:
         _copy_file(files, f"{source}/{name}", f"{unfinished}/{name}")
     files.sync_directory(unfinished)

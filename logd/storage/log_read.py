@@ -338,6 +338,7 @@ class LogReader:
             state.damage.add(damaged)
         if segment.is_active:
             state.damage_found_in_active = True
+            state.plan_is_stale = True
         return damaged
 
 

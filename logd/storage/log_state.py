@@ -84,7 +84,7 @@ class LogState:
         written_offset: below it everything is in the files.
         synced_offset: below it everything is on the device.
         leader_epoch: stamped into each batch.
-        settings: replaced at run time; the next write goes by the new ones.
+        plan_is_stale: something changed that the appender's bounds depend on.
         failed: why the log takes and gives nothing any more.
         unknown_files: names in the directory that are none of ours nor of Kafka's.
     """
@@ -109,7 +109,7 @@ class LogState:
         self.topic_id = topic_id
         self.topic = topic
         self.partition = partition
-        self.settings = settings
+        self._settings = settings
         self.open_files = open_files or OpenFiles(files, limit=OWN_OPEN_FILES)
         self.segment_list = parts.segments
         self.damage = parts.damage
@@ -125,9 +125,20 @@ class LogState:
         self.unknown_files = parts.unknown_files
         self.failed: LogFailedError | None = None
         self.damage_found_in_active = False
+        self.plan_is_stale = True
         self.open_lock = threading.Lock()
         self.sync_lock = threading.Lock()
         self.index_lock = threading.Lock()
+
+    @property
+    def settings(self) -> LogSettings:
+        """The log's settings; replaced at run time, they hold from the next write on."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: LogSettings) -> None:
+        self._settings = settings
+        self.plan_is_stale = True
 
     def poison(self, error: LogFailedError) -> LogFailedError:
         """Let the log take and give nothing any more; return the error that did it first."""
@@ -193,6 +204,7 @@ class LogState:
         first = read_batch_header(self.files, opened.file, 0, segment.size)
         if batch_timestamp_ms(first) >= 0:
             segment.first_append_ms = batch_timestamp_ms(first)
+            self.plan_is_stale = True
         try:
             opened.index = self._open_index(segment)
             opened.time_index = self._open_time_index(segment)

@@ -150,6 +150,8 @@ class SegmentWriter:
             opened.index.append(last_offset, position)
         if max_timestamp[0] >= 0 and not opened.time_index.is_full:
             opened.time_index.append(*max_timestamp)
+        if opened.index.is_full or opened.time_index.is_full:
+            self._state.plan_is_stale = True  # The next batch begins a new segment.
 
     def _ensure_indexes(self, segment: Segment, opened: SegmentFiles) -> None:
         if opened.index is None:
@@ -184,10 +186,12 @@ class SegmentWriter:
         new = Segment(state.directory, base_offset)
         try:
             self._ensure_indexes(old, opened)
+            if max_timestamp[0] >= 0 and opened.time_index is not None:
+                opened.time_index.append(*max_timestamp)
             self._create(new)
         except OSError as error:
             raise self._uncreate(new, error) from error
-        self._seal(opened, max_timestamp)
+        self._seal(old, opened)
         self.segment = new
         return new
 
@@ -231,17 +235,30 @@ class SegmentWriter:
         """Return the greatest timestamp of the active segment, which must be open and published."""
         return self.segment.max_timestamp or (-1, self.segment.base_offset)
 
-    def _seal(self, opened: SegmentFiles, max_timestamp: MaxTimestamp) -> None:
+    def _seal(self, old: Segment, opened: SegmentFiles) -> None:
+        """Seal the indexes of a segment that has a successor.
+
+        Without the space for it they stay as they are, longer than their entries, which an opener
+        of a sealed segment does not accept: they are unlinked, to be rebuilt when they are asked
+        for.
+        """
+        try:
+            self._seal_indexes(opened)
+        except OSError as error:
+            if error.errno not in DISK_FULL_ERRNOS:
+                raise self._failed(f"{old.paths.index} could not be sealed: {error}") from error
+            for path in (old.paths.index, old.paths.time_index):
+                with contextlib.suppress(
+                    OSError
+                ):  # Left behind, it is refused and rebuilt as well.
+                    self._state.files.unlink(path)
+
+    def _seal_indexes(self, opened: SegmentFiles) -> None:
         assert opened.index is not None
         assert opened.time_index is not None
-        try:
-            with self._state.index_lock:
-                if max_timestamp[0] >= 0:
-                    opened.time_index.append(*max_timestamp)
-                opened.index.seal()
-                opened.time_index.seal()
-        except (OSError, CorruptFileError) as error:
-            raise self._failed(f"the old segment could not be sealed: {error}") from error
+        with self._state.index_lock:
+            opened.index.seal()
+            opened.time_index.seal()
 
     def reset(self) -> None:
         """Go back to the published active segment, after a write was abandoned."""
@@ -251,11 +268,18 @@ class SegmentWriter:
         """Make the active segment's indexes complete, cut to size and synced, if it has any.
 
         Raises:
-            LogFailedError: that failed; the next start is to recover.
+            DiskFullError, LogFailedError: that failed; the next start is to recover.
         """
         opened = self.segment.files
-        if opened is None or opened.index is None or not opened.index.writable:
+        if opened is None or opened.index is None or opened.time_index is None:
             return
-        self._seal(opened, self.max_timestamp())
-        with contextlib.suppress(OSError):
+        try:
+            max_timestamp = self.max_timestamp()
+            if max_timestamp[0] >= 0:
+                opened.time_index.append(*max_timestamp)
+            self._seal_indexes(opened)
             self._state.files.sync_directory(self._state.directory)
+        except OSError as error:
+            if error.errno in DISK_FULL_ERRNOS:
+                raise DiskFullError(f"{self.segment.paths.index}: {error}") from error
+            raise self._failed(f"{self.segment.paths.index}: {error}") from error

@@ -13,6 +13,7 @@ Everything else is unknown: it is reported and left alone.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -119,5 +120,6 @@ def remove_leftovers(files: Files, directory: str, listing: PartitionListing) ->
             if name in known:
                 names.append(name)
     for name in names:
-        files.unlink(f"{directory}/{name}")
+        with contextlib.suppress(FileNotFoundError):
+            files.unlink(f"{directory}/{name}")
     return names

@@ -50,9 +50,9 @@ class StagedPart:
         "size",
     )
 
-    def __init__(self, *, rolls: bool, first_offset: int, first_append_ms: int) -> None:
+    def __init__(self, first_offset: int, first_append_ms: int) -> None:
         assert first_offset >= 0
-        self.rolls = rolls
+        self.rolls = False
         self.first_offset = first_offset
         self.end_offset = first_offset
         self.position = 0

@@ -182,7 +182,7 @@ class Server:
         self.topics_path = str(path / "topics")
         (path / "topics").mkdir(exist_ok=True)
         self.stop_at = ""
-        self.stop_error: Exception | None = None
+        self.stop_error: BaseException | None = None
         self.catalog = SqliteCatalog.open(str(path / "catalog.sqlite"), CLUSTER_ID, self._observe)
         self.factory = DirectoryFactory(self.files, self.topics_path)
         self.log_lines = io.StringIO()

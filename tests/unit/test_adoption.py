@@ -11,6 +11,7 @@ from logd.record.batch import CONTROL_BIT, TRANSACTIONAL_BIT
 from logd.record.build import NewRecord, encode_batch
 from logd.storage import adoption
 from logd.storage.files import Files
+from logd.storage.partition_files import write_log_start
 
 FILES = Files()
 
@@ -73,10 +74,11 @@ def test_what_is_no_partition_is_refused(tmp_path: Path) -> None:
             adoption.check_adoptable(FILES, str(tmp_path / name))
 
 
-def test_a_copy_has_the_log_and_the_epochs_only(tmp_path: Path) -> None:
+def test_a_copy_has_the_log_its_start_and_its_epochs_only(tmp_path: Path) -> None:
     """Indexes are rebuilt and producers not continued, so neither is copied; the source stays."""
     data = {0: batch(0) + batch(3), 6: batch(6)}
     source = make(tmp_path / "elsewhere", data)
+    write_log_start(FILES, source, 3)  # One of our own: deleted records must not come back.
     before = {path.name: path.read_bytes() for path in Path(source).iterdir()}
     (tmp_path / "topics").mkdir()
     target = tmp_path / "topics" / "a-0"
@@ -88,6 +90,7 @@ def test_a_copy_has_the_log_and_the_epochs_only(tmp_path: Path) -> None:
         "00000000000000000000.log": data[0],
         "00000000000000000006.log": data[6],
         "leader-epoch-checkpoint": b"0\n1\n0 0\n",
+        "log-start-offset": before["log-start-offset"],
     }
     assert {path.name: path.read_bytes() for path in Path(source).iterdir()} == before
     assert [path.name for path in (tmp_path / "topics").iterdir()] == ["a-0"]

@@ -20,6 +20,7 @@ from bench.checker.journal import (
     Seen,
     Sent,
     Settled,
+    Stalled,
     Watermark,
     read_journals,
 )
@@ -236,6 +237,11 @@ def test_reader_error() -> None:
     assert kinds([*healthy(), ReaderError("tail0", "out of range", 1)]) == {"reader-error"}
 
 
+def test_stalled() -> None:
+    """A server that is ready and acknowledges nothing is a finding: safety alone is not enough."""
+    assert kinds([*healthy(), Stalled("p0", 30.0, 1)]) == {"stalled"}
+
+
 @pytest.mark.parametrize(
     ("drop", "limits"),
     [
@@ -283,7 +289,7 @@ def test_events_may_come_in_any_order() -> None:
 
 def test_journals_round_trip(tmp_path) -> None:
     """Every kind of event reads back as it was written."""
-    events = [*healthy(), ReaderError("tail0", "é", 1)]
+    events = [*healthy(), ReaderError("tail0", "é", 1), Stalled("p0", 30.0, 1)]
     writer = JournalWriter(tmp_path / "a.jsonl")
     for event in events:
         writer.write(event)

@@ -19,8 +19,8 @@ def server(tmp_path: Path) -> Server:
     return Server(tmp_path)
 
 
-def new_topic(name: str, **fields: object) -> create_topics.CreatableTopic:
-    topic = create_topics.CreatableTopic(name=name, num_partitions=1, replication_factor=1)
+def new_topic(title: str, **fields: object) -> create_topics.CreatableTopic:
+    topic = create_topics.CreatableTopic(name=title, num_partitions=1, replication_factor=1)
     for field, value in fields.items():
         setattr(topic, field, value)
     return topic
@@ -103,7 +103,8 @@ async def test_refused_creations(
 ) -> None:
     """What cannot be is refused by itself, with a reason, and without a null array."""
     await server.topics.create("old_one", 1, {})
-    refused, made = await create(server, new_topic(**{"name": "bad", **fields}), new_topic("good"))  # type: ignore[arg-type]  # Field by field.
+    bad = new_topic("bad", **fields)
+    refused, made = await create(server, bad, new_topic("good"))
     assert refused.error_code == code
     assert refused.error_message
     assert refused.configs == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logd.broker.adopt import Adopted, adopt
+from logd.broker.adopt import Adopted, adopt, forget_producers
 from logd.errors import (
     DataDirectoryError,
     InvalidRequestError,
@@ -14,7 +14,10 @@ from logd.errors import (
     StorageError,
     TopicExistsError,
 )
-from logd.record.build import encode_batch
+from logd.record.build import NewRecord, encode_batch
+from logd.storage.files import Files
+from logd.storage.log import Log
+from logd.storage.log_settings import LogSettings
 from tests.unit.broker_fakes import Server
 
 DATA = bytes(encode_batch([(b"k", b"v", [], 1000)], base_offset=0))
@@ -156,3 +159,33 @@ async def test_a_log_that_cannot_be_opened_stays_unknown(server: Server) -> None
         await take(server, server.path / "topics" / "orders-0")
     assert server.catalog.topics() == []
     assert server.directories() == ["orders-0"]
+
+
+def recovered(directory: Path) -> Log:
+    log, _ = Log.recover(
+        Files(),
+        str(directory),
+        topic_id=bytes(range(16)),
+        topic="orders",
+        partition=0,
+        settings=LogSettings(),
+        sync_point=None,
+        same_boot=False,
+    )
+    return log
+
+
+def test_forgotten_producers_stay_forgotten(tmp_path: Path) -> None:
+    """After a crash, too: the checkpoint says that the log's old batches are nobody's here."""
+    rows: list[NewRecord] = [(b"k", b"v" * 5000, [], 1000)]
+    batches = [
+        encode_batch(rows, base_offset=at, producer_id=7, producer_epoch=0, base_sequence=at)
+        for at in range(3)
+    ]
+    directory = outside(tmp_path, "orders-0", b"".join(batches))
+    log = recovered(directory)
+    assert [entry.producer_id for entry in log.producers.entries()] == [7]
+    forget_producers(log)
+    assert log.producers.entries() == []
+    log.release()
+    assert recovered(directory).producers.entries() == []

@@ -130,7 +130,7 @@ async def test_a_creation_in_doubt_keeps_its_directories(server: Server) -> None
 
 async def test_a_creation_cut_short_is_made_room_for(server: Server) -> None:
     """Directories without records and without a row are reported, kept, and replaced on demand."""
-    server.stop_at, server.stop_error = "before create_topic", KeyboardInterrupt()  # type: ignore[assignment]  # As if killed.
+    server.stop_at, server.stop_error = "before create_topic", KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         await server.topics.create("orders", 2, {})
     assert server.directories() == ["orders-0", "orders-1"]
@@ -190,7 +190,7 @@ async def test_a_deleted_topic_is_gone_and_its_name_free(server: Server) -> None
 async def test_a_deletion_cut_short_is_finished_after_a_restart(server: Server) -> None:
     """Marked in the catalog and then killed: the next start renames, and the reaper unlinks."""
     topic = await server.topics.create("orders", 2, {})
-    server.stop_at, server.stop_error = "after mark_deleting", KeyboardInterrupt()  # type: ignore[assignment]  # As if killed.
+    server.stop_at, server.stop_error = "after mark_deleting", KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         await server.topics.delete(topic)
     assert server.directories() == ["orders-0", "orders-1"]

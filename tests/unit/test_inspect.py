@@ -17,8 +17,9 @@ def made(tmp_path: Path) -> DirectoryMaker:
     return DirectoryMaker(tmp_path / "data").make()
 
 
-def _items(path: Path, **depth: bool | str) -> list[Item]:
-    return list(inspect_file(FILES, str(path), Depth(**depth)))  # type: ignore[arg-type]
+def _items(path: Path, *, records: bool = False, scratch: Path | None = None) -> list[Item]:
+    depth = Depth(records=records, scratch=None if scratch is None else str(scratch))
+    return list(inspect_file(FILES, str(path), depth))
 
 
 def test_a_log_shows_batches(made: DirectoryMaker) -> None:
@@ -101,7 +102,7 @@ def test_every_kind_of_file_is_shown(
     """What the server writes, `dump` shows, and finds no damage in it."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    items = _items(made.root / name, scratch=str(scratch))
+    items = _items(made.root / name, scratch=scratch)
     assert items[0].kind == kind
     assert DAMAGE not in {item.kind for item in items}
 
@@ -126,7 +127,7 @@ def test_the_catalog_shows_topics_and_is_not_touched(made: DirectoryMaker, tmp_p
     scratch.mkdir()
     before = (made.root / "catalog.sqlite").read_bytes()
     names = sorted(path.name for path in made.root.iterdir())
-    items = _items(made.root / "catalog.sqlite", scratch=str(scratch))
+    items = _items(made.root / "catalog.sqlite", scratch=scratch)
     assert [item.fields["name"] for item in items if item.kind == "topic"] == ["t"]
     assert (made.root / "catalog.sqlite").read_bytes() == before
     assert sorted(path.name for path in made.root.iterdir()) == names
