@@ -41,6 +41,10 @@ class Offload(Protocol):
         """Run `job` in a thread of its kind; `delivery` is called on the loop afterwards."""
         ...
 
+    def post(self, delivery: Delivery, result: object) -> None:
+        """Call `delivery` on the loop; for jobs that have something to say before they end."""
+        ...
+
     async def run(self, kind: str, function: Callable[..., T], *args: object) -> T:
         """Return what `function(*args)` returns, or raise what it raises."""
         ...
@@ -88,15 +92,15 @@ class ThreadOffload:
     def __init__(self, *, sync_threads: int = KINDS["sync"]) -> None:
         limits = {**KINDS, "sync": sync_threads}
         self._workers = {kind: _Workers(kind, limit) for kind, limit in limits.items()}
-        self._done: deque[tuple[Delivery, object, BaseException | None]] = deque()
+        self._ended: deque[tuple[Delivery, object, BaseException | None]] = deque()
+        self._posted: deque[tuple[Delivery, object]] = deque()
+        self._woken = False
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.in_flight = 0
 
     def submit(self, kind: str, job: Job, delivery: Delivery) -> None:
         """Run `job` in a thread; the loop calls `delivery` from `deliver`."""
         self.in_flight += 1
-        done = self._done
-        wake_fd = self.wake_fd
 
         def work() -> None:
             result: object = None
@@ -105,10 +109,24 @@ class ThreadOffload:
                 result = job()
             except BaseException as raised:  # Whatever it is, the loop must hear of it.
                 error = raised
-            done.append((delivery, result, error))
-            os.eventfd_write(wake_fd, 1)
+            self._ended.append((delivery, result, error))
+            self._wake()
 
         self._workers[kind].put(work)
+
+    def post(self, delivery: Delivery, result: object) -> None:
+        """Call `delivery` on the loop; from a thread, in the middle of its job."""
+        self._posted.append((delivery, result))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Make `wake_fd` readable, unless it is: each write costs the thread the interpreter.
+
+        The loop takes `_woken` back before it looks, so what comes while it looks wakes it again.
+        """
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self.wake_fd, 1)
 
     def deliver(self) -> int:
         """Call the deliveries of all finished jobs; return how many there were.
@@ -119,12 +137,19 @@ class ThreadOffload:
             os.eventfd_read(self.wake_fd)
         except BlockingIOError:
             return 0
+        self._woken = False
         count = 0
-        while self._done:
-            delivery, result, error = self._done.popleft()
-            self.in_flight -= 1
-            count += 1
-            delivery(result, error)
+        # What a job posted comes before its end: it was appended before, and is looked at first.
+        while self._posted or self._ended:
+            while self._posted:
+                delivery, result = self._posted.popleft()
+                count += 1
+                delivery(result, None)
+            if self._ended:
+                delivery, result, error = self._ended.popleft()
+                self.in_flight -= 1
+                count += 1
+                delivery(result, error)
         return count
 
     async def run(self, kind: str, function: Callable[..., T], *args: object) -> T:
@@ -181,6 +206,11 @@ class InlineOffload:
             self._done.append((delivery, job(), None))
         except BaseException as raised:  # As in a thread: the delivery hears of it.
             self._done.append((delivery, None, raised))
+
+    def post(self, delivery: Delivery, result: object) -> None:
+        """Call `delivery` with the next `deliver`, before the end of the job that posts it."""
+        self.in_flight += 1
+        self._done.append((delivery, result, None))
 
     def deliver(self) -> int:
         """Call the deliveries of all jobs done so far; return how many there were."""

@@ -3,6 +3,9 @@
 While one sync runs, what is appended meanwhile waits for the next. So a hundred producers share a
 sync without knowing of each other, and a single one waits for no timer.
 
+The thread that syncs goes on by itself as long as there is more to sync: the loop leaves it a
+ticket, and the device does not wait for the loop to come round.
+
 Invariants:
 
 * A waiter is told only when a sync that began after its write returned (promise 1).
@@ -65,37 +68,63 @@ class GroupCommit:
         self._on_synced = on_synced
         self._on_failed = on_failed
         self._running = False
+        # The newest ticket, left by the loop for the thread that syncs now; the thread takes it.
+        # Both operations of a deque are atomic, and what the thread did not take the loop finds
+        # again.
+        self._left: deque[SyncTicket] = deque(maxlen=1)
+        self._issued_offset = 0
         self._scheduled = False
         self._idle: trio.Event | None = None
         self.waiting: deque[Waiting] = deque()
 
     def start(self) -> None:
-        """Sync what is written, unless a sync is running: then the next one follows it."""
-        if self._running or self._log.failed is not None:
+        """Sync what is written: now, or right behind the sync that is running."""
+        if self._log.failed is not None:
             return
         ticket = self._log.begin_sync()
         if ticket is None:
             self._tell_waiters()  # A roll may have synced what they wait for.
-            return
-        self._running = True
-        waiting = len(self.waiting)
+        elif ticket.end_offset <= self._issued_offset:
+            return  # The running sync, or the one right behind it, covers all that there is.
+        elif self._running:
+            self._issued_offset = ticket.end_offset
+            self._left.append(ticket)
+        else:
+            self._issued_offset = ticket.end_offset
+            self._running = True
+            self._services.offload.submit("sync", lambda: self._sync_all(ticket), self._ended)
 
-        def deliver(outcome: object, error: BaseException | None) -> None:
-            self._running = False
-            if self._idle is not None:
-                self._idle.set()
-            if error is not None:
-                self._failed(error)
-                return
-            assert isinstance(outcome, float)
-            metrics = self._services.metrics
-            metrics.sync_seconds.observe(outcome)
-            metrics.waiters_per_sync.observe(waiting)
-            self._log.finish_sync(ticket)
-            self._tell_waiters()
-            self._on_synced()
+    def _sync_all(self, first: SyncTicket) -> None:
+        """Sync, and sync again as long as the loop has left a newer ticket. In a thread."""
+        ticket: SyncTicket | None = first
+        while ticket is not None:
+            seconds = self._sync(ticket)
+            self._services.offload.post(self._synced, (ticket, seconds))
+            try:
+                ticket = self._left.popleft()
+            except IndexError:
+                ticket = None
 
-        self._services.offload.submit("sync", lambda: self._sync(ticket), deliver)
+    def _ended(self, _outcome: object, error: BaseException | None) -> None:
+        self._running = False
+        if self._idle is not None:
+            self._idle.set()
+        if error is not None:
+            self._failed(error)
+        elif self._left:
+            self._left.clear()
+            self._issued_offset = 0
+            self.start()  # It was left when the thread had just looked.
+
+    def _synced(self, outcome: object, _error: BaseException | None) -> None:
+        assert isinstance(outcome, tuple)
+        ticket, seconds = outcome
+        metrics = self._services.metrics
+        metrics.sync_seconds.observe(seconds)
+        self._log.finish_sync(ticket)
+        told = self._tell_waiters()
+        metrics.waiters_per_sync.observe(told)
+        self._on_synced()
 
     def _sync(self, ticket: SyncTicket) -> float:
         """Return how long the sync took. In a thread."""
@@ -110,12 +139,16 @@ class GroupCommit:
             self._services.events.error("sync journal not written", reason=str(error))
         return seconds
 
-    def _tell_waiters(self) -> None:
+    def _tell_waiters(self) -> int:
+        """Tell everybody who is covered; return how many they were."""
         synced_offset = self._log.synced_offset
         waiting = self.waiting
+        told = 0
         while waiting and waiting[0][1] <= synced_offset:
             waiter, _, base_offset, _ = waiting.popleft()
             waiter.appended(base_offset)
+            told += 1
+        return told
 
     def _failed(self, error: BaseException) -> None:
         failed = error if isinstance(error, LogFailedError) else LogFailedError(str(error))

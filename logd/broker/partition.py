@@ -159,7 +159,12 @@ class Partition:
             set_log_append_time(buffer, position, size, now_ms=now_ms)
             header = read_header(buffer, position)
             waiter.append_time_ms = now_ms
-        elif not self._has_plain_timestamps(header, now_ms):
+        elif not (
+            # The short form of what `check_timestamps` says; it has the last word.
+            now_ms - self._before_max_ms <= header.base_timestamp
+            and header.base_timestamp <= header.max_timestamp <= now_ms + self._after_max_ms
+            and not header.attributes & LOG_APPEND_TIME_BIT
+        ):
             check_timestamps(
                 header,
                 now_ms=now_ms,
@@ -202,14 +207,6 @@ class Partition:
         if not self._touched:
             self._touched = True
             self._turn.touched.append(self)
-
-    def _has_plain_timestamps(self, header: BatchHeader, now_ms: int) -> bool:
-        """Whether nothing is to be said of them: the short form of `check_timestamps`."""
-        return (
-            now_ms - self._before_max_ms <= header.base_timestamp
-            and header.base_timestamp <= header.max_timestamp <= now_ms + self._after_max_ms
-            and not header.attributes & LOG_APPEND_TIME_BIT
-        )
 
     def _refuse_unwritable(self) -> None:
         if self.offline is not None:

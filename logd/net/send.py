@@ -48,6 +48,26 @@ class Outbox:
         if isinstance(part, bytes):
             self.buffered_bytes += len(part)
 
+    def send_now(self, data: bytes) -> bool:
+        """Send bytes at once if nothing is queued before them; what is left is queued.
+
+        Returns:
+            False if something is queued now.
+
+        Raises:
+            OSError: the connection is broken; close it.
+        """
+        if not self._parts:
+            try:
+                count = self._sock.send(data)
+            except BlockingIOError:
+                count = 0
+            if count == len(data):
+                return True
+            data = data[count:]
+        self.add(data)
+        return False
+
     def clear(self) -> None:
         """Let go of everything: the connection is closed."""
         self._parts.clear()

@@ -59,8 +59,8 @@ _PRODUCE_LAST: Final = 11
 CONNECTION_TURN_BYTES: Final = 1024 * 1024
 """What one connection may send in a turn before the others have theirs."""
 
-SPIN_POLLS: Final = 20
-"""Polls without result, some microseconds in all, before the loop goes back to Trio."""
+SPIN_S: Final = 0.00004
+"""How long the loop polls without result before it goes back to Trio, which costs about as much."""
 
 CHECKPOINT_S: Final = 0.005
 """A busy loop lets the other tasks run this often."""
@@ -121,22 +121,23 @@ class ServeLoop:
         poll = self._epoll.poll
         epoll_fd = self._epoll.fileno()
         monotonic = self._clock.monotonic
+        turn_ended = self.metrics.turn_ended
         while True:
             await trio.lowlevel.wait_readable(epoll_fd)
-            checkpoint_at = monotonic() + CHECKPOINT_S
-            idle_polls = 0
-            # A running sync will wake the loop anyway, and its thread needs the interpreter.
-            while idle_polls < (1 if self._offload.in_flight else SPIN_POLLS):
+            now = worked_at = monotonic()
+            checkpoint_at = now + CHECKPOINT_S
+            while True:
                 ready = poll(0)
                 if not ready and not self._sending:
-                    idle_polls += 1
+                    # A running sync wakes the loop anyway, and its thread needs the interpreter.
+                    if self._offload.in_flight or monotonic() - worked_at > SPIN_S:
+                        break
                     continue
-                idle_polls = 0
                 now = monotonic()
                 self._serve_turn(ready, now)
-                ended_at = monotonic()
-                self.metrics.turn_ended(ended_at - now)
-                if ended_at > checkpoint_at:
+                worked_at = monotonic()
+                turn_ended(worked_at - now)
+                if worked_at > checkpoint_at:
                     await trio.lowlevel.checkpoint()
                     checkpoint_at = monotonic() + CHECKPOINT_S
 
@@ -520,9 +521,22 @@ class ServeLoop:
             if reply.on_sent is not None:
                 reply.on_sent()
         self._count_answers(api_key, started_at, count)
+        if not outbox and chunks:
+            self._send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            return
         if chunks:
-            outbox.add(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            outbox.add(b"".join(chunks))
         self._send(connection)
+
+    def _send_bytes(self, connection: Connection, data: bytes) -> None:
+        """The usual case: all that is to be sent is a few bytes, and the socket takes them."""
+        try:
+            if connection.outbox.send_now(data):
+                return
+        except OSError:
+            self.close(connection, "")
+            return
+        self._watch(connection)
 
     def _count_answers(self, api_key: int, started_at: float, count: int) -> None:
         if count:

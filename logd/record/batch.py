@@ -58,8 +58,10 @@ CODEC_COUNT: Final = 5  # none, gzip, snappy, lz4, zstd
 NO_PRODUCER_ID: Final = -1
 NO_TIMESTAMP: Final = -1
 
-_BASE_OFFSET: Final = struct.Struct(">q")
-_EPOCH: Final = struct.Struct(">i")
+# Base offset, length and leader epoch lie side by side: one call writes all three, where the length
+# is known. The append path does so; `set_place` is the same for everybody else.
+PLACE: Final = struct.Struct(">qii")
+_LENGTH: Final = struct.Struct(">i")
 _SIZE_AND_MAGIC: Final = struct.Struct(">qiib")
 _CRC: Final = struct.Struct(">I")
 _ATTRIBUTES: Final = struct.Struct(">h")
@@ -221,8 +223,8 @@ def is_plausible(header: BatchHeader) -> bool:
 
 def set_place(buffer: Writable, position: int, *, base_offset: int, leader_epoch: int) -> None:
     """Give the batch its base offset and leader epoch, in place; the CRC covers neither."""
-    _BASE_OFFSET.pack_into(buffer, position, base_offset)
-    _EPOCH.pack_into(buffer, position + 12, leader_epoch)
+    (length,) = _LENGTH.unpack_from(buffer, position + 8)
+    PLACE.pack_into(buffer, position, base_offset, length, leader_epoch)
 
 
 def set_log_append_time(buffer: Writable, position: int, size: int, *, now_ms: int) -> None:

@@ -26,6 +26,7 @@ class Boundaries:
 
     def get(self, offset: int) -> int | None:
         """Return the position of the batch that begins at `offset`, if it is remembered."""
+        assert offset >= 0
         position = self._young.get(offset)
         return position if position is not None else self._old.get(offset)
 

@@ -42,6 +42,7 @@ def write_snapshot(
     Raises:
         OSError: the older ones are still there.
     """
+    assert snapshot.offset >= snapshot.segment_base
     payload = encode_snapshot(snapshot)
     assert len(payload) <= SNAPSHOT_BYTES_MAX
     path = snapshot_path(directory, snapshot.offset)

@@ -33,6 +33,7 @@ def find_damage(
     Raises:
         OSError: the segment cannot be read.
     """
+    assert 0 <= position <= size
     first_offset = offset_before(files, damage, segment, file, position)
     found = find_next_batch(
         files,
@@ -67,4 +68,5 @@ def offset_before(
         with contextlib.suppress(CorruptFileError):
             for _, header, _ in scan_batches(files, file, *ranges[-1], verify=False):
                 next_offset = max(next_offset, header.next_offset)
+    assert next_offset >= segment.base_offset
     return next_offset

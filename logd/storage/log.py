@@ -94,6 +94,8 @@ class Log(LogState):
             open_files=open_files,
             parts=parts,
         )
+        assert partition >= 0
+        assert parts.segments.active.size >= 0
         self._writer = SegmentWriter(self)
         self._appender = LogAppender(self, self._writer)
         self._reader = LogReader(self)
@@ -298,6 +300,7 @@ class Log(LogState):
 
     def _roll(self) -> None:
         self._writer.ensure_open()
+        assert self.segment_list.active.size > 0, "an empty segment never rolls"
         segment = self._writer.roll(self.written_offset, self._writer.max_timestamp())
         self._appender.publish_roll(segment)
 
@@ -309,6 +312,7 @@ class Log(LogState):
         if self.written_offset <= self.synced_offset or self.failed is not None:
             return None
         assert active.files is not None
+        assert active.base_offset < self.written_offset
         point = SyncPoint(
             self.topic_id, self.partition, active.base_offset, self.written_offset, active.size
         )
@@ -328,11 +332,13 @@ class Log(LogState):
     def finish_sync(self, ticket: SyncTicket) -> None:
         """Publish a sync that succeeded. On the loop."""
         assert ticket.end_offset <= self.written_offset
+        assert ticket.written_total <= self._appender.written_total
         self.synced_offset = max(self.synced_offset, ticket.end_offset)
         self._appender.synced_total = max(self._appender.synced_total, ticket.written_total)
 
     def fail(self, error: LogFailedError) -> None:
         """Let the log take and give nothing any more; staging and reading raise from now on."""
+        assert isinstance(error, LogFailedError)
         self.poison(error)
 
     # --- read ------------------------------------------------------------------------------------
@@ -446,6 +452,7 @@ class Log(LogState):
         """
         if self.failed is not None:
             raise self.failed
+        assert self.staged_bytes == 0, "written or abandoned before"
         active = self.segment_list.active
         if active.files is not None:
             self.sync_file(active.files.file)
@@ -486,6 +493,7 @@ class Log(LogState):
     @property
     def size_bytes(self) -> int:
         """Bytes of all .log files."""
+        assert self.sealed_bytes >= 0
         return self.sealed_bytes + self.segment_list.active.size
 
     def segments(self) -> list[SegmentInfo]:

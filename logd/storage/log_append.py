@@ -12,7 +12,7 @@ them.
 from __future__ import annotations
 
 from logd.policy.roll import NEVER_MS, RollPoint, must_roll, roll_due, roll_point
-from logd.record.batch import LENGTH_OVERHEAD_BYTES, BatchHeader, Writable, set_place
+from logd.record.batch import LENGTH_OVERHEAD_BYTES, PLACE, BatchHeader, Writable
 from logd.storage.log_settings import LogSettings
 from logd.storage.log_state import LogState
 from logd.storage.log_write import SegmentWriter
@@ -72,6 +72,8 @@ class LogAppender:
         self._enter(active.base_offset, active.size, active.first_append_ms)
 
     def _enter(self, base_offset: int, position: int, first_append_ms: int | None) -> None:
+        assert 0 <= base_offset <= self._state.end_offset
+        assert position >= 0
         self._base_offset = base_offset
         self._position = position
         self._first_append_ms = first_append_ms
@@ -118,7 +120,7 @@ class LogAppender:
             part = self._plan(last_offset, size, now_ms)
         if part is None:
             part = self._start_part(now_ms)
-        set_place(buffer, position, base_offset=base_offset, leader_epoch=state.leader_epoch)
+        PLACE.pack_into(buffer, position, base_offset, header.length, state.leader_epoch)
         timestamp_ms = header.max_timestamp
         if timestamp_ms < 0:
             timestamp_ms = header.base_timestamp
@@ -149,6 +151,7 @@ class LogAppender:
         self._enter(self._state.end_offset, 0, None)
         part = self._start_part(now_ms)
         part.rolls = True
+        assert self._position == 0
         return part
 
     def _refresh(self, now_ms: int) -> None:
@@ -226,6 +229,7 @@ class LogAppender:
         assert staged is self._out
         self._out = None
         self._publish(staged)
+        assert self._state.written_offset <= self._state.end_offset
         self._state.end_offset = self._state.written_offset
         self._producers.rollback()
         self.staged_bytes = 0
@@ -272,6 +276,8 @@ class LogAppender:
         """
         state = self._state
         old = state.segment_list.active
+        assert old.base_offset < segment.base_offset <= state.written_offset
+        assert segment.files is not None
         state.segment_list = state.segment_list.rolled_to(segment)
         state.sealed_bytes += old.size
         state.damage_found_in_active = False

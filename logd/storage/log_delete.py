@@ -35,6 +35,7 @@ class DeleteResult:
 
 def delete_before(state: LogState, offset: int, roll: Callable[[], None]) -> DeleteResult:
     """Make `offset` the log start and drop what lies below; see `Log.delete_before`."""
+    assert offset >= 0
     if state.failed is not None:
         raise state.failed
     if offset > state.written_offset:
@@ -53,12 +54,14 @@ def delete_before(state: LogState, offset: int, roll: Callable[[], None]) -> Del
 
 
 def _drop_below(state: LogState, offset: int) -> list[str]:
+    assert state.log_start_offset >= offset, "durable before a file is touched"
     dropped = [segment for segment in state.segment_list.items if segment.end_bound <= offset]
     if not dropped:
         return []
     for segment in dropped:
         if segment.size == SIZE_UNKNOWN:
             segment.size = state.files.stat_size(segment.paths.log)
+        assert not segment.is_active
         state.sealed_bytes -= segment.size
         state.open_files.forget(segment)
     state.segment_list = state.segment_list.without_first(len(dropped))

@@ -71,6 +71,8 @@ def open_clean_parts(files: Files, directory: str, *, topic_id: bytes, clean: Cl
     epochs = partition_files.read_epochs(files, directory) or [FIRST_EPOCH]
     segments = describe_segments(directory, listing.bases)
     segments.active.size = clean.active_size
+    assert segments.active.base_offset == clean.active_base
+    assert segments.active.base_offset <= clean.log_end_offset
     return LogParts(
         segments=segments,
         damage=DamageList.load(files, directory),

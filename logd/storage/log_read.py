@@ -29,7 +29,7 @@ from logd.storage.segment_files import SegmentFiles, healthy_ranges, rebuild_sea
 from logd.storage.segment_scan import (
     HEADER_WINDOW_BYTES,
     read_batch_header,
-    scan_batches,
+    scan_in_order,
 )
 from logd.units import MIB
 
@@ -58,6 +58,7 @@ class LogReader:
         """Return verified batches without waiting for a disk, or None; see `Log.try_read`."""
         state = self._state
         self._check_offset(offset)
+        assert max_bytes >= 0
         if offset >= below:
             return empty_slice(offset)
         segment = state.segment_list.find(offset)
@@ -95,6 +96,7 @@ class LogReader:
         max_bytes: int,
         min_one: bool,
     ) -> FileSlice | None:
+        assert 0 <= start < limit <= segment.size
         end = limit
         if limit - start > max_bytes:
             cut = self._cut_cached(opened, start, start + max_bytes, limit, min_one)
@@ -105,6 +107,7 @@ class LogReader:
         if verified_end <= start:
             return None
         end = min(end, verified_end)
+        assert end >= start
         next_offset = limit_offset
         if end != limit:
             next_offset = self._offset_at(opened, end)
@@ -164,6 +167,7 @@ class LogReader:
             indexed = opened.index.last_position_at_or_before(target)
             if indexed > start:
                 return indexed
+        assert start < limit
         position = start
         for _ in range(CACHED_HOPS_MAX):
             data = self._state.files.read_cached_at(opened.file, position, HEADER_BYTES)
@@ -191,6 +195,7 @@ class LogReader:
     def read(self, offset: int, *, max_bytes: int, below: int, min_one: bool) -> FileSlice:
         """Return verified batches, reading from the disk as needed; see `Log.read`."""
         self._check_offset(offset)
+        assert max_bytes >= 0
         if offset >= below:
             return empty_slice(offset)
         segments = self._state.segment_list
@@ -240,13 +245,22 @@ class LogReader:
         for start, end in healthy_ranges(damaged, size):
             if end <= position:
                 continue
-            for at, header, _ in scan_batches(
-                self._state.files, opened.file, max(position, start), end, verify=False
+            for at, header, _ in scan_in_order(
+                self._state.files,
+                opened.file,
+                max(position, start),
+                end,
+                next_offset=segment.base_offset if position == start == 0 else None,
+                end_bound=self._end_bound(segment),
+                verify=False,
             ):
                 if header.next_offset > offset:
                     _refuse_to_skip(damaged, offset, header.base_offset)
                     return at, end
         return size, size
+
+    def _end_bound(self, segment: Segment) -> int:
+        return min(segment.end_bound, self._state.written_offset)
 
     def _indexed_position(
         self, segment: Segment, opened: SegmentFiles, offset: int, size: int
@@ -276,6 +290,7 @@ class LogReader:
                 segment.paths,
                 opened.file,
                 base_offset=segment.base_offset,
+                end_bound=segment.end_bound,
                 settings=state.settings,
                 damaged=state.damage.in_segment(segment.base_offset),
             )
@@ -297,13 +312,21 @@ class LogReader:
         end = start
         next_offset = offset
         try:
-            for position, header, crc_ok in scan_batches(
-                self._state.files, opened.file, start, end_limit
+            for position, header, crc_ok in scan_in_order(
+                self._state.files,
+                opened.file,
+                start,
+                end_limit,
+                next_offset=None,
+                end_bound=self._end_bound(segment),
             ):
                 if header.base_offset >= below:
                     break
                 if not crc_ok:
                     raise CorruptFileError(opened.file.path, position, "a batch fails its CRC-32C")
+                if header.leader_epoch > self._state.leader_epoch:  # Not covered by the CRC.
+                    reason = f"leader epoch {header.leader_epoch} never began"
+                    raise CorruptFileError(opened.file.path, position, reason)
                 verified_end = position + header.size
                 if verified_end - start <= max_bytes or (position == start and min_one):
                     end = verified_end
@@ -314,6 +337,7 @@ class LogReader:
             # Good batches before it are given out; the reader comes back for what follows.
             if end == start:
                 raise
+        assert start <= end <= verified_end <= end_limit
         segment.verified.add(start, verified_end)
         if verified_end == start:
             return None
@@ -323,6 +347,7 @@ class LogReader:
         """Write down the damage that `error` reports; return its range."""
         state = self._state
         size = max(segment.size, error.position)
+        assert 0 <= error.position <= size
         damaged = find_damage(
             state.files,
             state.damage,

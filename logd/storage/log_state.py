@@ -43,7 +43,7 @@ from logd.storage.segment_files import (
     healthy_ranges,
     open_sealed,
 )
-from logd.storage.segment_scan import read_batch_header, scan_batches
+from logd.storage.segment_scan import read_batch_header, scan_in_order
 from logd.storage.time_index import TimeIndex
 
 OWN_OPEN_FILES: Final = 64
@@ -110,7 +110,9 @@ class LogState:
         self.topic = topic
         self.partition = partition
         self._settings = settings
-        self.open_files = open_files or OpenFiles(files, limit=OWN_OPEN_FILES)
+        if open_files is None:
+            open_files = OpenFiles(files, limit=OWN_OPEN_FILES)
+        self.open_files = open_files
         self.segment_list = parts.segments
         self.damage = parts.damage
         self.epochs = parts.epochs
@@ -144,6 +146,7 @@ class LogState:
         """Let the log take and give nothing any more; return the error that did it first."""
         if self.failed is None:
             self.failed = error
+        assert self.failed is not None
         return self.failed
 
     def sync_file(self, file: OpenFile) -> None:
@@ -173,6 +176,7 @@ class LogState:
         Raises:
             CorruptFileError: the log is damaged where nobody knew. OSError: cannot be opened.
         """
+        assert segment.size >= 0 or not segment.is_active
         with self.open_lock:
             opened = self.opened(segment)
             if opened is not None:
@@ -249,9 +253,16 @@ class LogState:
         )
         damaged = self.damage.in_segment(segment.base_offset)
         for start, end in healthy_ranges(damaged, segment.size):
-            for position, header, _ in scan_batches(
-                self.files, opened.file, start, end, verify=False
+            for position, header, _ in scan_in_order(
+                self.files,
+                opened.file,
+                start,
+                end,
+                next_offset=segment.base_offset if start == 0 else None,
+                end_bound=self.written_offset,
+                verify=False,
             ):
                 builder.add(header, position)
+        assert builder.bytes_since_entry <= segment.size
         segment.max_timestamp = builder.max_timestamp
         segment.bytes_since_entry = builder.bytes_since_entry

@@ -9,6 +9,7 @@ first record at or after a time, the search starts behind the last entry *below*
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from logd.errors import CorruptFileError, CorruptRecordsError, DamagedRangeError
@@ -17,7 +18,12 @@ from logd.record.records import first_at_or_after, iterate
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
 from logd.storage.segment import Segment
-from logd.storage.segment_files import SegmentFiles, batch_timestamp_ms, healthy_ranges
+from logd.storage.segment_files import (
+    MaxTimestamp,
+    SegmentFiles,
+    batch_timestamp_ms,
+    healthy_ranges,
+)
 from logd.storage.segment_scan import scan_batches
 
 
@@ -33,6 +39,7 @@ class TimeLookup:
     def offset_for_timestamp(self, timestamp_ms: int, *, below: int) -> tuple[int, int, int] | None:
         """Return the first record at or after a time; see `Log.offset_for_timestamp`."""
         state = self._state
+        assert below <= state.end_offset
         if state.failed is not None:
             raise state.failed
         for segment in state.segment_list.items:
@@ -50,7 +57,7 @@ class TimeLookup:
     ) -> tuple[int, int, int] | None:
         try:
             opened = self._state.open_segment(segment)
-            latest = segment.max_timestamp
+            latest = _known_latest(segment)
             if latest is not None and latest[0] < timestamp_ms:
                 return None
             from_offset = segment.base_offset
@@ -98,6 +105,7 @@ class TimeLookup:
             if not batch.crc_ok:
                 raise CorruptFileError(opened.file.path, position, "a batch fails its CRC-32C")
         data = self._state.files.read_at(opened.file, position, header.size)
+        assert len(data) == header.size
         start_offset = self._state.log_start_offset
         try:
             found = first_at_or_after(data, timestamp_ms)
@@ -110,6 +118,7 @@ class TimeLookup:
     def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the latest record; see `Log.max_timestamp`."""
         state = self._state
+        assert below <= state.end_offset
         if state.failed is not None:
             raise state.failed
         best: tuple[int, int] | None = None
@@ -127,7 +136,7 @@ class TimeLookup:
         """Return the segment's latest readable record, if it is later than `above_ms`."""
         try:
             opened = self._state.open_segment(segment)
-            latest = segment.max_timestamp
+            latest = _known_latest(segment)
             if latest is not None and latest[0] <= above_ms:
                 return None
             from_offset = segment.base_offset
@@ -141,8 +150,9 @@ class TimeLookup:
                     break
                 if header.next_offset <= self._state.log_start_offset:
                     continue
-                if batch_timestamp_ms(header) > above_ms:
-                    above_ms = batch_timestamp_ms(header)
+                timestamp_ms = self._latest_in_batch(opened, position, header)
+                if timestamp_ms > above_ms:
+                    above_ms = timestamp_ms
                     best = (position, header)
             if best is None:
                 return None
@@ -152,15 +162,37 @@ class TimeLookup:
         except OSError as error:
             raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
 
+    def _latest_in_batch(self, opened: SegmentFiles, position: int, header: BatchHeader) -> int:
+        """Return the greatest timestamp of the batch's records that are not deleted."""
+        start_offset = self._state.log_start_offset
+        if header.base_offset >= start_offset:
+            return batch_timestamp_ms(header)
+        data = self._state.files.read_at(opened.file, position, header.size)
+        with contextlib.suppress(CorruptRecordsError):
+            return max(
+                record.timestamp_ms for record in iterate(data) if record.offset >= start_offset
+            )
+        return batch_timestamp_ms(header)
+
     def _entry_below(self, opened: SegmentFiles, segment: Segment, below: int) -> int:
         """Return an offset from which on the latest record below `below` is sure to be found."""
         assert opened.time_index is not None
         timestamp_ms, offset = opened.time_index.last
         while timestamp_ms >= 0 and offset >= below:
             timestamp_ms, offset = opened.time_index.lookup(timestamp_ms - 1)
+        assert timestamp_ms < 0 or offset < below
         if timestamp_ms < 0 or offset < self._state.log_start_offset:
             return segment.base_offset
         return offset
+
+
+def _known_latest(segment: Segment) -> MaxTimestamp | None:
+    """Return the segment's greatest timestamp if it is known for sure.
+
+    A time index has no entry for time 0 at the segment's first offset: no entry proves nothing.
+    """
+    latest = segment.max_timestamp
+    return latest if latest is not None and latest[0] >= 0 else None
 
 
 def _first_from(data: bytes, timestamp_ms: int, start_offset: int) -> tuple[int, int] | None:

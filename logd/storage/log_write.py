@@ -98,6 +98,7 @@ class SegmentWriter:
         self, segment: Segment, opened: SegmentFiles, part: StagedPart, error: OSError
     ) -> StorageError:
         """Cut off what was written of a part; return what to raise."""
+        assert part.segment is None, "not written"
         if error.errno not in DISK_FULL_ERRNOS:
             return self._failed(f"{segment.paths.log} could not be written: {error}")
         try:
@@ -181,6 +182,7 @@ class SegmentWriter:
         state = self._state
         old = self.segment
         assert base_offset > old.base_offset
+        assert old.end_bound > base_offset
         opened = self.ensure_open()
         state.sync_file(opened.file)
         new = Segment(state.directory, base_offset)

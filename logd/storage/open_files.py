@@ -46,6 +46,7 @@ class OpenFiles:
         with self._lock:
             self._entries[segment] = opened
             self._entries.move_to_end(segment)
+            assert len(self._entries) <= self.limit + 1
             pushed_out = (
                 self._entries.popitem(last=False) if len(self._entries) > self.limit else None
             )

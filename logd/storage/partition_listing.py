@@ -71,6 +71,7 @@ def list_partition(files: Files, directory: str) -> PartitionListing:
         UnsupportedFormatError: Kafka's cleaner was interrupted here; only Kafka can finish that.
         OSError: the directory cannot be read.
     """
+    assert not directory.endswith("/")
     listing = PartitionListing()
     for name in files.list_directory(directory):
         if name.endswith(SWAP_SUFFIX):
@@ -112,6 +113,7 @@ def remove_leftovers(files: Files, directory: str, listing: PartitionListing) ->
 
     Not synced: what a crash brings back is removed at the next start.
     """
+    assert not set(listing.leftovers).intersection(listing.unknown)
     names = list(listing.leftovers)
     known = set(files.list_directory(directory))
     for base_offset in sorted(listing.index_bases.difference(listing.bases)):

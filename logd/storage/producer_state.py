@@ -150,6 +150,7 @@ class ProducerStates:
             DuplicateSequenceError: it lies before those that are remembered.
         """
         producer_id = header.producer_id
+        assert producer_id >= 0
         entry = self._staged.get(producer_id) or self._written.get(producer_id)
         if entry is None:
             return None
@@ -187,6 +188,7 @@ class ProducerStates:
             count += 1
         if count:
             del journal[:count]
+        assert bool(journal) >= bool(self._staged), "what is staged is in the journal"
 
     def rollback(self) -> None:
         """Forget what was staged and never written."""
@@ -268,6 +270,7 @@ def _appended(
 ) -> ProducerEntry:
     first = header.base_sequence
     last = (first + header.last_offset_delta) & INT32_MAX
+    assert last_offset >= header.last_offset_delta
     batch = ProducerBatch(first, last, last_offset, timestamp_ms)
     if entry is None or entry.epoch != header.producer_epoch:
         return ProducerEntry(header.producer_epoch, (batch,))

@@ -128,6 +128,7 @@ class _Recovery:
 
     def run(self, sync_point: SyncPoint | None) -> LogParts:
         """Do all of it."""
+        assert self._bases == sorted(self._bases)
         # The names that are there are kept: on the device before anything is built on them.
         self._files.sync_directory(self._directory)
         snapshot = find_snapshot(self._files, self._directory, self._listing.snapshots, self._sizes)
@@ -204,6 +205,7 @@ class _Recovery:
             damage=self._damage,
             producers=ProducerStates(dict(snapshot.producers) if snapshot is not None else None),
             epochs=list(self._epochs_read or ()),
+            epochs_known=bool(self._epochs_read),
             recovery_point=max(points),
             same_boot=self._same_boot,
             report=self._report,
@@ -302,9 +304,10 @@ class _Recovery:
             index.truncate_to(snapshot.offset)
             index.check_fits(next_offset=snapshot.offset, log_bytes=snapshot.position)
             time_index.truncate_to(snapshot.offset)
-        except (FileNotFoundError, CorruptFileError):
-            if snapshot.position > self._settings.index_interval_bytes:
-                self._report.rebuilt.append(segment.paths.index)
+        except FileNotFoundError:
+            return False  # Below S there may be too little for an entry.
+        except CorruptFileError as error:
+            self._report.rebuilt.append(error.path)
             return False
         opened.index, opened.time_index = index, time_index
         return True
@@ -341,6 +344,8 @@ class _Recovery:
     def _go_on_in(self, last: _Walked) -> None:
         """Take the last segment as the active one, with all that the walk found out about it."""
         segment = last.segment
+        assert segment.is_active
+        assert not last.is_damaged
         segment.files = last.opened
         segment.max_timestamp = last.builder.max_timestamp
         segment.bytes_since_entry = last.builder.bytes_since_entry
@@ -382,12 +387,14 @@ class _Recovery:
                 epochs.pop()
             epochs.append(EpochStart(epochs[-1].epoch + 1, end_offset))
             self._report.new_epoch = epochs[-1].epoch
+        assert epochs == sorted(epochs)
         if epochs != self._epochs_read:
             partition_files.write_epochs(self._files, self._directory, epochs)
 
     def _drop_snapshots(self, snapshot: ProducerSnapshot | None) -> list[int]:
         """Unlink snapshots that could not be used: their offsets may come again, for other data."""
         newest = -1 if snapshot is None else snapshot.offset
+        assert newest == -1 or newest in self._listing.snapshots
         dropped = [offset for offset in self._listing.snapshots if offset > newest]
         for offset in dropped:
             self._files.unlink(snapshot_path(self._directory, offset))

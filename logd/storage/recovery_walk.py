@@ -25,7 +25,7 @@ from logd.storage.segment_scan import (
     ScannedBatch,
     find_next_batch,
     is_old_message,
-    scan_batches,
+    scan_in_order,
 )
 from logd.storage.tail_cut import cut_tail
 from logd.units import INT32_MAX
@@ -67,7 +67,11 @@ def judge(
 
 @dataclass(slots=True)
 class WalkContext:
-    """What the walks over all segments of a log share and add to."""
+    """What the walks over all segments of a log share and add to.
+
+    Attributes:
+        epochs_known: `epochs` was read from its file; else the batches tell it.
+    """
 
     files: Files
     directory: str
@@ -75,6 +79,7 @@ class WalkContext:
     damage: DamageList
     producers: ProducerStates
     epochs: list[EpochStart]
+    epochs_known: bool
     recovery_point: RecoveryPoint
     same_boot: bool
     report: RecoveryReport
@@ -122,7 +127,14 @@ class SegmentWalk:
         while self.position < self._size:
             start = self.position
             try:
-                for batch in scan_batches(self._context.files, self._file, start, self._size):
+                for batch in scan_in_order(
+                    self._context.files,
+                    self._file,
+                    start,
+                    self._size,
+                    next_offset=self.next_offset,
+                    end_bound=self._end_bound(),
+                ):
                     self._check(batch)
                     self._take(batch)
                 self._segment.verified.add(start, self.position)
@@ -132,15 +144,18 @@ class SegmentWalk:
             assert self.position >= start
         self._find_missing_end()
 
+    def _end_bound(self) -> int:
+        return min(self._segment.end_bound, self._segment.base_offset + INT32_MAX + 1)
+
     def _check(self, batch: ScannedBatch) -> None:
         header = batch.header
         reason = None
         if not batch.crc_ok:
             reason = "a batch fails its CRC-32C"
-        elif header.base_offset < self.next_offset:
-            reason = f"offset {header.base_offset} comes after {self.next_offset - 1}"
-        elif header.last_offset - self._segment.base_offset > INT32_MAX:
-            reason = f"offset {header.last_offset} is too far from the segment's base"
+        elif self._contradicts_recovery_point(batch):
+            reason = f"its last offset is {header.last_offset}, the sync journal says otherwise"
+        elif self._context.epochs_known and header.leader_epoch > self._context.epochs[-1].epoch:
+            reason = f"leader epoch {header.leader_epoch} never began"
         if reason is not None:
             raise CorruptFileError(self._file.path, batch.position, reason)
         if header.attributes & (TRANSACTIONAL_BIT | CONTROL_BIT):
@@ -151,6 +166,15 @@ class SegmentWalk:
                 "this version has no transactions",
             )
 
+    def _contradicts_recovery_point(self, batch: ScannedBatch) -> bool:
+        point = self._context.recovery_point
+        return (
+            self._is_last
+            and point.segment_base == self._segment.base_offset
+            and point.position == batch.position + batch.header.size
+            and point.offset != batch.header.next_offset
+        )
+
     def _take(self, batch: ScannedBatch) -> None:
         context = self._context
         header: BatchHeader = batch.header
@@ -160,6 +184,7 @@ class SegmentWalk:
             context.epochs.append(EpochStart(max(header.leader_epoch, 0), header.base_offset))
         self._builder.add(header, batch.position)
         context.report.walked_bytes += header.size
+        assert header.base_offset >= self.next_offset
         self.next_offset = header.next_offset
         self.position = batch.position + header.size
 
@@ -236,6 +261,7 @@ class SegmentWalk:
         self._size = self.position
 
     def _quarantine(self, following: ScannedBatch | None, reason: str) -> None:
+        assert following is None or following.position > self.position
         end_offset = self._end_of_damage() if following is None else following.header.base_offset
         end_position = self._size if following is None else following.position
         self._add_damage(end_offset, end_position, reason)
@@ -283,12 +309,7 @@ class SegmentWalk:
 
     def _find_gap(self) -> None:
         end_bound = self._segment.end_bound
-        if self.next_offset > end_bound:
-            raise CorruptFileError(
-                self._file.path,
-                self.position,
-                f"ends at offset {self.next_offset - 1}, the next segment begins at {end_bound}",
-            )
+        assert self.next_offset <= end_bound
         if self.next_offset < end_bound and not self._context.settings.is_compacted:
             self._miss(end_bound, "records are missing between this segment and the next")
 

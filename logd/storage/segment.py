@@ -81,6 +81,7 @@ class Segment:
 
     def verified_end(self, position: int) -> int:
         """Return up to where the bytes from `position` on are verified, at most `size`."""
+        assert position >= 0
         if position >= self.appended_from:
             return self.size
         end = self.verified.end_after(position)
@@ -111,6 +112,7 @@ class SegmentList:
 
     def rolled_to(self, segment: Segment) -> SegmentList:
         """Return the list with a new active segment."""
+        assert segment.base_offset > self.active.base_offset
         self.active.end_bound = segment.base_offset
         return SegmentList((*self.items, segment))
 

@@ -27,7 +27,7 @@ from logd.storage.layout import (
 )
 from logd.storage.log_settings import LogSettings
 from logd.storage.offset_index import OffsetIndex
-from logd.storage.segment_scan import scan_batches
+from logd.storage.segment_scan import scan_in_order
 from logd.storage.time_index import TimeIndex
 
 MaxTimestamp = tuple[int, int]
@@ -244,7 +244,13 @@ def open_sealed(
         time_index.check_fits(next_offset=end_bound)
     except (FileNotFoundError, CorruptFileError):
         return rebuild_sealed(
-            files, paths, file, base_offset=base_offset, settings=settings, damaged=damaged
+            files,
+            paths,
+            file,
+            base_offset=base_offset,
+            end_bound=end_bound,
+            settings=settings,
+            damaged=damaged,
         )
     return SegmentFiles(file, index, time_index)
 
@@ -255,6 +261,7 @@ def rebuild_sealed(
     file: OpenFile,
     *,
     base_offset: int,
+    end_bound: int,
     settings: LogSettings,
     damaged: Sequence[DamagedRange],
 ) -> SegmentFiles:
@@ -266,13 +273,21 @@ def rebuild_sealed(
         CorruptFileError: the log is damaged where nobody knew. OSError: no space, unreadable.
     """
     temporary = SegmentPaths(paths.log, paths.index + TEMP_SUFFIX, paths.time_index + TEMP_SUFFIX)
+    assert base_offset <= end_bound
     opened = SegmentFiles(file, None, None)
     builder = IndexBuilder(files, opened, temporary, base_offset=base_offset, settings=settings)
     for start, end in healthy_ranges(damaged, files.size(file)):
-        for position, header, _ in scan_batches(files, file, start, end, verify=False):
-            if header.last_offset < base_offset or header.base_offset < base_offset:
-                raise CorruptFileError(file.path, position, "an offset below the segment's base")
+        for position, header, _ in scan_in_order(
+            files,
+            file,
+            start,
+            end,
+            next_offset=base_offset,
+            end_bound=end_bound,
+            verify=False,
+        ):
             builder.add(header, position)
+            base_offset = header.next_offset
     builder.seal()
     files.rename(temporary.index, paths.index)
     files.rename(temporary.time_index, paths.time_index)

@@ -78,6 +78,62 @@ def scan_batches(
         position = batch_end
 
 
+def scan_in_order(
+    files: Files,
+    file: OpenFile,
+    start: int,
+    end: int,
+    *,
+    next_offset: int | None,
+    end_bound: int,
+    verify: bool = True,
+) -> Iterator[ScannedBatch]:
+    """Yield as `scan_batches`, and check that each batch is in its place.
+
+    The CRC does not cover the base offset. So offsets must rise, and a gap (compaction leaves some)
+    is believed only if the batch behind it, or the end of the segment, agrees.
+
+    Args:
+        next_offset: the offset that the first batch should have; None if not known.
+        end_bound: all offsets lie below.
+
+    Raises:
+        CorruptFileError: as `scan_batches`, or a batch is not in its place.
+    """
+    expected = next_offset
+    held: ScannedBatch | None = None
+    for batch in scan_batches(files, file, start, end, verify=verify):
+        base_offset = batch.header.base_offset
+        if held is not None:
+            assert expected is not None
+            if batch.crc_ok and expected <= base_offset < held.header.next_offset:
+                raise _misplaced(file, held, expected)
+            yield held
+            expected = held.header.next_offset
+            held = None
+        if batch.header.next_offset > end_bound or (
+            expected is not None and base_offset < expected
+        ):
+            raise _misplaced(file, batch, expected)
+        if expected is not None and base_offset > expected and batch.crc_ok:
+            held = batch
+        else:
+            yield batch
+            expected = batch.header.next_offset
+    if held is not None:
+        yield held
+
+
+def _misplaced(file: OpenFile, batch: ScannedBatch, expected: int | None) -> CorruptFileError:
+    header = batch.header
+    return CorruptFileError(
+        file.path,
+        batch.position,
+        f"offsets {header.base_offset} to {header.last_offset} do not belong here"
+        + ("" if expected is None else f", {expected} does"),
+    )
+
+
 class _Window:
     """A bounded, moving copy of a part of a file."""
 

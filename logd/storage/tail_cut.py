@@ -70,6 +70,7 @@ def _save(
 def _copy(
     files: Files, directory: str, file: OpenFile, position: int, size: int, path: str
 ) -> None:
+    assert path.endswith(CUT_SUFFIX)
     temp = path + TEMP_SUFFIX
     saved = files.create_or_truncate(temp)
     for at in range(position, size, COPY_BYTES):

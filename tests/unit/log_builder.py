@@ -151,3 +151,21 @@ def overwrite(path: str, position: int, data: bytes) -> None:
     with open(path, "r+b") as file:
         file.seek(position)
         file.write(data)
+
+
+def offsets_read(log: Log, start: int, end: int, max_bytes: int = 1 << 30) -> list[int]:
+    """Return the base offsets of the batches that a reader sees, in slices of max_bytes."""
+    found = []
+    offset = start
+    while offset < end:
+        piece = log.try_read(offset, max_bytes=max_bytes, below=end)
+        if piece is None:
+            piece = log.read(offset, max_bytes=max_bytes, below=end)
+        headers = headers_in(log, piece)
+        assert headers
+        assert headers[0].base_offset <= offset < headers[0].next_offset
+        assert piece.next_offset in (-1, headers[-1].next_offset)
+        assert piece.size <= max_bytes or len(headers) == 1
+        found += [header.base_offset for header in headers]
+        offset = headers[-1].next_offset
+    return found
