@@ -373,5 +373,7 @@ class Server:
 
 
 async def _end_at_next_signal(signals: AsyncIterator[int]) -> None:
-    await anext(signals)
-    os._exit(EXIT_FAILED)  # What was acknowledged is on disk; nothing else matters now.
+    number = await anext(signals)
+    # What was acknowledged is on disk; nothing else matters now. The signal ends the process.
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 READY_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
@@ -29,7 +30,7 @@ class ServerProcess:
         self.log_path = f"{self.data}.log"
         self.ready_s = 0.0
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -16,14 +16,18 @@ from logd.storage.files import Files
 from logd.storage.layout import PRODUCERS_SUFFIX, offset_name
 from logd.storage.producer_state import (
     SNAPSHOT_BYTES_MAX,
+    SNAPSHOT_HEAD_BYTES,
     SNAPSHOT_VERSION,
     ProducerSnapshot,
     decode_snapshot,
     encode_snapshot,
 )
-from logd.storage.state_file import read_state, write_state
+from logd.storage.state_file import HEADER_BYTES, read_state, write_state
 
 SNAPSHOTS_KEPT: Final = 2
+
+EMPTY_SNAPSHOT_BYTES: Final = HEADER_BYTES + SNAPSHOT_HEAD_BYTES
+"""The length of a snapshot that names no producer; any other one is longer."""
 
 
 def snapshot_path(directory: str, offset: int) -> str:
@@ -69,6 +73,18 @@ def read_snapshot(files: Files, directory: str, offset: int) -> ProducerSnapshot
     if snapshot.offset != offset:
         raise CorruptFileError(path, 0, f"is the snapshot of offset {snapshot.offset}")
     return snapshot
+
+
+def has_no_producers(files: Files, directory: str, offset: int) -> bool:
+    """Return whether the snapshot as of `offset` names no producer, by its length alone.
+
+    For starts after a clean stop: most logs have no idempotent producers, and a thousand files need
+    not be read to learn that.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return files.stat_size(snapshot_path(directory, offset)) == EMPTY_SNAPSHOT_BYTES
 
 
 def find_snapshot(

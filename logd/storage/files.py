@@ -57,7 +57,7 @@ class Files:
     Every method raises OSError as the system gave it; callers translate. Paths are strings.
     """
 
-    # --- opening ---------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------
 
     def open_read(self, path: str) -> OpenFile:
         """Open an existing file for reading."""
@@ -77,7 +77,7 @@ class Files:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return OpenFile(os.open(path, flags, 0o640), path)
 
-    # --- reading and writing -----------------------------------------------------------------
+    # --- reading and writing ----------------------------------------------------------------
 
     def read_at(self, file: OpenFile, position: int, size: int) -> bytes:
         """Return up to `size` bytes; fewer only at the end of the file."""
@@ -175,7 +175,7 @@ class Files:
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         return mmap.mmap(file.fd, size, access=access)
 
-    # --- durability -----------------------------------------------------------------------------
+    # --- durability -------------------------------------------------------------------------
 
     def sync_data(self, file: OpenFile) -> None:
         """fdatasync: the bytes, and the length needed to read them, are on stable storage."""
@@ -197,7 +197,7 @@ class Files:
         finally:
             os.close(fd)
 
-    # --- the page cache ---------------------------------------------------------------------------
+    # --- the page cache ---------------------------------------------------------------------
 
     def drop_cache(self, file: OpenFile, position: int = 0, size: int = 0) -> None:
         """Drop clean cached pages, so that the next read comes from the device (0: to the end)."""
@@ -222,7 +222,7 @@ class Files:
                 return False
         return True
 
-    # --- names --------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------
 
     def exists(self, path: str) -> bool:
         """Return whether the name exists, be it a dangling link."""
@@ -260,7 +260,7 @@ class Files:
         """Return the absolute path without links; parts that do not exist stay as they are."""
         return os.path.realpath(path)
 
-    # --- the device -----------------------------------------------------------------------------------
+    # --- the device -------------------------------------------------------------------------
 
     def free_bytes(self, path: str) -> int:
         """Return the bytes that an ordinary process may still write to the file system."""

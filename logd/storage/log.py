@@ -45,7 +45,8 @@ from logd.storage.log_write import SegmentWriter
 from logd.storage.open_files import OpenFiles
 from logd.storage.recovery import recover_parts
 from logd.storage.recovery_report import RecoveryReport
-from logd.storage.segment import SegmentInfo
+from logd.storage.segment import Segment, SegmentInfo
+from logd.storage.segment_files import SegmentFiles
 from logd.storage.staged import StagedWrite, WriteResult
 from logd.storage.sync_journal import SyncPoint
 
@@ -308,17 +309,28 @@ class Log(LogState):
 
     def begin_sync(self) -> SyncTicket | None:
         """Return what a sync begun now covers; None if nothing is unsynced. On the loop."""
-        active = self.segment_list.active
         if self.written_offset <= self.synced_offset or self.failed is not None:
             return None
-        assert active.files is not None
-        assert active.base_offset < self.written_offset
+        active, opened = self._active_files()
+        assert active.base_offset <= self.written_offset
         point = SyncPoint(
             self.topic_id, self.partition, active.base_offset, self.written_offset, active.size
         )
-        return SyncTicket(
-            active.files.file, self.written_offset, point, self._appender.written_total
-        )
+        return SyncTicket(opened.file, self.written_offset, point, self._appender.written_total)
+
+    def _active_files(self) -> tuple[Segment, SegmentFiles]:
+        """Return the active segment and its files, which something was written to.
+
+        `roll_now` may publish a new segment from its thread just now: the list first, then it takes
+        the files away from the old one. Then the new one is there, with its files.
+        """
+        active = self.segment_list.active
+        opened = active.files
+        if opened is None:
+            active = self.segment_list.active
+            opened = active.files
+        assert opened is not None
+        return active, opened
 
     def sync(self, ticket: SyncTicket) -> None:
         """Force what the ticket covers to the device. Blocking, in a thread.

@@ -11,7 +11,7 @@ import contextlib
 
 from logd.errors import CorruptFileError, UnsupportedFormatError
 from logd.storage import partition_files
-from logd.storage.checkpoint import read_snapshot
+from logd.storage.checkpoint import has_no_producers, read_snapshot
 from logd.storage.clean_stop import CleanLog
 from logd.storage.damage import DamageList
 from logd.storage.files import Files
@@ -68,7 +68,10 @@ def open_clean_parts(files: Files, directory: str, *, topic_id: bytes, clean: Cl
     partition_files.check_metadata(files, directory, topic_id)
     _check_unchanged(files, directory, listing, clean)
     remove_leftovers(files, directory, listing)
-    epochs = partition_files.read_epochs(files, directory) or [FIRST_EPOCH]
+    # In epoch 0 the file has nothing to add, and a thousand logs need not read it.
+    epochs = [FIRST_EPOCH]
+    if clean.leader_epoch != FIRST_EPOCH.epoch:
+        epochs = partition_files.read_epochs(files, directory) or epochs
     segments = describe_segments(directory, listing.bases)
     segments.active.size = clean.active_size
     assert segments.active.base_offset == clean.active_base
@@ -111,6 +114,8 @@ def _clean_producers(
             return ProducerStates()
         path = segment_paths(directory, clean.active_base).log
         raise CorruptFileError(path, clean.active_size, "its producer snapshot is missing")
+    if has_no_producers(files, directory, clean.log_end_offset):
+        return ProducerStates()
     with contextlib.suppress(UnsupportedFormatError):
         snapshot = read_snapshot(files, directory, clean.log_end_offset)
         return ProducerStates(snapshot.producers)

@@ -51,6 +51,7 @@ BATCHES_KEPT: Final = 5
 SNAPSHOT_VERSION: Final = 1
 SNAPSHOT_BYTES_MAX: Final = 1024 * 1024 * 1024
 _SNAPSHOT_HEAD: Final = struct.Struct(">qqqqqI")
+SNAPSHOT_HEAD_BYTES: Final = _SNAPSHOT_HEAD.size
 _PRODUCER: Final = struct.Struct(">qhB")
 _BATCH: Final = struct.Struct(">iiqq")
 

@@ -10,6 +10,7 @@ import errno
 import shutil
 import tempfile
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -52,8 +53,8 @@ class FullDisk(FastFiles):
 
     full = False
 
-    def write_at(self, file: OpenFile, position: int, buffers: object) -> int:
-        data = b"".join(buffers)  # type: ignore[call-overload]  # Any sequence of buffers.
+    def write_at(self, file: OpenFile, position: int, buffers: Any) -> int:
+        data = b"".join(buffers)
         if self.full:
             super().write_at(file, position, [data[: len(data) // 2]])
             raise OSError(errno.ENOSPC, "full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 import pytest
 
@@ -46,8 +47,8 @@ class BrokenFiles(FastFiles):
         if name in self.failing:
             raise OSError(self.failing[name], os.strerror(self.failing[name]))
 
-    def write_at(self, file: OpenFile, position: int, buffers: object) -> int:
-        data = b"".join(buffers)  # type: ignore[call-overload]  # Any sequence of buffers.
+    def write_at(self, file: OpenFile, position: int, buffers: Any) -> int:
+        data = b"".join(buffers)
         if "write_at" in self.failing:
             super().write_at(file, position, [data[: len(data) // 2]])
         self._check("write_at")
@@ -196,7 +197,7 @@ def test_an_idle_log_rolls_by_time(directory: str) -> None:
 
 
 def test_the_age_of_a_segment_survives_a_restart(directory: str) -> None:
-    """After a clean stop, roll_due first has the segment opened, then knows its first batch's time."""
+    """After a clean stop, roll_due has the segment opened, then knows its first batch's time."""
     settings = LogSettings(segment_ms=1000)
     log = make_log(directory, settings=settings)
     append(log, batch_of(timestamp_ms=NOW_MS))
@@ -215,7 +216,7 @@ def test_the_age_of_a_segment_survives_a_restart(directory: str) -> None:
 
 
 def test_index_entries_are_kafkas(directory: str) -> None:
-    """An entry is (last offset, position) of the batch after more than the interval; times with it."""
+    """An entry is (last offset, position) of the batch after each interval; times with it."""
     log = make_log(directory, settings=LogSettings(index_interval_bytes=200))
     fill(log, 20)
     size = log.size_bytes // 20
@@ -341,7 +342,7 @@ def test_what_was_written_before_a_failed_roll_stays(directory: str) -> None:
     "failing", [{"write_at": errno.EIO}, {"write_at": errno.ENOSPC, "truncate": errno.EIO}]
 )
 def test_a_failed_write_poisons_the_log(directory: str, failing: dict[str, int]) -> None:
-    """After anything but a lack of space, and if half a write cannot be cut off, nothing goes on."""
+    """After anything but a lack of space, or if half a write cannot be cut off, it is over."""
     files = BrokenFiles()
     log = make_log(directory, files=files)
     fill(log, 1)

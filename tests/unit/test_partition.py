@@ -86,12 +86,12 @@ class Waiter:
         self.error: Exception | None = None
 
     def appended(self, base_offset: int) -> None:
-        assert self.base_offset is None and self.error is None
+        assert (self.base_offset, self.error) == (None, None)
         self.base_offset = base_offset
         self.order.append(self.name)
 
     def refused(self, error: Exception) -> None:
-        assert self.base_offset is None and self.error is None
+        assert (self.base_offset, self.error) == (None, None)
         self.error = error
 
 

@@ -60,7 +60,7 @@ def test_an_epoch_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     [(0, (0, 120)), (1, (0, 120)), (2, (0, 120)), (3, (3, 500)), (4, (-1, -1))],
 )
 def test_end_offset_for_epoch(epoch: int, answer: tuple[int, int]) -> None:
-    """An epoch ends where the next one begins; the current one at the end; a newer one is unknown."""
+    """An epoch ends where the next begins, the current one at the end; a newer one is unknown."""
     assert end_offset_for_epoch(EPOCHS, epoch, end_offset=500) == answer
 
 
@@ -83,7 +83,7 @@ def test_log_start_round_trips_and_is_zero_when_never_set(tmp_path: Path) -> Non
 
 
 def test_names_are_sorted_out(tmp_path: Path) -> None:
-    """Segments, snapshots and tails by offset; leftovers to remove; all else unknown and untouched."""
+    """Segments, snapshots, tails by offset; leftovers to remove; all else unknown, untouched."""
     digits = f"{7:020d}"
     leftovers = [
         f"{digits}.log.deleted", f"{digits}.index.deleted", f"{digits}.log.cleaned",

@@ -211,7 +211,7 @@ def test_what_is_accepted_is_gapless(batches: list[tuple[int, int, int]]) -> Non
             if writer.states.check(batch) is not None:
                 continue
         except RequestError:
-            continue
+            continue  # Refused, so not in the log.
         if last is not None:
             assert sequence == (last[1] + 1 if epoch == last[0] else 0)
             assert epoch >= last[0]

@@ -20,6 +20,7 @@ from logd.storage.files import OpenFile
 from logd.storage.log import Log, LogSettings
 from logd.storage.recovery_walk import Verdict, judge
 from logd.storage.sync_journal import SyncPoint
+from logd.storage.verified_ranges import VerifiedRanges
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (
     SMALL,
@@ -59,7 +60,7 @@ def readable(log: Log) -> list[int]:
         try:
             piece = log.read(offset, max_bytes=1, below=log.end_offset)
         except DamagedRangeError:
-            continue
+            continue  # What cannot be read is not among what is returned.
         if piece.size:
             header = headers_in(log, piece)[0]
             assert header.base_offset <= offset
@@ -294,7 +295,7 @@ def test_damage_found_by_a_reader_is_quarantined_for_good(directory: str) -> Non
     fill(log, 6)
     log, _ = recover_log(directory, settings=ONE_SEGMENT)
     overwrite(segment_path(directory, 0), 3 * BATCH_BYTES + 90, b"\x00\x01\x02")
-    log.segment_list.active.verified.__init__()  # type: ignore[misc]  # As after a long time.
+    log.segment_list.active.verified = VerifiedRanges()  # As after another start.
     piece = log.read(0, max_bytes=1 << 20, below=12)
     assert [header.base_offset for header in headers_in(log, piece)] == [0, 2, 4]
     with pytest.raises(DamagedRangeError):
@@ -449,6 +450,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(directory: str) -> No
     settings = replace(ONE_SEGMENT, index_interval_bytes=0)
     log = make_log(directory, settings=settings)
     snapshots = []
+    point: SyncPoint | None = None
     for number in range(3):
         point = append(log, batch_of(producer_id=5, producer_epoch=0, base_sequence=number))
         log.checkpoint(log.begin_checkpoint())

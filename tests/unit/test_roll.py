@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from logd.policy.roll import NEVER_MS, RollPoint, must_roll, roll_due, roll_point
@@ -48,14 +50,14 @@ def test_bounds_fit_an_index_entry() -> None:
 )
 def test_each_bound_rolls_and_an_empty_segment_never(change: dict[str, int], rolls: bool) -> None:
     """Any one bound is enough; a batch larger than all bounds still goes into an empty segment."""
-    facts = {
+    facts: dict[str, Any] = {
         "is_empty": False,
         "index_full": False,
         "last_offset": 1050,
         "end_position": 100,
         "now_ms": 500,
     }
-    assert must_roll(POINT, **(facts | change)) is rolls  # type: ignore[arg-type]  # One table.
+    assert must_roll(POINT, **(facts | change)) is rolls
 
 
 def test_an_idle_segment_rolls_by_age_alone() -> None:
