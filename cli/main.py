@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point of the program."""
+    if not __debug__:
+        sys.exit("logd does not run with asserts switched off (python -O, PYTHONOPTIMIZE)")
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is shown escaped, not answered with a traceback.
         if hasattr(stream, "reconfigure"):

@@ -83,9 +83,7 @@ def settings_options(command: click.Command) -> click.Command:
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the log lines on stderr.",
+    help="Of the log lines on stderr  [default: text]",
 )
 @click.option("--insecure", is_flag=True, help="Allow addresses that other machines can reach.")
 @pass_target
@@ -95,7 +93,7 @@ def serve(
     listen: Address | None,
     advertise: Address | None,
     admin: Address | None,
-    log_format: Literal["text", "json"],
+    log_format: Literal["text", "json"] | None,
     insecure: bool,
     config_file: str | None,
     settings: Sequence[tuple[str, str]],
@@ -117,6 +115,7 @@ def serve(
         # LOGD_ADMIN is for client commands; an --admin that stands before `serve` is meant for it.
         "admin.listen": _written(admin or target.admin_given),
         "insecure": "true" if insecure else None,
+        "log.format": log_format,
     }
     given = {name: value for name, value in options.items() if value is not None}
     config = load_config(config_file, settings, given)
@@ -132,7 +131,7 @@ def serve(
         if in_force.advertised_listeners
         else None,
         config=config,
-        log_format=log_format,
+        log_format="json" if in_force.log_format == "json" else "text",
     )
     raise click.exceptions.Exit(run(serve_options, on_ready=_say_ready))
 

@@ -78,6 +78,7 @@ NOT_READ_ELSEWHERE = {
     "insecure",
     "default.replication.factor",
     "min.insync.replicas",
+    "flush.ms",  # Others read what the configuration makes of it: flush_interval_ms.
 }
 
 
