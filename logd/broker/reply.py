@@ -9,12 +9,24 @@ line.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from logd.storage.file_slice import FileSlice
 
-# What is sent: bytes, and ranges of segment files that go out by sendfile.
-Part = bytes | FileSlice
+
+class SmallSlice(NamedTuple):
+    """A file slice so small that it was read instead: it leaves with its headers in one send."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of record batches."""
+        return len(self.data)
+
+
+# What is sent: bytes, small slices among them, and ranges of segment files that go out by sendfile.
+Part = bytes | SmallSlice | FileSlice
 
 
 class ReplyOwner(Protocol):

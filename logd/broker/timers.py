@@ -10,8 +10,13 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from typing import Final
 
 import trio
+
+GRANULARITY_S: Final = 0.01
+"""Time-outs fire up to this late, those of one such span together: a wake-up of the task costs more
+than the callbacks."""
 
 
 class Timers:
@@ -31,7 +36,7 @@ class Timers:
         """Call `callback` once, not before `delay_s` seconds from now."""
         assert delay_s >= 0
         deadline = trio.current_time() + delay_s
-        if not self._heap or deadline < self._heap[0][0]:
+        if not self._heap or deadline < self._heap[0][0] - GRANULARITY_S / 2:
             self._changed.set()
         heapq.heappush(self._heap, (deadline, next(self._sequence), callback))
 
@@ -42,7 +47,8 @@ class Timers:
             if not self._heap:
                 await self._changed.wait()
                 continue
-            with trio.move_on_at(self._heap[0][0]):
+            # Half a span later: what is due soon after the first is fired with it.
+            with trio.move_on_at(self._heap[0][0] + GRANULARITY_S / 2):
                 await self._changed.wait()
                 continue
             self._fire()

@@ -16,7 +16,6 @@ from collections import deque
 from socket import socket
 from typing import Final
 
-from logd.broker.reply import Part
 from logd.storage.file_slice import FileSlice
 
 SENDFILE_BYTES: Final = 256 * 1024
@@ -34,7 +33,7 @@ class Outbox:
 
     def __init__(self, sock: socket) -> None:
         self._sock = sock
-        self._parts: deque[Part | memoryview] = deque()
+        self._parts: deque[bytes | FileSlice] = deque()
         self._sent = 0  # of the first part
         # Bytes held in memory; file slices cost none.
         self.buffered_bytes = 0
@@ -42,7 +41,7 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: bytes | FileSlice) -> None:
         """Queue one part."""
         self._parts.append(part)
         if isinstance(part, bytes):

@@ -40,7 +40,7 @@ from logd.broker.apis import APIS, Api
 from logd.broker.context import Broker, RequestContext
 from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
-from logd.broker.reply import Part, Reply
+from logd.broker.reply import Part, Reply, SmallSlice
 from logd.broker.services import PartitionServices
 from logd.errors import LogdError, MalformedRequestError
 from logd.net.buffers import Arena, BufferPool
@@ -562,6 +562,9 @@ def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> li
     for part in parts:
         if isinstance(part, bytes):
             chunks.append(part)
+            continue
+        if isinstance(part, SmallSlice):
+            chunks.append(part.data)
             continue
         if chunks:
             outbox.add(b"".join(chunks))

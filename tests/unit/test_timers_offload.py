@@ -25,7 +25,7 @@ def test_timers_fire_in_order_of_their_deadlines() -> None:
         start = trio.current_time()
 
         def note(name: str) -> None:
-            fired.append((name, trio.current_time() - start))
+            fired.append((name, round(trio.current_time() - start, 1)))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(timers.run)
