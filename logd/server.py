@@ -255,7 +255,6 @@ class Server:
             produce=ProduceHandler(self._broker),
             fetch=FetchHandler(self._broker, self._services, sessions),
         )
-        connections_max, per_address_max = connection_limits(self._descriptors, self._settings)
         refused = self._metrics.counter(
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
         )
@@ -265,10 +264,12 @@ class Server:
             self._loop,
             timers=self._timers,
             events=self._events,
-            connections_max=connections_max,
-            connections_per_address_max=per_address_max,
+            limits=self._connection_limits,
             on_refused=refused.add,
         )
+
+    def _connection_limits(self) -> tuple[int, int]:
+        return connection_limits(self._descriptors, self._config.settings)
 
     def _advertised(self) -> tuple[str, int]:
         return self._options.advertise or self._kafka.address

@@ -47,7 +47,11 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 
 class KafkaListener:
-    """Accepts clients for the serving loop, within max.connections and max.connections.per.ip."""
+    """Accepts clients for the serving loop, within max.connections and max.connections.per.ip.
+
+    Args:
+        limits: those two, as they are in force now.
+    """
 
     def __init__(
         self,
@@ -56,16 +60,14 @@ class KafkaListener:
         *,
         timers: Timers,
         events: EventLog,
-        connections_max: int,
-        connections_per_address_max: int,
+        limits: Callable[[], tuple[int, int]],
         on_refused: Callable[[], None],
     ) -> None:
         self._listener = listener
         self._loop = loop
         self._timers = timers
         self._events = events
-        self._connections_max = connections_max
-        self._per_address_max = connections_per_address_max
+        self._limits = limits
         self._on_refused = on_refused
         self._by_address: Counter[str] = Counter()
         self._open = False
@@ -104,9 +106,10 @@ class KafkaListener:
             self._admit(sock, str(peer[0]))
 
     def _admit(self, sock: socket.socket, host: str) -> None:
-        if len(self._loop.connections) >= self._connections_max:
+        connections_max, per_address_max = self._limits()
+        if len(self._loop.connections) >= connections_max:
             self._refuse(sock, host, "max.connections")
-        elif self._by_address[host] >= self._per_address_max:
+        elif self._by_address[host] >= per_address_max:
             self._refuse(sock, host, "max.connections.per.ip")
         else:
             sock.setblocking(False)

@@ -68,6 +68,9 @@ CHECKPOINT_S: Final = 0.005
 OUTBOX_BYTES_MAX: Final = 1024 * 1024
 """A client that does not read its answers is not read from beyond this."""
 
+OTHER_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Requests other than Produce and Fetch are decoded at a stretch; larger ones are nobody's."""
+
 
 class ServeLoop:
     """Serves all connections. Made, then fed with sockets by the listener, then `run`."""
@@ -101,7 +104,6 @@ class ServeLoop:
         self._arena = Arena()
         self._pool = BufferPool(queued_bytes_max=settings.queued_max_request_bytes)
         self._nursery: trio.Nursery | None = None
-        self._stopping = False
         self.metrics = RequestMetrics(broker.metrics)
         self.on_close: Callable[[Connection], None] = _ignore_close
         services.timers.after = self.end_turn
@@ -162,7 +164,12 @@ class ServeLoop:
                 continue
             if events & select.EPOLLOUT:
                 self._send(connection)
-            if events & select.EPOLLIN and not connection.closed and not connection.pauses:
+            if (
+                events & select.EPOLLIN
+                and connection.events & select.EPOLLIN
+                and not connection.closed
+                and not connection.pauses
+            ):
                 self._receive(connection)
         self.end_turn()
 
@@ -240,7 +247,8 @@ class ServeLoop:
         self._ready.append(connection)
 
     def _watch(self, connection: Connection) -> None:
-        events = 0 if connection.pauses or self._stopping else select.EPOLLIN
+        takes_answers = connection.outbox.buffered_bytes <= OUTBOX_BYTES_MAX
+        events = select.EPOLLIN if takes_answers and not connection.pauses else 0
         if connection.outbox and connection not in self._sending:
             events |= select.EPOLLOUT
         if events != connection.events and not connection.closed:
@@ -249,7 +257,6 @@ class ServeLoop:
 
     def stop_reading(self) -> None:
         """Take no more requests; what was taken is still answered."""
-        self._stopping = True
         for connection in list(self.connections.values()):
             connection.pauses += 1
             self._watch(connection)
@@ -437,6 +444,8 @@ class ServeLoop:
         self, connection: Connection, buffer: bytearray, position: int, end: int
     ) -> Reply | None:
         """Start a task for a request that may wait; the connection is not read meanwhile."""
+        if end - position > OTHER_FRAME_BYTES_MAX:
+            raise MalformedRequestError(f"{end - position} bytes are too many for such a request")
         # The task outlives the turn, the receive buffer does not.
         frame = bytes(memoryview(buffer)[position:end])
         api_key, version, _ = REQUEST_START.unpack_from(frame)

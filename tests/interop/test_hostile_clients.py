@@ -289,6 +289,24 @@ def test_a_client_that_never_reads_holds_only_its_own_memory(server: ServerProce
         assert server.resident_bytes() - resident < 16 * 1024 * 1024
 
 
+def test_appends_whose_answers_are_not_read_stop_being_read(server: ServerProcess) -> None:
+    """Half a million appends without reading an answer: the server stops reading, not growing."""
+    frames = produce_frame(bytes(encode_batch([(b"k", b"v", [], 1)])), acks=1) * 500
+    resident = server.resident_bytes()
+    with server.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(2)
+        sent = 0
+        try:
+            while sent < 1000 * len(frames):
+                sent += sock.send(frames)
+        except TimeoutError:
+            sent = -sent
+        assert sent < 0, "the server went on reading"
+        append_one(server)
+        assert server.resident_bytes() - resident < 32 * 1024 * 1024
+
+
 def test_mutated_requests_never_stop_the_server(server: ServerProcess, rng: random.Random) -> None:
     """5,000 mutations of real requests: each connection is answered or closed, never the server."""
     batch = bytes(encode_batch([(b"k", b"v", [], 1)]))
