@@ -215,7 +215,8 @@ class Server:
             OpenFiles(self._files, limit=self._settings.open_files_max),
             topics_path=self._directory.topics_path,
             clean=self._directory.clean_stop,
-            same_boot=self._directory.last_boot_id == self._boot_id,
+            boot_id=self._boot_id,
+            last_boot_id=self._directory.last_boot_id,
         )
         self._topics = Topics(
             TopicServices(

@@ -30,7 +30,8 @@ class LogPartitionFactory:
 
     Args:
         clean: what the last clean stop noted of each log, None after a crash.
-        same_boot: whether the machine has been up since the last run: then the kernel lost nothing.
+        boot_id: of the running kernel. What the same kernel was given it has not lost.
+        last_boot_id: of the kernel that the last run of the server saw.
     """
 
     def __init__(
@@ -40,13 +41,15 @@ class LogPartitionFactory:
         *,
         topics_path: str,
         clean: CleanStop | None,
-        same_boot: bool,
+        boot_id: str,
+        last_boot_id: str | None,
     ) -> None:
         self._services = services
         self._open_files = open_files
         self._topics_path = topics_path
         self._clean = clean
-        self._same_boot = same_boot
+        self._boot_id = boot_id
+        self._last_boot_id = last_boot_id
         self.recovered: list[RecoveryReport] = []
 
     async def create(self, specs: Sequence[PartitionSpec]) -> list[Outcome]:
@@ -109,8 +112,17 @@ class LogPartitionFactory:
             settings=settings,
             open_files=self._open_files,
             sync_point=self._services.journal.points.get(key),
-            same_boot=self._same_boot,
+            same_boot=self._was_written_in_this_boot(key),
         )
+
+    def _was_written_in_this_boot(self, key: tuple[bytes, int]) -> bool:
+        """Whether the kernel that runs now is the one that took the log's last writes.
+
+        The journal knows it for each log: one that could not be recovered after a reboot must not
+        pass for one of this boot at the next try, only because others were written since.
+        """
+        noted = self._services.journal.boot_id_of(*key)
+        return (noted or self._last_boot_id) == self._boot_id
 
     def _open_clean(self, spec: PartitionSpec, clean: CleanLog) -> Log:
         return Log.open_clean(
