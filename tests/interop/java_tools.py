@@ -1,0 +1,139 @@
+"""Kafka's own command-line tools, by package name from Maven Central, kept outside the repository.
+
+They are got once by `mvn` and then run straight by `java`, one process a command. What a machine
+lacks for that is a reason to skip, said in the test report; a tool that fails is not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+KAFKA = "4.1.1"
+SLF4J = "1.7.36"  # The one Kafka asks for.
+JAVA_AT_LEAST = 17  # Kafka 4's tools do not start on less.
+DOWNLOAD_TIMEOUT_S = 90  # Below pytest's own, so that a slow network skips and does not fail.
+RUN_TIMEOUT_S = 40
+
+# Connect is half of what would be downloaded, and no tool used here needs it.
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>logd.tests</groupId>
+  <artifactId>tools</artifactId>
+  <version>1</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka-tools</artifactId>
+      <version>{KAFKA}</version>
+      <exclusions>
+        <exclusion>
+          <groupId>org.apache.kafka</groupId>
+          <artifactId>connect-runtime</artifactId>
+        </exclusion>
+      </exclusions>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{KAFKA}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.slf4j</groupId>
+      <artifactId>slf4j-nop</artifactId>
+      <version>{SLF4J}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+
+class Unavailable(Exception):  # noqa: N818  A reason to skip, no error.
+    """This machine cannot run the tools; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class JavaTools:
+    """The tools, ready to run."""
+
+    java: str
+    jars: Path
+
+    def run(self, tool: str, *arguments: str, stdin: str = "", code: int = 0) -> str:
+        """Run one tool to its end and return its stdout; its exit code must be the one given."""
+        return self.run_both(tool, *arguments, stdin=stdin, code=code)[0]
+
+    def run_both(
+        self, tool: str, *arguments: str, stdin: str = "", code: int = 0
+    ) -> tuple[str, str]:
+        """The same, and what it wrote to stderr."""
+        command = [
+            # Compiled once and lightly, since no tool here runs for long.
+            self.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m",
+            "-cp", f"{self.jars}/*", tool, *arguments,
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+        )
+        assert done.returncode == code, f"{tool} {arguments}: {done.stdout[-2000:]}{done.stderr}"
+        return done.stdout, done.stderr
+
+
+def find_tools() -> JavaTools:
+    """Return the tools, downloaded first if they never were.
+
+    Raises:
+        Unavailable: there is no java of the right age, no mvn, or no way to Maven Central.
+    """
+    java = _program("java")
+    said = subprocess.run(
+        [java, "-version"], capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+    ).stderr
+    version = re.search(r'version "(\d+)', said)
+    if version is None or int(version[1]) < JAVA_AT_LEAST:
+        raise Unavailable(f"Kafka's tools need Java {JAVA_AT_LEAST}; here is {said!r}")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logd-tests"
+    jars = cache / f"kafka-tools-{KAFKA}"
+    if not jars.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        _download(jars)
+    return JavaTools(java, jars)
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise Unavailable(f"no {name} on this machine")
+    return path
+
+
+def _download(jars: Path) -> None:
+    """Fill a directory beside the wanted one, then rename it: half a download is never used."""
+    mvn = _program("mvn")
+    with tempfile.TemporaryDirectory(dir=jars.parent) as work:
+        pom = Path(work, "pom.xml")
+        pom.write_text(POM)
+        command = [
+            mvn, "-B", "-q", "-Dstyle.color=never", "-f", str(pom), "dependency:copy-dependencies",
+            "-DincludeScope=runtime", f"-DoutputDirectory={work}/jars",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"mvn had not got Kafka {KAFKA} in {DOWNLOAD_TIMEOUT_S} s") from None
+        if done.returncode != 0:
+            said = (done.stdout or done.stderr).strip().partition("\n")[0]
+            raise Unavailable(f"mvn could not get Kafka {KAFKA}: {said}")
+        try:
+            Path(work, "jars").rename(jars)
+        except OSError:
+            if not jars.is_dir():  # It is there when another run was faster: as good as ours.
+                raise
