@@ -4,7 +4,9 @@ Blocking work leaves the event loop through here, in one of two ways:
 
 * `submit`, from the serving loop: the job runs in a thread, its outcome is queued, and an eventfd
   wakes the loop, which calls `deliver`. No task, no Trio in between: handing a sync over costs some
-  50 us this way and 160 us through `trio.to_thread` (measured; docs/adr/0006).
+  50 us this way and 160 us through `trio.to_thread` (measured; docs/adr/0006). Each change of the
+  interpreter's owner costs as much as a system call or two, so the thread keeps it while it wakes
+  the loop (a `PyDLL` call), and the loop never reads the eventfd: it is watched for edges.
 * `run`, from any task: waits for the result. Cancelling waits too, because a write that its caller
   gave up on would still happen, later, behind everybody's back.
 
@@ -15,6 +17,7 @@ when they are first needed and are few (`KINDS`). A test or a simulation replace
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +35,12 @@ Delivery = Callable[[object, BaseException | None], None]
 
 # Threads per kind of work. "sync" may be changed by the setting sync.threads.
 KINDS: Final = {"sync": 16, "write": 4, "disk": 4, "admin": 2, "catalog": 1}
+
+
+# Unlike os.eventfd_write it does not let go of the interpreter, which the woken loop would take at
+# once, and the thread would have to get back only to find that it has nothing more to do.
+_eventfd_write: Final = ctypes.PyDLL(None, use_errno=True).eventfd_write
+_eventfd_write.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
 
 class Offload(Protocol):
@@ -120,23 +129,19 @@ class ThreadOffload:
         self._wake()
 
     def _wake(self) -> None:
-        """Make `wake_fd` readable, unless it is: each write costs the thread the interpreter.
+        """Wake the loop, unless it has yet to look.
 
         The loop takes `_woken` back before it looks, so what comes while it looks wakes it again.
         """
         if not self._woken:
             self._woken = True
-            os.eventfd_write(self.wake_fd, 1)
+            _eventfd_write(self.wake_fd, 1)
 
     def deliver(self) -> int:
         """Call the deliveries of all finished jobs; return how many there were.
 
-        The loop calls it when `wake_fd` is readable.
+        The loop calls it at each edge of `wake_fd` (EPOLLET).
         """
-        try:
-            os.eventfd_read(self.wake_fd)
-        except BlockingIOError:
-            return 0
         self._woken = False
         count = 0
         # What a job posted comes before its end: it was appended before, and is looked at first.

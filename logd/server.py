@@ -348,6 +348,7 @@ class Server:
                 for partition in self._topics.open_partitions():
                     closing.start_soon(partition.close)
         self._loop.close_all()
+        await self._loop.sync_points.wait_idle()
         if patience.cancelled_caught:
             self._events.error("stopped without a clean-stop marker", reason="the disk is slow")
             return EXIT_FAILED

@@ -94,27 +94,34 @@ class GroupCommit:
             self._running = True
             self._services.offload.submit("sync", lambda: self._sync_all(ticket), self._ended)
 
-    def _sync_all(self, first: SyncTicket) -> None:
-        """Sync, and sync again as long as the loop has left a newer ticket. In a thread."""
-        ticket: SyncTicket | None = first
-        while ticket is not None:
-            seconds = self._sync(ticket)
-            self._services.offload.post(self._synced, (ticket, seconds))
+    def _sync_all(self, ticket: SyncTicket) -> tuple[SyncTicket, float]:
+        """Sync, and sync again as long as the loop has left a newer ticket. In a thread.
+
+        Returns what the last sync has to say: with the end of the job, so that it wakes the loop
+        once.
+        """
+        while True:
+            outcome = ticket, self._sync(ticket)
             try:
                 ticket = self._left.popleft()
             except IndexError:
-                ticket = None
+                return outcome
+            self._services.offload.post(self._synced, outcome)
 
-    def _ended(self, _outcome: object, error: BaseException | None) -> None:
+    def _ended(self, outcome: object, error: BaseException | None) -> None:
         self._running = False
         if self._idle is not None:
             self._idle.set()
         if error is not None:
             self._failed(error)
-        elif self._left:
+            return
+        was_left = bool(self._left)  # When the thread had just looked.
+        if was_left:
             self._left.clear()
             self._issued_offset = 0
-            self.start()  # It was left when the thread had just looked.
+        self._synced(outcome, None)
+        if was_left:
+            self.start()
 
     def _synced(self, outcome: object, _error: BaseException | None) -> None:
         assert isinstance(outcome, tuple)
@@ -122,6 +129,7 @@ class GroupCommit:
         metrics = self._services.metrics
         metrics.sync_seconds.observe(seconds)
         self._log.finish_sync(ticket)
+        self._services.turn.synced.append(ticket.point)
         told = self._tell_waiters()
         metrics.waiters_per_sync.observe(told)
         self._on_synced()
@@ -131,13 +139,7 @@ class GroupCommit:
         monotonic = self._services.clock.monotonic
         started = monotonic()
         self._log.sync(ticket)
-        seconds = monotonic() - started
-        try:
-            self._services.journal.record(ticket.point)
-        except OSError as error:
-            # The sync itself succeeded. Recovery will start from an older point, no more.
-            self._services.events.error("sync journal not written", reason=str(error))
-        return seconds
+        return monotonic() - started
 
     def _tell_waiters(self) -> int:
         """Tell everybody who is covered; return how many they were."""

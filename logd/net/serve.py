@@ -5,6 +5,7 @@ A turn of the loop:
     1. receive from every ready connection, parse all whole frames, stage batches in their logs
     2. one write a log; syncs start
     3. the answers that are ready; then the fetches that have data now
+    4. what the sync journal is to say of syncs that ended
 
 A task per connection would pay a rescheduling and an epoll_ctl for each request; one task pays them
 for all connections that are ready together (41 k against 97 k requests a second on 50 connections,
@@ -19,9 +20,10 @@ connections; a slice of it that must live on (a write in a thread) makes the loo
 A frame that is not whole moves to a buffer of its own, which grows as bytes arrive, never by the
 length that the client merely claims.
 
-Between turns the epoll is polled a few times more before the loop goes back to Trio: the next
-request of a client that sends one at a time comes within microseconds, and a wake-up costs more
-than the polls.
+Between turns the loop waits in its epoll for a millisecond more before it goes back to Trio: the
+next request of a client that sends one at a time, or the end of a sync, comes within that time, and
+a pass of Trio costs as much as a request. It does so only while no other task could run, and the
+interpreter is free for the syncing threads meanwhile.
 
 Limits (all settings): frame size, requests in flight a connection, bytes of incomplete frames in
 all, connections in all and per address, time to the first frame, idle time.
@@ -42,6 +44,7 @@ from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
 from logd.broker.reply import Part, Reply, SmallSlice
 from logd.broker.services import PartitionServices
+from logd.broker.sync_points import SyncPointWriter
 from logd.errors import LogdError, MalformedRequestError
 from logd.net.buffers import Arena, BufferPool
 from logd.net.connection import Connection
@@ -59,8 +62,8 @@ _PRODUCE_LAST: Final = 11
 CONNECTION_TURN_BYTES: Final = 1024 * 1024
 """What one connection may send in a turn before the others have theirs."""
 
-SPIN_S: Final = 0.00004
-"""How long the loop polls without result before it goes back to Trio, which costs about as much."""
+LINGER_S: Final = 0.001
+"""How long the loop waits for more before it goes back to Trio; epoll knows no shorter time."""
 
 CHECKPOINT_S: Final = 0.005
 """A busy loop lets the other tasks run this often."""
@@ -96,7 +99,7 @@ class ServeLoop:
         self._frame_bytes_max = settings.socket_request_max_bytes
         self._requests_max = settings.queued_max_requests_per_connection
         self._epoll = select.epoll()
-        self._epoll.register(offload.wake_fd, select.EPOLLIN)
+        self._epoll.register(offload.wake_fd, select.EPOLLIN | select.EPOLLET)
         self._hooks: dict[int, Callable[[], None]] = {offload.wake_fd: self._deliver}
         self.connections: dict[int, Connection] = {}
         self._ready: list[Connection] = []
@@ -104,6 +107,7 @@ class ServeLoop:
         self._arena = Arena()
         self._pool = BufferPool(queued_bytes_max=settings.queued_max_request_bytes)
         self._nursery: trio.Nursery | None = None
+        self.sync_points = SyncPointWriter(services)
         self.metrics = RequestMetrics(broker.metrics)
         self.on_close: Callable[[Connection], None] = _ignore_close
         services.timers.after = self.end_turn
@@ -126,22 +130,25 @@ class ServeLoop:
         turn_ended = self.metrics.turn_ended
         while True:
             await trio.lowlevel.wait_readable(epoll_fd)
-            now = worked_at = monotonic()
+            now = monotonic()
             checkpoint_at = now + CHECKPOINT_S
-            while True:
-                ready = poll(0)
-                if not ready and not self._sending:
-                    # A running sync wakes the loop anyway, and its thread needs the interpreter.
-                    if self._offload.in_flight or monotonic() - worked_at > SPIN_S:
-                        break
-                    continue
-                now = monotonic()
+            ready = poll(0)
+            while ready or self._sending:
                 self._serve_turn(ready, now)
-                worked_at = monotonic()
-                turn_ended(worked_at - now)
-                if worked_at > checkpoint_at:
+                ended_at = monotonic()
+                turn_ended(ended_at - now)
+                if ended_at > checkpoint_at:
                     await trio.lowlevel.checkpoint()
                     checkpoint_at = monotonic() + CHECKPOINT_S
+                ready = poll(self._linger_s())
+                now = monotonic()
+
+    def _linger_s(self) -> float:
+        """Return how long the loop may wait in its epoll: not while anything else is to be done."""
+        statistics = trio.lowlevel.current_statistics()
+        if self._sending or statistics.tasks_runnable:
+            return 0
+        return min(LINGER_S, max(0.0, statistics.seconds_to_next_deadline))
 
     def _serve_turn(self, ready: list[tuple[int, int]], now: float) -> None:
         turn = self._turn
@@ -188,6 +195,9 @@ class ServeLoop:
             self._pool.reuse(pinned=pinned)
             if not turn.touched and not self._ready:
                 break
+        if turn.synced:
+            points, turn.synced = turn.synced, []
+            self.sync_points.write(points)
 
     def _deliver(self) -> None:
         self._offload.deliver()

@@ -1,9 +1,10 @@
 """The sync journal: up to where each log is known to be on the device.
 
-After a log's fdatasync returned, one record (a `SyncPoint`) is written here. The newest valid
-record of a log is its recovery point R: below R recovery cuts nothing and reuses no offset. The
-record itself is synced with the next round, within 100 ms; the ack does not wait for it. A record
-that is lost makes R lower, never wrong: what it would have said happened before it was written.
+After a log's fdatasync returned, one record (a `SyncPoint`) is written here; the records of syncs
+that ended together in one write. The newest valid record of a log is its recovery point R: below R
+recovery cuts nothing and reuses no offset. The record itself is synced with the next round, within
+100 ms; the ack does not wait for it. A record that is lost makes R lower, never wrong: what it
+would have said happened before it was written.
 
 The file: a header of 4096 bytes, then two halves of `slots` records of 128 bytes.
 
@@ -54,6 +55,7 @@ import errno
 import os.path
 import struct
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -248,25 +250,48 @@ class SyncJournal:
     # --- writing ---------------------------------------------------------------------------------
 
     def record(self, point: SyncPoint) -> None:
-        """Write that a log is synced up to a point; call it after its fdatasync returned.
+        """Write that a log is synced up to a point; as `record_all`."""
+        self.record_all([point])
 
-        Durability: with the next `sync`. When a half is full this call copies and syncs first.
+    def record_all(self, points: Sequence[SyncPoint]) -> None:
+        """Write up to where logs are synced; call it after their fdatasync returned.
+
+        Durability: with the next `sync`. When a half is full this call copies and syncs first;
+        `free_slots` tells whether it will.
 
         Raises:
-            OSError: the point is not recorded; the log's older one stays, and the next call tries
-                again from a sound state.
+            OSError: some points are not recorded; those logs' older ones stay, and the next call
+                tries again from a sound state.
         """
-        assert 0 <= point.segment_base <= point.synced_offset <= INT64_MAX
-        assert 0 <= point.position <= INT64_MAX
         with self._lock:
-            file = self._with_room()
-            raw = _encode(point, sequence=self._next_sequence, boot_id=self._boot_id)
-            self._files.write_at(file, self._position(self._half, self._next_slot), [raw])
-            self._next_slot += 1
-            self._next_sequence += 1
+            rest = list(points)
+            while rest:
+                file = self._with_room()
+                room = self._slots - self._next_slot
+                self._write(file, rest[:room])
+                rest = rest[room:]
+
+    def _write(self, file: OpenFile, points: list[SyncPoint]) -> None:
+        """Write points to the free slots, in one call."""
+        assert 0 < len(points) <= self._slots - self._next_slot
+        records = []
+        for number, point in enumerate(points, self._next_sequence):
+            assert 0 <= point.segment_base <= point.synced_offset <= INT64_MAX
+            assert 0 <= point.position <= INT64_MAX
+            records.append(_encode(point, sequence=number, boot_id=self._boot_id))
+        position = self._position(self._half, self._next_slot)
+        self._files.write_at(file, position, [b"".join(records)])
+        self._next_slot += len(records)
+        self._next_sequence += len(records)
+        for point, raw in zip(points, records, strict=True):
             self._newest[(point.topic_id, point.partition)] = raw
             self.points[(point.topic_id, point.partition)] = point
-            self._is_dirty = True
+        self._is_dirty = True
+
+    @property
+    def free_slots(self) -> int:
+        """How many points can be recorded without copying or syncing; 0 after a failed sync."""
+        return 0 if self._is_suspect else self._slots - self._next_slot
 
     def sync(self) -> None:
         """Force what was recorded so far to the device, if there is anything new.
