@@ -35,10 +35,12 @@ from logd.broker.turn import Wakeable
 from logd.config import TopicSettings
 from logd.errors import DiskFullError, LogFailedError, StorageError
 from logd.record.batch import (
+    HEADER_BYTES,
     LENGTH_OVERHEAD_BYTES,
     LOG_APPEND_TIME_BIT,
     BatchHeader,
     check_appendable,
+    check_run,
     read_header,
     set_log_append_time,
 )
@@ -177,6 +179,58 @@ class Partition:
                 self._key_check.queue(batch, header, waiter, wants_sync=wants_sync)
                 return
         self._stage(buffer, position, header, waiter, wants_sync)
+
+    def append_run(
+        self,
+        buffer: bytearray,
+        position: int,
+        *,
+        size: int,
+        stride: int,
+        count: int,
+        waiter: AppendWaiter,
+        wants_sync: bool,
+    ) -> list[int]:
+        """Append batches of one size that lie `stride` bytes apart, as `append` would one by one.
+
+        Whatever is out of the ordinary with the partition or a batch is left to `append`. The
+        waiter hears of all at once, with the first one's offset: they are written together.
+
+        Returns:
+            The base offsets of the batches that are staged, the first ones; perhaps of none.
+
+        Raises:
+            StorageError: the log is poisoned; nothing was staged.
+        """
+        if (
+            self.offline is not None
+            or self._disk.is_full
+            or self._log_append_time
+            or self._key_check is not None
+            or not HEADER_BYTES <= size <= self._max_message_bytes
+        ):
+            return []
+        now_ms = self._turn.now_ms
+        batches = check_run(
+            buffer,
+            position,
+            size=size,
+            stride=stride,
+            count=count,
+            earliest_ms=now_ms - self._before_max_ms,
+            latest_ms=now_ms + self._after_max_ms,
+        )
+        base_offsets = self.log.stage_run(
+            buffer, position, size=size, stride=stride, batches=batches, now_ms=now_ms
+        )
+        if base_offsets:
+            wants_sync = wants_sync and self._commits
+            end_offset = base_offsets[-1] + batches[len(base_offsets) - 1][0]
+            self._unwritten.append((waiter, end_offset, base_offsets[0], wants_sync))
+            self._metrics.records_in.value += end_offset - base_offsets[0]
+            self._metrics.bytes_in.value += size * len(base_offsets)
+            self._touch()
+        return base_offsets
 
     def _stage_checked(
         self, batch: bytearray, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool

@@ -11,6 +11,7 @@ because that is the only way to tell the client.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from logd.broker.context import Broker
@@ -28,7 +29,7 @@ from logd.errors import (
 from logd.record.batch import CODEC_MASK
 from logd.wire import produce_prefix
 from logd.wire.error_codes import code_for
-from logd.wire.frame import response_frame
+from logd.wire.frame import LENGTH, LENGTH_BYTES, response_frame
 from logd.wire.messages import produce as messages
 from logd.wire.produce_prefix import ProducePrefix
 from logd.wire.request_header import decode_request_header
@@ -45,8 +46,9 @@ _INT32: Final = struct.Struct(">i")
 class ProduceRoute:
     """Where requests of one shape go, looked up once; good while `topics_version` is current."""
 
-    __slots__ = ("frame_bytes", "head", "partitions", "prefix", "records_at", "size", "size_at",
-                 "size_field", "tail", "topics_version", "version", "wants_sync")  # fmt: skip
+    __slots__ = ("frame_bytes", "head", "middle", "partitions", "prefix", "records_at", "size",
+                 "size_at", "size_field", "start", "tail", "topics_version", "unpack", "version",
+                 "wants_sync")  # fmt: skip
 
     def __init__(
         self, prefix: ProducePrefix, partitions: list[Partition | None], *, topics_version: int
@@ -63,6 +65,37 @@ class ProduceRoute:
         self.size_field = self.tail = b""
         self.records_at = 0
         self.size = 0
+        # The same, for a whole run: everything before the records but the correlation id.
+        self.start = self.middle = b""
+        self.unpack: Callable[[bytearray, int], tuple[bytes, int, bytes]]
+
+    def find_run(
+        self, buffer: bytearray, position: int, end: int, limit: int
+    ) -> tuple[int, list[int]]:
+        """Return the partition and the correlation ids of the requests like the last one.
+
+        Args:
+            position: of the first one's length field.
+        """
+        correlation_ids: list[int] = []
+        if self.frame_bytes < 0:
+            return -1, correlation_ids
+        stride = LENGTH_BYTES + self.frame_bytes
+        start, middle, tail = self.start, self.middle, self.tail
+        tail_at = stride - len(tail)
+        unpack = self.unpack
+        index = _INT32.unpack_from(middle, len(self.head))[0]
+        while position + stride <= end and len(correlation_ids) < limit:
+            found_start, correlation_id, found_middle = unpack(buffer, position)
+            if (
+                found_start != start
+                or found_middle != middle
+                or not buffer.startswith(tail, position + tail_at)
+            ):
+                break
+            correlation_ids.append(correlation_id)
+            position += stride
+        return index, correlation_ids
 
     def remember(self, buffer: bytearray, position: int, end: int, at: int, size: int) -> None:
         """Note where a request that was looked at with care had its records."""
@@ -71,6 +104,9 @@ class ProduceRoute:
         self.size_field = bytes(buffer[position + self.size_at : at])
         self.tail = bytes(buffer[at + size : end])
         self.size = size
+        self.start = LENGTH.pack(end - position) + bytes(buffer[position : position + 4])
+        self.middle = bytes(buffer[position + 8 : at])
+        self.unpack = struct.Struct(f">8si{len(self.middle)}s").unpack_from
 
 
 class ProduceConnection(ReplyOwner, Protocol):
@@ -125,6 +161,38 @@ class _ShortAppend(Reply):
         self.complete(
             _encode(self.correlation_id, self.prefix.version, [(self.prefix.topic, [answer])])
         )
+
+
+class AppendRun(Reply):
+    """The answers to requests of one shape that came one behind the other; they leave together."""
+
+    __slots__ = ("append_time_ms", "base_offsets", "correlation_ids", "count", "index",
+                 "partition", "prefix")  # fmt: skip
+
+    def __init__(
+        self, owner: ReplyOwner, prefix: ProducePrefix, index: int, partition: Partition
+    ) -> None:
+        super().__init__(owner)
+        self.append_time_ms = -1
+        self.prefix = prefix
+        self.index = index
+        self.partition = partition
+        self.correlation_ids: list[int] = []
+        self.base_offsets: list[int] = []
+        self.count = 0
+
+    def appended(self, _base_offset: int) -> None:
+        """Answer each with its base offset."""
+        pack = self.prefix.pack_answer
+        start = self.partition.log.log_start_offset
+        pairs = zip(self.correlation_ids, self.base_offsets, strict=True)
+        self.complete(b"".join([pack(key, self.index, offset, -1, start) for key, offset in pairs]))
+
+    def refused(self, error: LogdError) -> None:
+        """Answer each with the error's code and text."""
+        answer = [(self.prefix.topic, [_refusal(self.index, error)])]
+        version = self.prefix.version
+        self.complete(b"".join([_encode(key, version, answer) for key in self.correlation_ids]))
 
 
 class _NoAnswer:
@@ -258,6 +326,45 @@ class ProduceHandler:
         if partition.is_congested:
             connection.pause_for(partition)
         return reply
+
+    def handle_run(
+        self, connection: ProduceConnection, buffer: bytearray, position: int, end: int, limit: int
+    ) -> tuple[AppendRun, int] | None:
+        """Stage the requests at `position` that are like the last one, in as few steps as it takes.
+
+        Args:
+            position: of the first one's length; `limit`: take no more requests than this.
+
+        Returns:
+            The answers to come, and where the next request begins. None: there is no such request;
+            `handle` takes the next one, whatever it is.
+        """
+        route = connection.produce_route
+        if route is None or route.topics_version != self._topics.version:
+            return None
+        index, correlation_ids = route.find_run(buffer, position, min(end, len(buffer)), limit)
+        partition = route.partitions[index] if 0 <= index < len(route.partitions) else None
+        if not correlation_ids or partition is None or partition.is_congested:
+            return None
+        reply = AppendRun(connection, route.prefix, index, partition)
+        stride = LENGTH_BYTES + route.frame_bytes
+        try:
+            reply.base_offsets = partition.append_run(
+                buffer,
+                position + LENGTH_BYTES + route.records_at,
+                size=route.size,
+                stride=stride,
+                count=len(correlation_ids),
+                waiter=reply,
+                wants_sync=route.wants_sync,
+            )
+        except LogdError:
+            return None  # `handle` says so to each of them.
+        reply.count = len(reply.base_offsets)
+        if reply.count == 0:
+            return None
+        reply.correlation_ids = correlation_ids[: reply.count]
+        return reply, position + stride * reply.count
 
     def _learn(
         self,

@@ -49,11 +49,14 @@ class Reply:
     Attributes:
         data: None until completed.
         api_key: of the request; set by the serving loop.
+        count: how many requests it answers: more than one for a run of appends.
         started_at: when the turn began in which the request came; set by the serving loop.
         on_sent: called once when the answer leaves the line, if set.
     """
 
     __slots__ = ("api_key", "data", "on_sent", "owner", "started_at")
+
+    count = 1
 
     def __init__(self, owner: ReplyOwner) -> None:
         self.owner = owner

@@ -36,14 +36,16 @@ class Connection:
 
     Attributes:
         replies: one for each request that awaits its answer, in the order of the requests.
+        in_flight: the requests that those answer.
         input: a frame that is not complete yet, its first `filled` bytes; None between frames.
         pauses: how many reasons there are not to read from the client now.
         frame_started_at: when the first byte of an incomplete frame came.
     """
 
     __slots__ = ("active_at", "address", "client_id", "closed", "events", "fd", "fetch_shape",
-                 "filled", "frame_started_at", "input", "is_ready", "needed", "outbox", "owner",
-                 "pauses", "produce_route", "replies", "requests", "sock")  # fmt: skip
+                 "filled", "frame_started_at", "in_flight", "input", "is_ready", "needed",
+                 "outbox", "owner", "pauses", "produce_route", "replies", "requests",
+                 "sock")  # fmt: skip
 
     def __init__(self, sock: socket, address: str, owner: ConnectionOwner, *, now: float) -> None:
         self.sock = sock
@@ -52,6 +54,7 @@ class Connection:
         self.owner = owner
         self.client_id: str | None = None
         self.replies: deque[Reply] = deque()
+        self.in_flight = 0
         self.outbox = Outbox(sock)
         self.input: bytearray | None = None
         self.filled = 0

@@ -359,6 +359,8 @@ class ServeLoop:
             position = frame_end
             if connection.closed:
                 return
+            if end - position >= LENGTH_BYTES + size and connection.produce_route is not None:
+                position = self._dispatch_run(connection, buffer, position, end)
         if position < end:
             self._keep_input(connection, memoryview(buffer)[position:end])
 
@@ -439,10 +441,28 @@ class ServeLoop:
         if reply is None:
             self.metrics.unanswered.value += 1
             return
+        self._expect(connection, reply, api_key)
+
+    def _dispatch_run(
+        self, connection: Connection, buffer: bytearray, position: int, end: int
+    ) -> int:
+        """Handle the requests that are like the one before, at once; return where they end."""
+        room = self._requests_max - connection.in_flight
+        run = self._produce.handle_run(connection, buffer, position, end, room)
+        if run is None:
+            return position
+        reply, position = run
+        connection.requests += reply.count
+        self._expect(connection, reply, PRODUCE)
+        return position
+
+    def _expect(self, connection: Connection, reply: Reply, api_key: int) -> None:
+        """Put an answer that is to come at the end of the connection's line."""
         reply.started_at = self._turn.started_at
         reply.api_key = api_key
         connection.replies.append(reply)
-        if len(connection.replies) >= self._requests_max:
+        connection.in_flight += reply.count
+        if connection.in_flight >= self._requests_max:
             self._pause_until_answered(connection)
 
     def _pause_until_answered(self, connection: Connection) -> None:
@@ -532,7 +552,8 @@ class ServeLoop:
             if reply.started_at != started_at or reply.api_key != api_key:
                 self._count_answers(api_key, started_at, count)
                 api_key, started_at, count = reply.api_key, reply.started_at, 0
-            count += 1
+            count += reply.count
+            connection.in_flight -= reply.count
             if isinstance(data, bytes):
                 chunks.append(data)
             else:

@@ -163,6 +163,52 @@ def check_appendable(
     return header
 
 
+def check_run(
+    buffer: Readable,
+    position: int,
+    *,
+    size: int,
+    stride: int,
+    count: int,
+    earliest_ms: int,
+    latest_ms: int,
+) -> list[tuple[int, int]]:
+    """Check batches of one size that lie `stride` bytes apart, as `check_appendable` would.
+
+    Only what most batches are passes here: no idempotent producer, both timestamps given and in
+    bounds. The first batch that is anything else ends the run; it is checked by itself, with an
+    error that says what is wrong. In one loop, a batch costs a third of what it costs alone.
+
+    Args:
+        size: of each batch; the caller has compared it with max.message.bytes.
+        count: how many batches there are, all of them inside the buffer.
+
+    Returns:
+        (records, max timestamp) of each batch of the run, which may be empty.
+    """
+    assert HEADER_BYTES <= size <= stride
+    length_expected = size - LENGTH_OVERHEAD_BYTES
+    unpack = HEADER.unpack_from
+    view = memoryview(buffer)
+    batches: list[tuple[int, int]] = []
+    for at in range(position, position + stride * count, stride):
+        (_, length, _, magic, crc, attributes, last_offset_delta, base_timestamp, max_timestamp,
+         producer_id, _, _, records) = unpack(buffer, at)  # fmt: skip
+        if (
+            magic != MAGIC
+            or length != length_expected
+            or not 0 <= attributes < CODEC_COUNT
+            or producer_id >= 0
+            or records < 1
+            or last_offset_delta != records - 1
+            or not earliest_ms <= base_timestamp <= max_timestamp <= latest_ms
+            or crc32c(view[at + CRC_START : at + size]) != crc
+        ):
+            break
+        batches.append((records, max_timestamp))
+    return batches
+
+
 def _refuse_short(buffer: Readable, position: int, size: int) -> None:
     if size == 0:
         raise InvalidRecordError("a produce request must have exactly one record batch a partition")

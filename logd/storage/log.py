@@ -24,6 +24,7 @@ a failed write leaves no byte behind; a failed sync ends the log; only verified 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from logd.errors import LogFailedError
@@ -231,6 +232,33 @@ class Log(LogState):
             LogFailedError: the log is poisoned.
         """
         return self._appender.stage(buffer, position, header, now_ms)
+
+    def stage_run(
+        self,
+        buffer: Writable,
+        position: int,
+        *,
+        size: int,
+        stride: int,
+        batches: Sequence[tuple[int, int]],
+        now_ms: int,
+    ) -> list[int]:
+        """Stage batches of one size that lie `stride` bytes apart, as long as no roll is due.
+
+        They go into one part: they are written, and fail, together.
+
+        Args:
+            batches: (records, max timestamp) of each, checked; none of an idempotent producer.
+
+        Returns:
+            The base offsets of those that are staged, the first ones; perhaps of none.
+
+        Raises:
+            LogFailedError: the log is poisoned.
+        """
+        return self._appender.stage_run(
+            buffer, position, size=size, stride=stride, batches=batches, now_ms=now_ms
+        )
 
     def take_staged(self) -> StagedWrite | None:
         """Hand over what is staged, None if nothing is. At most one write is out at a time.

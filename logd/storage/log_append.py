@@ -11,6 +11,8 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from logd.policy.roll import NEVER_MS, RollPoint, must_roll, roll_due, roll_point
 from logd.record.batch import LENGTH_OVERHEAD_BYTES, PLACE, BatchHeader, Writable
 from logd.storage.log_settings import LogSettings
@@ -133,6 +135,49 @@ class LogAppender:
         if header.producer_id >= 0:
             self._producers.stage(header, last_offset=last_offset, timestamp_ms=now_ms)
         return base_offset
+
+    def stage_run(
+        self,
+        buffer: Writable,
+        position: int,
+        *,
+        size: int,
+        stride: int,
+        batches: Sequence[tuple[int, int]],
+        now_ms: int,
+    ) -> list[int]:
+        """Stage batches of one size behind what is staged already; see `Log.stage_run`."""
+        state = self._state
+        if state.failed is not None:
+            raise state.failed
+        part = self._part
+        if part is None or now_ms >= self._roll_at_ms:
+            return []
+        assert LENGTH_OVERHEAD_BYTES < size <= stride
+        fitting = batches[: max(0, (self._size_max - self._position) // size)]
+        offset, part_size = state.end_offset, part.size
+        last_offset_max, epoch = self._last_offset_max, state.leader_epoch
+        length = size - LENGTH_OVERHEAD_BYTES
+        pack = PLACE.pack_into
+        view = memoryview(buffer)
+        base_offsets: list[int] = []
+        for records, timestamp_ms in fitting:
+            last_offset = offset + records - 1
+            if last_offset > last_offset_max:
+                break
+            pack(buffer, position, offset, length, epoch)
+            part.buffers.append(view[position : position + size])
+            part.batches.append((last_offset, part_size, size, timestamp_ms))
+            base_offsets.append(offset)
+            part_size += size
+            position += stride
+            offset = last_offset + 1
+        staged_bytes = part_size - part.size
+        part.size = part_size
+        part.end_offset = state.end_offset = offset
+        self._position += staged_bytes
+        self.staged_bytes += staged_bytes
+        return base_offsets
 
     def _plan(self, last_offset: int, size: int, now_ms: int) -> StagedPart | None:
         """Decide, with all that is known now, where the next batch goes; None: into a new part."""
