@@ -12,6 +12,8 @@ once; what was acknowledged is on disk all the same.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import random
 import signal
@@ -19,7 +21,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
@@ -30,6 +32,7 @@ from logd.broker.fetch import FetchHandler
 from logd.broker.fetch_sessions import FetchSessions
 from logd.broker.gauges import register_gauges
 from logd.broker.maintenance import Maintenance
+from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
 from logd.broker.producer_ids import ProducerIds
@@ -43,20 +46,21 @@ from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
 from logd.events import EventLog
 from logd.metrics import LATENCY_BOUNDS_SECONDS, Registry
-from logd.net.admin_http import AdminHandler
-from logd.net.http import HttpServer, Request
 from logd.net.idle import close_idle
 from logd.net.listen import KafkaListener, open_listener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
 from logd.process_limits import connection_limits, raise_descriptor_limit
 from logd.storage.catalog import SqliteCatalog
-from logd.storage.clean_stop import CleanStop
+from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
 from logd.storage.open_files import OpenFiles
 from logd.storage.sync_journal import SyncJournal
 from logd.units import INT32_MAX, MIB
+
+if TYPE_CHECKING:
+    from logd.net.http import Request
 
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
@@ -93,6 +97,7 @@ def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
     Args:
         on_ready: told `kafka=HOST:PORT admin=HOST:PORT` when both ports answer.
     """
+    gc.disable()  # Until it is ready: a start makes many objects, and all of them stay.
     clock = Clock()
     events = EventLog(sys.stderr, options.log_format, clock)
     try:
@@ -326,12 +331,25 @@ class Server:
         self._broker.not_ready = None
         self._kafka.start()
         self._admin_socket.listen()
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._admin_socket))
-        admin = HttpServer(AdminHandler(self._broker).handle, self._admin_failed)
-        nursery.start_soon(admin.serve, listener)
         kafka_host, kafka_port = self._kafka.address
         admin_host, admin_port = self._admin_socket.getsockname()[:2]
         on_ready(f"kafka={kafka_host}:{kafka_port} admin={admin_host}:{admin_port}")
+        gc.freeze()
+        gc.enable()
+        await self._serve_admin(nursery)
+
+    async def _serve_admin(self, nursery: trio.Nursery) -> None:
+        """Answer the admin port, whose clients may have connected already.
+
+        What HTTP takes is imported here, in a thread: a tenth of the time that a start takes.
+        """
+        await self._offload.run("admin", importlib.import_module, "logd.net.admin_http")
+        from logd.net.admin_http import AdminHandler
+        from logd.net.http import HttpServer
+
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._admin_socket))
+        admin = HttpServer(AdminHandler(self._broker).handle, self._admin_failed)
+        nursery.start_soon(admin.serve, listener)
 
     def _admin_failed(self, request: Request, error: Exception) -> None:
         self._events.error("admin request failed", path=request.path, reason=repr(error))
@@ -352,16 +370,35 @@ class Server:
         if patience.cancelled_caught:
             self._events.error("stopped without a clean-stop marker", reason="the disk is slow")
             return EXIT_FAILED
-        await self._offload.run("disk", self._close_logs)
+        await self._close_logs()
         await self._offload.run("catalog", self._catalog.close)
         self._directory.close()
         self._events.info("stopped")
         return EXIT_DONE
 
-    def _close_logs(self) -> None:
-        """Close all logs; those that cannot be closed cleanly are recovered at the next start."""
-        logs = {}
-        for partition in self._topics.open_partitions():
+    async def _close_logs(self) -> None:
+        """Close all logs; those that cannot be closed cleanly are recovered at the next start.
+
+        A log is synced several times, and a thousand of them one by one would take longer than
+        what stops services is willing to wait: as many threads as syncs have, each the next log.
+        """
+        logs: dict[tuple[bytes, int], CleanLog] = {}
+        waiting = list(self._topics.open_partitions())
+        async with trio.open_nursery() as closing:
+            for _ in range(min(self._settings.sync_threads, len(waiting))):
+                closing.start_soon(self._offload.run, "sync", self._close_each, waiting, logs)
+        await self._offload.run("disk", self._journal.close)
+        await self._offload.run("disk", self._directory.write_clean_stop, CleanStop(logs=logs))
+
+    def _close_each(
+        self, waiting: list[Partition], logs: dict[tuple[bytes, int], CleanLog]
+    ) -> None:
+        """Close logs until none is waiting. In several threads at a time."""
+        while True:
+            try:
+                partition = waiting.pop()
+            except IndexError:
+                return
             try:
                 logs[partition.topic_id, partition.index] = partition.log.close()
             except StorageError as error:
@@ -371,8 +408,6 @@ class Server:
                     partition=partition.index,
                     reason=str(error),
                 )
-        self._journal.close()
-        self._directory.write_clean_stop(CleanStop(logs=logs))
 
 
 async def _end_at_next_signal(signals: AsyncIterator[int]) -> None:

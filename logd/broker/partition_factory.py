@@ -22,7 +22,11 @@ from logd.storage.recovery import RecoveryReport
 
 _Opened = tuple[Log, RecoveryReport | None] | Exception
 _OpenOne = Callable[[PartitionSpec], tuple[Log, RecoveryReport | None]]
-_OPEN_KIND: Final = "disk"
+_SYNCING: Final = "sync"
+"""Creating and recovering wait for syncs: as many threads as those have."""
+
+_READING: Final = "catalog"
+"""Opening after a clean stop waits for nothing: threads would only fight for the interpreter."""
 
 
 class LogPartitionFactory:
@@ -54,19 +58,22 @@ class LogPartitionFactory:
 
     async def create(self, specs: Sequence[PartitionSpec]) -> list[Outcome]:
         """Make the directories, synced, and open them."""
-        return await self._run(self._create_one, specs)
+        return await self._run(_SYNCING, self._create_one, specs)
 
     async def open(self, specs: Sequence[PartitionSpec]) -> list[Outcome]:
         """Open existing directories, recovering where the last stop was not clean."""
-        return await self._run(self._open_one, specs)
+        kind = _SYNCING if self._clean is None else _READING
+        return await self._run(kind, self._open_one, specs)
 
     async def retire(self, partition: Partition) -> None:
         """Let go of a partition whose directory is about to be renamed."""
         await partition.retire("the topic was deleted")
         self._services.journal.forget(partition.topic_id, partition.index)
 
-    async def _run(self, open_one: _OpenOne, specs: Sequence[PartitionSpec]) -> list[Outcome]:
-        opened = await self._services.offload.run(_OPEN_KIND, _each, open_one, list(specs))
+    async def _run(
+        self, kind: str, open_one: _OpenOne, specs: Sequence[PartitionSpec]
+    ) -> list[Outcome]:
+        opened = await self._services.offload.run(kind, _each, open_one, list(specs))
         return [self._outcome(spec, result) for spec, result in zip(specs, opened, strict=True)]
 
     def _outcome(self, spec: PartitionSpec, opened: _Opened) -> Outcome:

@@ -15,10 +15,10 @@ import trio
 from logd.broker.partition import Partition
 from logd.config import TopicSettings
 
-OPEN_CHUNK: Final = 32
+OPEN_CHUNK: Final = 16
 """Partitions made in one job of a thread: a hop to a thread costs as much as opening one."""
 
-OPEN_TASKS: Final = 4
+OPEN_TASKS: Final = 16
 """Such jobs at a time."""
 
 
