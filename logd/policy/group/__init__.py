@@ -1,0 +1,1 @@
+"""DECISION: consumer groups of the classic protocol, as state machines without I/O."""
