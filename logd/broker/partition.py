@@ -31,6 +31,7 @@ from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
 from logd.broker.services import PartitionServices
+from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
 from logd.config import TopicSettings
 from logd.errors import DiskFullError, LogFailedError, StorageError
@@ -78,6 +79,7 @@ class Partition:
         self.index = index
         self.topic_name = log.topic
         self.topic_id = log.topic_id
+        self._is_internal = is_internal(log.topic)
         self.offline: str | None = None
         # Recovery synced all that it kept, and a clean stop all that there was.
         self.high_watermark = log.end_offset
@@ -112,8 +114,8 @@ class Partition:
         self._commits = settings.flush_mode == "commit"
         self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
         limit_bytes = CONTENT_FACTOR * settings.max_message_bytes
-        if "compact" not in settings.cleanup_policy:
-            self._key_check = None
+        if "compact" not in settings.cleanup_policy or self._is_internal:
+            self._key_check = None  # What the server itself writes has keys.
         elif self._key_check is None:
             self._key_check = KeyCheck(
                 self._services.offload, self._stage_checked, limit_bytes=limit_bytes
@@ -263,9 +265,11 @@ class Partition:
             self._turn.touched.append(self)
 
     def _refuse_unwritable(self) -> None:
+        """Raise; except for the server's own topics as long as half of the reserve is left."""
         if self.offline is not None:
             raise LogFailedError(self.offline)
-        raise DiskFullError(self._disk.reason)
+        if not self._is_internal or self._disk.is_exhausted:
+            raise DiskFullError(self._disk.reason)
 
     def _answer_duplicate(
         self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
@@ -385,7 +389,7 @@ class Partition:
         else:
             self._commit.start_later(SYNC_BEHIND_S)
         if self.log.wants_checkpoint:
-            self._checkpoint()
+            self.take_checkpoint()
         self._note_congestion()
 
     # --- sync --------------------------------------------------------------------------------
@@ -532,9 +536,9 @@ class Partition:
     def _offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
         return self.log.offset_for_timestamp(timestamp_ms, below=self.high_watermark)
 
-    def _checkpoint(self) -> None:
+    def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
-        if self._checkpoint_ended is not None:
+        if self._checkpoint_ended is not None or self.offline is not None:
             return
         ended = self._checkpoint_ended = trio.Event()
         checkpoint = self.log.begin_checkpoint()

@@ -18,7 +18,8 @@ from logd.errors import (
 )
 from logd.storage.layout import PARTITIONS_MAX, TOPIC_NAME_CHARACTERS_MAX, is_topic_name
 
-INTERNAL_TOPICS: Final = frozenset({"__consumer_offsets", "__transaction_state"})
+OFFSETS_TOPIC: Final = "__consumer_offsets"
+INTERNAL_TOPICS: Final = frozenset({OFFSETS_TOPIC, "__transaction_state"})
 """Written by the server only; clients may read them."""
 
 

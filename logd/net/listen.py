@@ -30,8 +30,15 @@ def open_listener(host: str, port: int) -> socket.socket:
     """Return a non-blocking listening socket; the port can be taken again at once after a crash.
 
     Raises:
-        OSError: the address cannot be used.
+        OSError: the address cannot be used; the text names it.
     """
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _bind(host: str, port: int) -> socket.socket:
     family, kind, proto, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -24,7 +24,14 @@ from logd.storage.check_report import CheckReport, Finding, Severity
 from logd.storage.clean_stop import CleanLog
 from logd.storage.damage import DAMAGED_NAME, DamagedRange, DamageList
 from logd.storage.files import Files, OpenFile
-from logd.storage.inspect import STATE_BYTES_MAX, read_entries
+from logd.storage.group_snapshot import group_snapshot_path
+from logd.storage.inspect import (
+    DAMAGE,
+    STATE_BYTES_MAX,
+    Depth,
+    inspect_file,
+    read_entries,
+)
 from logd.storage.log_walk import Damage, walk_log
 from logd.storage.mapped_index import MappedIndex
 from logd.storage.offset_index import OffsetIndex
@@ -69,6 +76,8 @@ def check_partition(files: Files, directory: str, expected: Expected, report: Ch
     for offset in listing.snapshots:
         name = layout.segment_file_name(offset, layout.PRODUCERS_SUFFIX)
         _check_snapshot(files, f"{directory}/{name}", report)
+    if layout.GROUPS_SNAPSHOT_NAME in names:
+        _check_groups(files, directory, end_offset, report)
     _note_others(directory, listing, report)
     _check_ends(files, directory, listing.bases, end_offset, expected, report)
 
@@ -276,6 +285,22 @@ def _note_others(directory: str, listing: PartitionListing, report: CheckReport)
 def _check_snapshot(files: Files, path: str, report: CheckReport) -> None:
     try:
         decode_snapshot(path, read_state(files, path, limit_bytes=STATE_BYTES_MAX).payload)
+        report.checked(files.stat_size(path))
+    except (LogdError, OSError) as error:
+        report.found_error(path, error)
+
+
+def _check_groups(files: Files, directory: str, end_offset: int, report: CheckReport) -> None:
+    """Check the snapshot of committed offsets; the log itself is never in doubt because of it."""
+    path = group_snapshot_path(directory)
+    try:
+        for item in inspect_file(files, path, Depth()):
+            if item.kind == DAMAGE:
+                report.found_damage(path, item.position, item.fields["reason"])
+            elif item.kind == "snapshot" and item.fields["offset"] > end_offset:
+                offset = item.fields["offset"]
+                reason = f"has records up to {offset}, but the log ends at {end_offset}"
+                report.add(Finding("damage", path, None, reason, end_offset, offset))
         report.checked(files.stat_size(path))
     except (LogdError, OSError) as error:
         report.found_error(path, error)

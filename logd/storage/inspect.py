@@ -22,10 +22,18 @@ import xxhash
 from logd.errors import CorruptFileError, CorruptRecordsError, UnsupportedFormatError
 from logd.record.batch import HEADER_BYTES, LOG_APPEND_TIME_BIT, BatchHeader, read_header
 from logd.record.compression import CODEC_NAMES
+from logd.record.group_records import (
+    GroupKey,
+    OffsetKey,
+    decode_group_value,
+    decode_key,
+    decode_offset_value,
+)
 from logd.record.records import check_records, iterate
 from logd.storage import layout, sync_journal
 from logd.storage.catalog_copy import open_catalog_copy, read_cluster_id
 from logd.storage.files import Files, OpenFile
+from logd.storage.group_snapshot import read_group_snapshot
 from logd.storage.log_walk import Damage, walk_log
 from logd.storage.mapped_index import MappedIndex
 from logd.storage.offset_index import OffsetIndex
@@ -51,7 +59,8 @@ class Item:
     """One thing in a file.
 
     Attributes:
-        kind: "batch", "record", "entry", "state", "line", "point", "unused" or "damage".
+        kind: "batch", "record", "entry", "state", "line", "point", "offset", "group", "unused",
+            "damage" and others.
         position: where in the file it begins.
         fields: what it says, in a sensible order; values are numbers, text, bytes, lists or None.
     """
@@ -317,6 +326,41 @@ def _inspect_producers(files: Files, path: str, _: Depth) -> Iterator[Item]:
         )
 
 
+def _inspect_groups(files: Files, path: str, _: Depth) -> Iterator[Item]:
+    snapshot = read_group_snapshot(files, path)
+    yield Item(
+        "snapshot",
+        0,
+        {
+            "topic_id": format_topic_id(snapshot.topic_id),
+            "partition": snapshot.partition,
+            "offset": snapshot.offset,
+            "keys": len(snapshot.pairs),
+        },
+    )
+    # Keys and values are the last thing in the file.
+    position = files.stat_size(path) - sum(len(key) + len(value) for key, value in snapshot.pairs)
+    for key, value in snapshot.pairs:
+        try:
+            yield _group_item(position, key, value)
+        except CorruptRecordsError as error:
+            yield _damage(position, f"key {key!r}: {error}")
+        position += len(key) + len(value)
+
+
+def _group_item(position: int, key: bytes, value: bytes) -> Item:
+    decoded = decode_key(key)
+    if isinstance(decoded, OffsetKey):
+        return Item("offset", position, decoded._asdict() | decode_offset_value(value)._asdict())
+    if isinstance(decoded, GroupKey):
+        fields = asdict(decode_group_value(value))
+        for member in fields["members"]:
+            member["subscription_bytes"] = len(member.pop("subscription"))
+            member["assignment_bytes"] = len(member.pop("assignment"))
+        return Item("group", position, decoded._asdict() | fields)
+    raise CorruptRecordsError(f"keys of version {decoded.version} do not belong here")
+
+
 def _inspect_catalog(files: Files, path: str, depth: Depth) -> Iterator[Item]:
     assert depth.scratch is not None, "a copy of the catalog needs a place"
     cluster_id = read_cluster_id(files, os.path.dirname(path) or ".")
@@ -349,5 +393,6 @@ _BY_NAME: Final[dict[str, Reader]] = {
     layout.LOCK_NAME: _inspect_text,
     layout.JOURNAL_NAME: _inspect_journal,
     layout.BALLAST_NAME: _inspect_opaque,
+    layout.GROUPS_SNAPSHOT_NAME: _inspect_groups,
     layout.CATALOG_NAME: _inspect_catalog,
 }

@@ -11,6 +11,7 @@
         topics/
             <topic>-<partition>/            one partition's log
                 <20 digits>.log .index .timeindex .producers ...
+                groups.snapshot             committed offsets, of __consumer_offsets alone
             <topic id>-<partition>-delete/  a deleted one, to be unlinked
 
 The 20 digits are the base offset of a segment, zero-padded, so that names sort as offsets do; they
@@ -39,6 +40,7 @@ LOG_SUFFIX: Final = ".log"
 INDEX_SUFFIX: Final = ".index"
 TIME_INDEX_SUFFIX: Final = ".timeindex"
 PRODUCERS_SUFFIX: Final = ".producers"
+GROUPS_SNAPSHOT_NAME: Final = "groups.snapshot"
 # Appended to a file's whole name: it is on its way out, and is unlinked later.
 DELETED_SUFFIX: Final = ".deleted"
 # Appended to a file's whole name while its next version is written; left over only by a crash.

@@ -3,7 +3,7 @@
     <20 digits>.log .index .timeindex      segments
     <20 digits>.producers                  snapshots of producer state, by offset
     <20 digits>.<position>.cut             bytes that recovery cut off, kept beside the log
-    partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged
+    partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged, groups.snapshot
     *.deleted, *.cleaned, *.tmp            leftovers: what was on its way out, or never finished
     *.swap                                 a replacement that Kafka's cleaner left half done
     <20 digits>.snapshot, .txnindex        Kafka's, of no use here, left alone
@@ -23,6 +23,7 @@ from logd.storage.damage import DAMAGED_NAME
 from logd.storage.files import Files
 from logd.storage.layout import (
     DELETED_SUFFIX,
+    GROUPS_SNAPSHOT_NAME,
     INDEX_SUFFIX,
     LOG_SUFFIX,
     PRODUCERS_SUFFIX,
@@ -38,7 +39,9 @@ CUT_SUFFIX: Final = ".cut"
 CLEANED_SUFFIX: Final = ".cleaned"
 SWAP_SUFFIX: Final = ".swap"
 
-_OWN_NAMES: Final = frozenset((METADATA_NAME, EPOCHS_NAME, LOG_START_NAME, DAMAGED_NAME))
+_OWN_NAMES: Final = frozenset(
+    (METADATA_NAME, EPOCHS_NAME, LOG_START_NAME, DAMAGED_NAME, GROUPS_SNAPSHOT_NAME)
+)
 _KAFKA_SUFFIXES: Final = frozenset((".snapshot", ".txnindex"))
 _CUT: Final = re.compile(r"([0-9]{20})\.([0-9]+)(?:-[0-9]+)?\.cut")
 

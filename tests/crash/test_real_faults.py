@@ -80,7 +80,8 @@ class Load:
         self._producer = confluent_kafka.Producer(
             {**common, "acks": "all", "enable.idempotence": True, "linger.ms": 1}
         )
-        self._consumer = confluent_kafka.Consumer({**common, "group.id": "unused"})
+        quiet = {"group.id": "unused", "enable.auto.commit": False}  # No offsets on the cut disk.
+        self._consumer = confluent_kafka.Consumer({**common, **quiet})
         end = confluent_kafka.OFFSET_END
         self._consumer.assign([confluent_kafka.TopicPartition(name, 0, end) for name in TOPICS])
         self._round += 1
