@@ -14,6 +14,8 @@ An `AssertionError` is never one of these: it is a bug of ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LogdError(Exception):
     """The root of all errors that logd raises on purpose."""
@@ -34,7 +36,16 @@ class CorruptMessageError(RequestError):
 
 
 class InvalidRecordError(RequestError):
-    """A record batch is intact but breaks a rule: count, magic, control bit, null key, …"""
+    """A record batch is intact but breaks a rule: count, magic, control bit, null key, …
+
+    Args:
+        record_indexes: the records that broke it, counted from 0 in their batch; none are named
+            where the batch as a whole is wrong. The producer may send the others again.
+    """
+
+    def __init__(self, text: str, record_indexes: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.record_indexes = tuple(record_indexes)
 
 
 class InvalidTimestampError(RequestError):
@@ -137,6 +148,10 @@ class FencedLeaderEpochError(RequestError):
 
 class UnknownLeaderEpochError(RequestError):
     """The client's leader epoch is newer than the partition's."""
+
+
+class GroupNotFoundError(RequestError):
+    """There is no consumer group of this id."""
 
 
 class PolicyViolationError(RequestError):

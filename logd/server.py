@@ -1,9 +1,9 @@
 """The composition root: puts the server together, in the order of starting, and takes it apart.
 
 Start: limits of the process, the data directory and its lock, the ports (bound, not yet listening),
-the journal, the catalog, the partitions (recovered where the last stop was not clean); then the
-clean-stop marker is removed, durably, and only then both ports listen. Before a port answers, it is
-ready to serve.
+the journal, the catalog, the partitions (recovered where the last stop was not clean), the groups
+and their offsets; then the clean-stop marker is removed, durably, and only then both ports listen.
+Before a port answers, it is ready to serve.
 
 Stop (SIGTERM, SIGINT): accept and read no more, let what was appended be written and synced and its
 answers leave, close the logs, write the clean-stop marker. A second signal ends the process at
@@ -18,6 +18,7 @@ import os
 import random
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,13 @@ from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.fetch import FetchHandler
 from logd.broker.fetch_sessions import FetchSessions
 from logd.broker.gauges import register_gauges
+from logd.broker.group_lag import register_group_metrics
+from logd.broker.group_loading import load_groups
+from logd.broker.group_status import group_problems
+from logd.broker.group_upkeep import GroupUpkeep
+from logd.broker.groups import Coordinator
 from logd.broker.maintenance import Maintenance
+from logd.broker.offsets_log import OffsetsLog
 from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
@@ -173,6 +180,7 @@ class Server:
             self._events.warning("data directory", finding=problem)
         self._topics.load(rows)
         await self._topics.open_all()
+        await load_groups(self._groups)
         self._report_recovery()
         self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
@@ -250,6 +258,7 @@ class Server:
             started_at=self._started_at,
             disk=self._disk,
         )
+        self._make_groups()
         sessions = FetchSessions(
             slots=self._settings.max_incremental_fetch_session_cache_slots,
             random_id=lambda: self._random.randrange(1, INT32_MAX),
@@ -265,6 +274,7 @@ class Server:
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
         )
         register_gauges(self._metrics, self._broker, lambda: self._loop.connections)
+        register_group_metrics(self._metrics, self._groups)
         self._kafka = KafkaListener(
             self._kafka_socket,
             self._loop,
@@ -273,6 +283,20 @@ class Server:
             limits=self._connection_limits,
             on_refused=refused.add,
         )
+
+    def _make_groups(self) -> None:
+        broker = self._broker
+        self._groups = broker.groups = Coordinator(
+            OffsetsLog(broker, self._services),
+            self._topics,
+            self._config,
+            self._services,
+            metrics=self._metrics,
+            new_uuid=lambda: str(uuid.UUID(bytes=self._random.randbytes(16), version=4)),
+        )
+        self._group_upkeep = GroupUpkeep(self._groups)
+        self._topics.on_deleted = self._group_upkeep.forget_topic
+        broker.problem_sources.append(partial(group_problems, self._groups))
 
     def _connection_limits(self) -> tuple[int, int]:
         return connection_limits(self._descriptors, self._config.settings)
@@ -317,6 +341,7 @@ class Server:
             ensure_ballast=lambda: self._directory.ensure_ballast(BALLAST_BYTES),
         )
         nursery.start_soon(maintenance.run)
+        nursery.start_soon(self._group_upkeep.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -362,6 +387,7 @@ class Server:
         self._kafka.stop()
         self._loop.stop_reading()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+            await self._group_upkeep.stop()
             async with trio.open_nursery() as closing:
                 for partition in self._topics.open_partitions():
                     closing.start_soon(partition.close)

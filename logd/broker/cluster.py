@@ -67,13 +67,13 @@ _NO_TRANSACTIONS: Final = "transactions are not supported by this server"
 async def handle_find_coordinator(
     context: RequestContext, request: FindCoordinatorRequest, version: int
 ) -> FindCoordinatorResponse:
-    """Name this broker for every group."""
+    """Name this broker for every group whose part of the offsets log is there; create the log."""
     if version >= _FIRST_WITH_KEY_LIST:
         keys = request.coordinator_keys
         return FindCoordinatorResponse(
-            coordinators=[_coordinator(context.broker, key, request.key_type) for key in keys]
+            coordinators=[await _coordinator(context.broker, key, request.key_type) for key in keys]
         )
-    found = _coordinator(context.broker, request.key, request.key_type)
+    found = await _coordinator(context.broker, request.key, request.key_type)
     return FindCoordinatorResponse(
         error_code=found.error_code,
         error_message=found.error_message,
@@ -83,23 +83,25 @@ async def handle_find_coordinator(
     )
 
 
-def _coordinator(broker: Broker, key: str, key_type: int) -> Coordinator:
+async def _coordinator(broker: Broker, key: str, key_type: int) -> Coordinator:
     try:
         if key_type == _TRANSACTION:
             raise TransactionalIdRefusedError(_NO_TRANSACTIONS)
         if key_type != _GROUP:
             raise InvalidRequestError(f"coordinators of type {key_type} do not exist here")
-        host, port = broker.advertised()
     except LogdError as error:
-        return Coordinator(
-            key=key,
-            node_id=-1,
-            host="",
-            port=-1,
-            error_code=code_for(error),
-            error_message=str(error),
-        )
+        return _no_coordinator(key, code_for(error), str(error))
+    code = await broker.groups.make_ready(key)
+    if code:
+        return _no_coordinator(key, code, "the group's offsets cannot be kept now")
+    host, port = broker.advertised()
     return Coordinator(key=key, node_id=broker.node_id, host=host, port=port, error_message=None)
+
+
+def _no_coordinator(key: str, code: ErrorCode, message: str) -> Coordinator:
+    return Coordinator(
+        key=key, node_id=-1, host="", port=-1, error_code=code, error_message=message
+    )
 
 
 async def handle_init_producer_id(

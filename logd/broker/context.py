@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
+from logd.broker.groups import Coordinator
 from logd.broker.problems import Problem
 from logd.broker.producer_ids import ProducerIds
 from logd.broker.topics import Topics
@@ -35,6 +36,7 @@ class Broker:
         problem_sources: each yields what is wrong now, for `status`; the parts of the server add
             theirs.
         started_at: monotonic seconds.
+        groups: the coordinator of all consumer groups; set once, before the first request.
         not_ready: why the broker does not serve yet, or None; the server clears it.
     """
 
@@ -51,6 +53,7 @@ class Broker:
     data_path: str
     started_at: float
     disk: DiskSpace
+    groups: Coordinator = field(init=False)
     node_id: int = NODE_ID
     not_ready: str | None = "starting"
     problem_sources: list[Callable[[], Iterable[Problem]]] = field(default_factory=list)

@@ -17,10 +17,12 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 from logd.errors import CorruptRecordsError, InvalidRecordError, LogdError
 from logd.offload import Offload
 from logd.record.batch import BatchHeader
-from logd.record.records import has_null_key
+from logd.record.records import null_key_indexes
 
 INLINE_RECORDS_MAX: Final = 2_000
 """Parsed on the loop up to this many records: some 5 ms."""
+
+NULL_KEY_TEXT: Final = "a compacted topic does not accept records without a key"
 
 CONTENT_FACTOR: Final = 64
 """A batch may decompress to this many times max.message.bytes, no further."""
@@ -110,8 +112,8 @@ class KeyCheck(Generic[W]):
 
 def _refuse_null_key(batch: memoryview, limit_bytes: int) -> None:
     try:
-        found = has_null_key(batch, limit_bytes=limit_bytes)
+        found = null_key_indexes(batch, limit_bytes=limit_bytes)
     except CorruptRecordsError as error:
         raise InvalidRecordError(f"the batch's records cannot be read: {error}") from error
     if found:
-        raise InvalidRecordError("a compacted topic does not accept records without a key")
+        raise InvalidRecordError(NULL_KEY_TEXT, found)

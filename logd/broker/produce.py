@@ -18,6 +18,7 @@ from logd.broker.context import Broker
 from logd.broker.partition import Partition
 from logd.broker.reply import Reply, ReplyOwner
 from logd.errors import (
+    InvalidRecordError,
     InvalidRequiredAcksError,
     InvalidTopicError,
     LogdError,
@@ -259,6 +260,7 @@ class _Append:
         """Fill in the error."""
         self.answer.error_code = int(code_for(error))
         self.answer.error_message = str(error)
+        self.answer.record_errors = _record_errors(error)
         self.answer.base_offset = -1
         self.request.finish_one()
 
@@ -506,10 +508,21 @@ def _refusal(index: int, error: LogdError) -> messages.PartitionProduceResponse:
         index=index,
         error_code=int(code_for(error)),
         error_message=str(error),
+        record_errors=_record_errors(error),
         base_offset=-1,
         log_append_time_ms=-1,
         log_start_offset=-1,
     )
+
+
+def _record_errors(error: LogdError) -> list[messages.BatchIndexAndErrorMessage]:
+    """Name the records at fault: a producer fails these for good and may send the others again."""
+    if not isinstance(error, InvalidRecordError):
+        return []
+    return [
+        messages.BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=str(error))
+        for index in error.record_indexes
+    ]
 
 
 def _encode(

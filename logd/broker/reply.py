@@ -9,7 +9,7 @@ line.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from logd.storage.file_slice import FileSlice
 
@@ -40,6 +40,22 @@ class ReplyOwner(Protocol):
 
     def close_for(self, reason: str) -> None:
         """Close the connection: the answer can never come (acks=0 refused, a bug of ours)."""
+        ...
+
+
+class Answer(Protocol):
+    """What a handler that may answer later is given instead of being a task.
+
+    Attributes:
+        version: of the request.
+        on_abandon: called once if the connection ends before the answer, if set.
+    """
+
+    version: int
+    on_abandon: Callable[[], None] | None
+
+    def answer(self, response: Any) -> None:
+        """Send the response, a message of the request's API; at once or later, on the loop."""
         ...
 
 

@@ -81,6 +81,8 @@ class Topics:
         version: changes whenever a topic is created, altered or deleted; caches watch it.
         unknown_paths: what lies in the topics directory and the catalog does not explain.
         deleting: deleted topics whose files are still to be removed, by topic id.
+        on_deleted: awaited while a topic is being deleted, when it is invisible already and its
+            name not yet free.
     """
 
     def __init__(self, services: TopicServices) -> None:
@@ -93,6 +95,7 @@ class Topics:
         self.partition_count = 0
         self.unknown_paths: list[str] = []
         self.deleting: dict[bytes, TopicRow] = {}
+        self.on_deleted: Callable[[Topic], Awaitable[None]] = _nobody_asked
 
     # --- finding ---------------------------------------------------------------------------------
 
@@ -388,6 +391,7 @@ class Topics:
                     await self.services.factory.retire(partition)
             await self._try_retire(row)
             self._reaper_wanted.set()
+            await self.on_deleted(topic)
         self.services.events.info(
             "topic deleted",
             topic=topic.name,
@@ -541,6 +545,10 @@ class Topics:
     def _refuse_if_deleted(self, topic: Topic) -> None:
         if topic.deleted:
             raise UnknownTopicOrPartitionError(f"topic {topic.name!r} was deleted")
+
+
+async def _nobody_asked(_topic: Topic) -> None:
+    """Until somebody wants to hear of deleted topics."""
 
 
 def random_topic_id(random_bytes: Callable[[int], bytes]) -> bytes:

@@ -77,6 +77,7 @@ class ServerSettings:
     offsets_topic_num_partitions: int
     offsets_topic_replication_factor: int
     offsets_topic_segment_bytes: int
+    metrics_group_lag_series_max: int
 
     node_suspect_ms: int
     node_dead_ms: int
@@ -353,6 +354,10 @@ _GROUPS: Final = (
         name="offsets.topic.segment.bytes", kind=Kind.INT, default=100 * MIB, low=1, unit="bytes",
         doc="segment.bytes of the internal topic.",
     ),
+    Setting(
+        name="metrics.group.lag.series.max", kind=Kind.INT, default=1000, low=0, dynamic=True,
+        ours=True, doc="Partitions whose lag is on /metrics; further ones are counted only.",
+    ),
 )  # fmt: skip
 
 _NODES: Final = (
@@ -410,7 +415,7 @@ def _defaults_of_topics() -> list[Setting]:
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
 _LATER: Final = frozenset(
     (
-        *(row.name for row in (*_GROUPS, *_NODES)),
+        *(row.name for row in _NODES),
         *("nodes", "node.token.file", "remote.fetch.max.wait.ms"),
         *("log.retention.hours", "log.retention.minutes", "log.roll.jitter.hours"),
         *("log.retention.check.interval.ms", "log.cleaner.enable", "log.cleaner.threads"),

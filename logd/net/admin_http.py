@@ -6,6 +6,8 @@
     GET  /v1/status    the document of `logd status`
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
+    GET  /v1/groups    the consumer groups
+    GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
 
 Nobody is authenticated here, so the port stays on a loopback address unless the operator says
 otherwise; and a change that carries an Origin header is refused, because it comes from a web page
@@ -21,11 +23,12 @@ from typing import Any, Final
 
 import msgspec
 
-from logd.broker import status
+from logd.broker import group_status, status
 from logd.broker.adopt import adopt
 from logd.broker.context import Broker
 from logd.errors import (
     DataDirectoryError,
+    GroupNotFoundError,
     LogdError,
     RequestError,
     UnknownTopicOrPartitionError,
@@ -38,6 +41,8 @@ BODY_BYTES_MAX: Final = 64 * KIB
 
 _PROMETHEUS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE: Final = "text/plain; charset=utf-8"
+
+_GROUP_PREFIX: Final = "/v1/groups/"
 
 Route = Callable[[Request], Awaitable[Response]]
 
@@ -60,6 +65,8 @@ class AdminHandler:
             "/v1/status": {"GET": self._status},
             "/v1/segments": {"GET": self._segments},
             "/v1/adopt": {"POST": self._adopt},
+            "/v1/groups": {"GET": self._groups},
+            _GROUP_PREFIX: {"GET": self._group},
         }
 
     async def handle(self, request: Request) -> Response:
@@ -68,7 +75,9 @@ class AdminHandler:
         Raises:
             HttpError: no such route or method, a bad argument, or the broker refused.
         """
-        methods = self._routes.get(request.path)
+        # An id may be anything, "/" included.
+        is_group = request.path.startswith(_GROUP_PREFIX)
+        methods = self._routes.get(_GROUP_PREFIX if is_group else request.path)
         if methods is None:
             raise HttpError(404, f"nothing is here; known are {', '.join(self._routes)}")
         route = methods.get(request.method)
@@ -99,12 +108,16 @@ class AdminHandler:
         return _as_json(status.status(self._broker))
 
     async def _segments(self, request: Request) -> Response:
-        name = request.query.get("topic")
-        if not name:
-            raise HttpError(400, "say which topic: /v1/segments?topic=NAME")
-        index = _as_index(request.query.get("partition"))
+        name, index = _topic_and_partition(request)
         look = partial(status.segments, self._broker, name, index)
         return _as_json(await self._broker.offload.run("admin", look))
+
+    async def _groups(self, _request: Request) -> Response:
+        return _as_json(group_status.list_groups(self._broker.groups))
+
+    async def _group(self, request: Request) -> Response:
+        group_id = request.path.removeprefix(_GROUP_PREFIX)
+        return _as_json(group_status.describe_group(self._broker.groups, group_id))
 
     async def _adopt(self, request: Request) -> Response:
         body = await request.read_body(limit_bytes=BODY_BYTES_MAX)
@@ -128,6 +141,13 @@ def _as_json(document: Any) -> Response:
     return Response(body=msgspec.json.encode(document) + b"\n")
 
 
+def _topic_and_partition(request: Request) -> tuple[str, int | None]:
+    name = request.query.get("topic")
+    if not name:
+        raise HttpError(400, f"say which topic: {request.path}?topic=NAME")
+    return name, _as_index(request.query.get("partition"))
+
+
 def _as_index(text: str | None) -> int | None:
     if text is None:
         return None
@@ -137,7 +157,7 @@ def _as_index(text: str | None) -> int | None:
 
 
 def _status_of(error: LogdError) -> int:
-    if isinstance(error, UnknownTopicOrPartitionError):
+    if isinstance(error, UnknownTopicOrPartitionError | GroupNotFoundError):
         return 404
     if isinstance(error, DataDirectoryError | UnsupportedFormatError):
         return 409

@@ -9,12 +9,14 @@ Source: docs/adr/0006 (why no task per connection), with the measurements.
 
 from __future__ import annotations
 
+import select
 from collections import deque
 from collections.abc import Callable
 from socket import socket
 from typing import TYPE_CHECKING
 
 from logd.broker.fetch import FetchShape
+from logd.broker.group_shortcuts import CommitRoute
 from logd.broker.partition import Partition
 from logd.broker.produce import ProduceRoute
 from logd.broker.reply import Reply
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         def mark_ready(self, connection: Connection) -> None: ...
         def close(self, connection: Connection, reason: str) -> None: ...
         def resume(self, connection: Connection) -> None: ...
+        def make_quiet(self, connection: Connection) -> None: ...
 
 
 class Connection:
@@ -40,14 +43,24 @@ class Connection:
         input: a frame that is not complete yet, its first `filled` bytes; None between frames.
         pauses: how many reasons there are not to read from the client now.
         frame_started_at: when the first byte of an incomplete frame came.
+        epoll: which one watches the socket.
+        heartbeat_at: which request was the last heartbeat, counted as `requests` does.
     """
 
-    __slots__ = ("active_at", "address", "client_id", "closed", "events", "fd", "fetch_shape",
-                 "filled", "frame_started_at", "in_flight", "input", "is_ready", "needed",
-                 "outbox", "owner", "pauses", "produce_route", "replies", "requests",
-                 "sock")  # fmt: skip
+    __slots__ = ("active_at", "address", "client_id", "closed", "commit_route", "epoll", "events",
+                 "fd", "fetch_shape", "filled", "frame_started_at", "heartbeat_at",
+                 "in_flight", "input", "is_ready", "needed", "outbox", "owner", "pauses",
+                 "produce_route", "replies", "requests", "sock")  # fmt: skip
 
-    def __init__(self, sock: socket, address: str, owner: ConnectionOwner, *, now: float) -> None:
+    def __init__(
+        self,
+        sock: socket,
+        address: str,
+        owner: ConnectionOwner,
+        epoll: select.epoll,
+        *,
+        now: float,
+    ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.address = address
@@ -62,18 +75,27 @@ class Connection:
         self.pauses = 0
         self.closed = False
         self.is_ready = False
+        self.epoll = epoll
         self.events = 0  # what the epoll watches for
         self.requests = 0
+        self.heartbeat_at = 0
         self.active_at = now
         self.frame_started_at = now
         self.produce_route: ProduceRoute | None = None
         self.fetch_shape: FetchShape | None = None
+        self.commit_route: CommitRoute | None = None
 
     def mark_ready(self) -> None:
         """An answer was completed; it is sent at the end of the turn."""
         if not self.is_ready:
             self.is_ready = True
             self.owner.mark_ready(self)
+
+    def note_heartbeat(self) -> None:
+        """The request at hand is a heartbeat: after two in a row the connection is quiet."""
+        if self.heartbeat_at == self.requests - 1:
+            self.owner.make_quiet(self)
+        self.heartbeat_at = self.requests
 
     def close_for(self, reason: str) -> None:
         """Close the connection, for a reason that is logged."""

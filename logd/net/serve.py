@@ -12,8 +12,8 @@ for all connections that are ready together (41 k against 97 k requests a second
 measured; docs/adr/0006). So Trio sees one task that waits for one descriptor: the epoll's.
 
 What must wait does not wait here: syncs and slow writes run in threads and come back through an
-eventfd in the same epoll; handlers that await run as tasks of their own while their connection is
-paused.
+eventfd in the same epoll; group requests are begun and answer by a call, from a timer or another
+member's request; handlers that await run as tasks of their own while their connection is paused.
 
 Buffers: most frames arrive whole and are parsed where they were received, in one arena for all
 connections; a slice of it that must live on (a write in a thread) makes the loop take a new arena.
@@ -38,23 +38,24 @@ from typing import Final
 
 import trio
 
-from logd.broker.apis import APIS, Api
-from logd.broker.context import Broker, RequestContext
+from logd.broker.context import Broker
 from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
 from logd.broker.reply import Part, Reply, SmallSlice
 from logd.broker.services import PartitionServices
 from logd.broker.sync_points import SyncPointWriter
-from logd.errors import LogdError, MalformedRequestError
-from logd.net.buffers import Arena, BufferPool
+from logd.errors import MalformedRequestError
+from logd.net.buffers import Arena
 from logd.net.connection import Connection
+from logd.net.other_requests import OtherRequests
+from logd.net.partial_frames import PartialFrames
+from logd.net.quiet import QuietConnections
 from logd.net.requests import RequestMetrics
 from logd.net.send import Outbox
 from logd.offload import ThreadOffload
-from logd.wire import fetch_response, quirks
-from logd.wire.api_keys import API_VERSIONS, FETCH, PRODUCE
+from logd.wire import fetch_response
+from logd.wire.api_keys import FETCH, PRODUCE
 from logd.wire.frame import LENGTH, LENGTH_BYTES, REQUEST_BYTES_MIN, REQUEST_START
-from logd.wire.request_header import decode_request_header
 
 _PRODUCE_FIRST: Final = 3
 _PRODUCE_LAST: Final = 11
@@ -70,9 +71,6 @@ CHECKPOINT_S: Final = 0.005
 
 OUTBOX_BYTES_MAX: Final = 1024 * 1024
 """A client that does not read its answers is not read from beyond this."""
-
-OTHER_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Requests other than Produce and Fetch are decoded at a stretch; larger ones are nobody's."""
 
 
 class ServeLoop:
@@ -105,8 +103,15 @@ class ServeLoop:
         self._ready: list[Connection] = []
         self._sending: list[Connection] = []
         self._arena = Arena()
-        self._pool = BufferPool(queued_bytes_max=settings.queued_max_request_bytes)
-        self._nursery: trio.Nursery | None = None
+        self._partial = PartialFrames(
+            frame_bytes_max=self._frame_bytes_max,
+            queued_bytes_max=settings.queued_max_request_bytes,
+        )
+        self._others = OtherRequests(broker, close=self.close, end_turn=self.end_turn)
+        self._quiet = QuietConnections(
+            self, self._epoll, services.timers, self._others.shortcuts, broker.groups
+        )
+        self._hooks[self._quiet.fd] = self._quiet.noticed
         self.sync_points = SyncPointWriter(services)
         self.metrics = RequestMetrics(broker.metrics)
         self.on_close: Callable[[Connection], None] = _ignore_close
@@ -117,11 +122,11 @@ class ServeLoop:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._others.nursery = nursery
             try:
                 await self._run()
             finally:
-                self._nursery = None
+                self._others.nursery = None
 
     async def _run(self) -> None:
         poll = self._epoll.poll
@@ -192,7 +197,7 @@ class ServeLoop:
                 self._send_ready()
             pinned, turn.buffers_pinned = turn.buffers_pinned, False
             self._arena.restart(pinned=pinned)
-            self._pool.reuse(pinned=pinned)
+            self._partial.end_turn(pinned=pinned)
             if not turn.touched and not self._ready:
                 break
         if turn.synced:
@@ -216,7 +221,7 @@ class ServeLoop:
 
     def add(self, sock: socket, address: str) -> None:
         """Serve a connection that was accepted; the socket is non-blocking."""
-        connection = Connection(sock, address, self, now=self._turn.started_at)
+        connection = Connection(sock, address, self, self._epoll, now=self._turn.started_at)
         self.connections[connection.fd] = connection
         connection.events = select.EPOLLIN
         self._epoll.register(connection.fd, select.EPOLLIN)
@@ -234,10 +239,10 @@ class ServeLoop:
                 reason=reason,
             )
         del self.connections[connection.fd]
-        self._epoll.unregister(connection.fd)
+        connection.epoll.unregister(connection.fd)
         connection.sock.close()
         connection.outbox.clear()
-        self._drop_input(connection)
+        self._partial.drop(connection)
         for reply in connection.replies:
             reply.abandon()
         connection.replies.clear()
@@ -246,15 +251,30 @@ class ServeLoop:
     def resume(self, connection: Connection) -> None:
         """Parse what came before the pause, then read on."""
         if connection.input is not None:
-            buffer, filled = connection.input, connection.filled
-            self._drop_input(connection, keep=buffer)
-            self._parse_all(connection, buffer, 0, filled)
+            filled = connection.filled
+            self._parse_all(connection, self._partial.take(connection), 0, filled)
         if not connection.closed:
             self._watch(connection)
 
     def mark_ready(self, connection: Connection) -> None:
         """The connection has an answer to send at the end of the turn."""
         self._ready.append(connection)
+
+    def make_quiet(self, connection: Connection) -> None:
+        """The connection sends heartbeats and nothing else: they are read with others'."""
+        self._quiet.take(connection)
+
+    def serve_now(self, ready: list[tuple[int, int]]) -> None:
+        """Have a turn with these connections."""
+        self._serve_turn(ready, self._clock.monotonic())
+
+    def parse_received(self, connection: Connection, data: bytearray) -> None:
+        """Handle what was received by somebody else."""
+        self._parse_all(connection, data, 0, len(data))
+
+    def count_answers(self, api_key: int, count: int) -> None:
+        """Count answers that were sent in the turn in which their requests were read."""
+        self._count_answers(api_key, self._turn.started_at, count)
 
     def _watch(self, connection: Connection) -> None:
         takes_answers = connection.outbox.buffered_bytes <= OUTBOX_BYTES_MAX
@@ -263,7 +283,7 @@ class ServeLoop:
             events |= select.EPOLLOUT
         if events != connection.events and not connection.closed:
             connection.events = events
-            self._epoll.modify(connection.fd, events)
+            connection.epoll.modify(connection.fd, events)
 
     def stop_reading(self) -> None:
         """Take no more requests; what was taken is still answered."""
@@ -323,7 +343,7 @@ class ServeLoop:
         buffer = connection.input
         assert buffer is not None
         if connection.filled == len(buffer):
-            buffer = self._grow_input(connection)
+            buffer = self._partial.grow(connection)
             if buffer is None:
                 return 0
         end = min(connection.needed, len(buffer))
@@ -334,8 +354,7 @@ class ServeLoop:
         if connection.filled < connection.needed:
             return count
         filled = connection.filled
-        self._drop_input(connection, keep=buffer)
-        self._parse_all(connection, buffer, 0, filled)
+        self._parse_all(connection, self._partial.take(connection), 0, filled)
         return count
 
     def _parse_all(
@@ -362,51 +381,8 @@ class ServeLoop:
             if end - position >= LENGTH_BYTES + size and connection.produce_route is not None:
                 position = self._dispatch_run(connection, buffer, position, end)
         if position < end:
-            self._keep_input(connection, memoryview(buffer)[position:end])
-
-    def _keep_input(self, connection: Connection, rest: memoryview) -> None:
-        size = len(rest)
-        needed = LENGTH_BYTES
-        if size >= LENGTH_BYTES:
-            needed += LENGTH.unpack_from(rest)[0]
-        buffer = self._pool.take(max(size, min(needed, 4 * size)), needed)
-        buffer[:size] = rest
-        connection.input = buffer
-        connection.filled = size
-        connection.needed = needed
-        connection.frame_started_at = self._turn.started_at
-
-    def _grow_input(self, connection: Connection) -> bytearray | None:
-        """Return a larger buffer for the frame; None if it must wait for memory in use by
-        others.
-        """
-        old = connection.input
-        assert old is not None
-        if connection.filled >= LENGTH_BYTES and connection.needed == LENGTH_BYTES:
-            connection.needed += LENGTH.unpack_from(old)[0]
-            if not REQUEST_BYTES_MIN <= connection.needed - LENGTH_BYTES <= self._frame_bytes_max:
-                self.close(connection, f"a frame of {connection.needed - LENGTH_BYTES} bytes")
-                return None
-        if self._pool.is_exhausted and not self._pool.may_grow_anyway(old):
-            self._pool.when_free(connection.pause())
-            return None
-        new = self._pool.take(min(connection.needed, 4 * len(old)), connection.needed)
-        new[: connection.filled] = memoryview(old)[: connection.filled]
-        connection.input = new
-        self._pool.give(old)
-        return new
-
-    def _drop_input(self, connection: Connection, keep: bytearray | None = None) -> None:
-        """Let go of the input buffer; `keep` is in use until the end of the turn."""
-        buffer = connection.input
-        connection.input = None
-        connection.filled = 0
-        connection.needed = 0
-        if buffer is not None:
-            if keep is not None:
-                self._pool.give_after_turn(buffer)
-            else:
-                self._pool.give(buffer)
+            rest = memoryview(buffer)[position:end]
+            self._partial.keep(connection, rest, now=self._turn.started_at)
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -428,7 +404,7 @@ class ServeLoop:
                     connection, buffer, position, end, version, correlation_id
                 )
             else:
-                reply = self._dispatch_other(connection, buffer, position, end)
+                reply = self._others.begin(connection, buffer, position, end)
         except MalformedRequestError as error:
             self.close(connection, f"malformed request (api key {api_key} v{version}): {error}")
             return
@@ -470,66 +446,6 @@ class ServeLoop:
         self.metrics.at_limit.value += 1
         connection.replies[-1].on_sent = connection.pause()
 
-    def _dispatch_other(
-        self, connection: Connection, buffer: bytearray, position: int, end: int
-    ) -> Reply | None:
-        """Start a task for a request that may wait; the connection is not read meanwhile."""
-        if end - position > OTHER_FRAME_BYTES_MAX:
-            raise MalformedRequestError(f"{end - position} bytes are too many for such a request")
-        # The task outlives the turn, the receive buffer does not.
-        frame = bytes(memoryview(buffer)[position:end])
-        api_key, version, _ = REQUEST_START.unpack_from(frame)
-        api = APIS.get(api_key)
-        if api is None or (not api.serves(version) and api_key != API_VERSIONS):
-            raise MalformedRequestError("this server does not have that request or version")
-        header_version = version if api.serves(version) else 0
-        correlation_id, client_id, body = decode_request_header(
-            frame, 0, len(frame), api_key, header_version
-        )
-        frame = quirks.repair(api_key, version, frame, body)
-        connection.client_id = client_id
-        context = RequestContext(self._broker, client_id, connection.address, api_key, version)
-        reply = Reply(connection)
-        if api.serves(version):
-            request = api.module.decode_request(frame, version, body, len(frame))
-        else:
-            request = None
-        assert self._nursery is not None
-        self._nursery.start_soon(
-            self._handle, connection, reply, connection.pause(), api, context, request,
-            correlation_id,
-        )  # fmt: skip
-        return reply
-
-    async def _handle(
-        self,
-        connection: Connection,
-        reply: Reply,
-        resume: Callable[[], None],
-        api: Api,
-        context: RequestContext,
-        request: object,
-        correlation_id: int,
-    ) -> None:
-        try:
-            frame = await api.answer(context, request, correlation_id)
-        except LogdError as error:
-            self.close(connection, f"{type(error).__name__}: {error}")
-            return
-        except Exception as error:  # A bug of ours must cost one connection, not the server.
-            self._events.error(
-                "request failed",
-                api_key=context.api_key,
-                version=context.version,
-                reason=repr(error),
-            )
-            self.close(connection, "internal error")
-            return
-        if not connection.closed:
-            reply.complete(frame)
-            resume()
-            self.end_turn()
-
     # --- sending -------------------------------------------------------------------------------
 
     def _send_ready(self) -> None:
@@ -562,13 +478,13 @@ class ServeLoop:
                 reply.on_sent()
         self._count_answers(api_key, started_at, count)
         if not outbox and chunks:
-            self._send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            self.send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
             return
         if chunks:
             outbox.add(b"".join(chunks))
         self._send(connection)
 
-    def _send_bytes(self, connection: Connection, data: bytes) -> None:
+    def send_bytes(self, connection: Connection, data: bytes) -> None:
         """The usual case: all that is to be sent is a few bytes, and the socket takes them."""
         try:
             if connection.outbox.send_now(data):

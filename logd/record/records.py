@@ -22,6 +22,7 @@ Source: Apache Kafka, "Record" in the protocol's message format.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from logd.errors import CorruptRecordsError
@@ -34,6 +35,7 @@ from logd.units import INT64_MAX, MIB
 
 __all__ = [
     "CONTENT_BYTES_MAX",
+    "NULL_KEYS_MAX",
     "BatchBuilder",
     "Headers",
     "NewRecord",
@@ -41,13 +43,16 @@ __all__ = [
     "check_records",
     "encode_batch",
     "first_at_or_after",
-    "has_null_key",
     "iterate",
+    "null_key_indexes",
 ]
 
 # More than the largest request holds (socket.request.max.bytes, 100 MiB), so that whatever was
 # appended uncompressed can be read; producers limit their batches before compression.
 CONTENT_BYTES_MAX: Final = 128 * MIB
+
+# A producer is told each of its records that lacks a key, but not a million of them.
+NULL_KEYS_MAX: Final = 1000
 
 
 class Record(NamedTuple):
@@ -89,13 +94,18 @@ def iterate(data: Readable, *, limit_bytes: int = CONTENT_BYTES_MAX) -> Iterator
         ) from error
 
 
-def has_null_key(data: Readable, limit_bytes: int = CONTENT_BYTES_MAX) -> bool:
-    """Return whether a record of the batch has no key, which a compacted topic cannot keep.
+def null_key_indexes(
+    data: Readable, limit_bytes: int = CONTENT_BYTES_MAX, *, limit: int = NULL_KEYS_MAX
+) -> list[int]:
+    """Return which records of the batch have no key: a compacted topic cannot keep them.
+
+    They are counted from 0, gaps in the offsets or not; no more than the first `limit`.
 
     Raises:
-        CorruptRecordsError: as `iterate`, unless a null key comes first.
+        CorruptRecordsError: as `iterate`, unless that many null keys come first.
     """
-    return any(record.key is None for record in iterate(data, limit_bytes=limit_bytes))
+    rows = enumerate(iterate(data, limit_bytes=limit_bytes))
+    return list(islice((index for index, record in rows if record.key is None), limit))
 
 
 def first_at_or_after(

@@ -185,6 +185,7 @@ _CODES: Final[dict[type[errors.LogdError], ErrorCode]] = {
     errors.InvalidFetchSessionEpochError: ErrorCode.INVALID_FETCH_SESSION_EPOCH,
     errors.FencedLeaderEpochError: ErrorCode.FENCED_LEADER_EPOCH,
     errors.UnknownLeaderEpochError: ErrorCode.UNKNOWN_LEADER_EPOCH,
+    errors.GroupNotFoundError: ErrorCode.GROUP_ID_NOT_FOUND,
     errors.PolicyViolationError: ErrorCode.POLICY_VIOLATION,
     errors.UnsupportedVersionError: ErrorCode.UNSUPPORTED_VERSION,
     errors.SecurityDisabledError: ErrorCode.SECURITY_DISABLED,

@@ -34,7 +34,8 @@ def test_records_round_trip(
     header = batch.check_appendable(data, 0, len(data), max_message_bytes=len(data))
     assert header.max_timestamp == max(row[3] for row in rows)
     assert header.next_offset == base_offset + len(rows)
-    assert records.has_null_key(data) == any(row[0] is None for row in rows)
+    null_keys = [index for index, row in enumerate(rows) if row[0] is None]
+    assert records.null_key_indexes(data) == null_keys
     records.check_records(data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, cast
 from logd.broker.context import Broker, RequestContext
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
+from logd.broker.group_upkeep import GroupUpkeep
+from logd.broker.groups import Coordinator
 from logd.broker.partition import Partition
 from logd.broker.partition_making import Outcome, PartitionSpec
 from logd.broker.producer_ids import ProducerIds
@@ -30,6 +33,7 @@ from logd.storage.partition_files import (
     end_offset_for_epoch,
     write_metadata,
 )
+from tests.unit.group_fakes import FakeGroupLog, GroupServices
 
 CLUSTER_ID = "c" * 22
 
@@ -219,6 +223,19 @@ class Server:
             started_at=self.clock.monotonic(),
             disk=DiskSpace(reserve_bytes=0),
         )
+        self.group_log = FakeGroupLog(self.topics)
+        self.group_services = GroupServices(self.events)
+        numbers = itertools.count(1)
+        self.groups = self.broker.groups = Coordinator(
+            self.group_log,
+            self.topics,
+            self.config,
+            self.group_services.as_services(),
+            metrics=self.broker.metrics,
+            new_uuid=lambda: f"uuid-{next(numbers)}",
+        )
+        self.upkeep = GroupUpkeep(self.groups)
+        self.topics.on_deleted = self.upkeep.forget_topic
 
     def _observe(self, step: str) -> None:
         if step == self.stop_at and self.stop_error is not None:

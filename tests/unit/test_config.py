@@ -77,6 +77,7 @@ NOT_READ_ELSEWHERE = {
     "node.id",
     "insecure",
     "default.replication.factor",
+    "offsets.topic.replication.factor",
     "min.insync.replicas",
     "flush.ms",  # Others read what the configuration makes of it: flush_interval_ms.
 }

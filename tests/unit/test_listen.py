@@ -22,5 +22,5 @@ def test_a_port_in_use_is_named() -> None:
 
 def test_a_name_that_does_not_resolve_is_named() -> None:
     """The text holds what was typed."""
-    with pytest.raises(OSError, match="no-such-host.invalid:9092"):
+    with pytest.raises(OSError, match=r"no-such-host\.invalid:9092"):
         open_listener("no-such-host.invalid", 9092)

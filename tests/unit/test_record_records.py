@@ -108,7 +108,7 @@ def test_an_empty_batch_has_no_records(codec: int) -> None:
     data = BatchBuilder().build(base_offset=7, codec=codec, last_offset_delta=9)
     assert list(records.iterate(data)) == []
     records.check_records(data)
-    assert not records.has_null_key(data)
+    assert records.null_key_indexes(data) == []
     assert records.first_at_or_after(data, 0) is None
 
 
@@ -156,16 +156,19 @@ def test_first_at_or_after(timestamp_ms: int, expected: tuple[int, int] | None, 
 
 
 @pytest.mark.parametrize("codec", range(5))
-def test_has_null_key(codec: int) -> None:
-    """An empty key is a key; one null key among others is found."""
+def test_null_key_indexes(codec: int) -> None:
+    """An empty key is a key; null keys among others are found, up to the limit."""
     good: list[NewRecord] = [(b"", b"v", [], NOW_MS), (b"k", None, [], NOW_MS)]
-    assert not records.has_null_key(encode_batch(good, codec=codec))
-    assert records.has_null_key(encode_batch([*good, (None, b"v", [], NOW_MS)], codec=codec))
+    null: NewRecord = (None, b"v", [], NOW_MS)
+    assert records.null_key_indexes(encode_batch(good, codec=codec)) == []
+    mixed = encode_batch([*good, null, *good, null, null], codec=codec)
+    assert records.null_key_indexes(mixed) == [2, 5, 6]
+    assert records.null_key_indexes(mixed, limit=2) == [2, 5]
 
 
 READERS: list[Callable[[bytearray, int], object]] = [
     lambda data, limit: list(records.iterate(data, limit_bytes=limit)),
-    records.has_null_key,
+    records.null_key_indexes,
     records.check_records,
     lambda data, limit: records.first_at_or_after(data, 2**62, limit_bytes=limit),
 ]
