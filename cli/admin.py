@@ -21,14 +21,11 @@ def get(address: Address, path: str, **query: str | int | None) -> Any:
         Unreachable: nothing answers there, or not as our admin port does.
         Refused: the server says no, with its reason.
     """
-    given = {name: value for name, value in query.items() if value is not None}
-    return _request(
-        address, "GET", f"{path}?{urlencode(given)}" if given else path, None, TIMEOUT_S
-    )
+    return _request(address, "GET", _with_query(path, query), None, TIMEOUT_S)
 
 
-def post(address: Address, path: str, document: dict[str, Any]) -> Any:
-    """Return the JSON answer to a posted JSON document; None values are left out.
+def post(address: Address, path: str, document: dict[str, Any], **query: str | int | None) -> Any:
+    """Return the JSON answer to a posted JSON document; what is None is left out.
 
     Waits as long as it takes: the server may be copying gigabytes.
 
@@ -36,7 +33,12 @@ def post(address: Address, path: str, document: dict[str, Any]) -> Any:
         Unreachable, Refused: as `get`.
     """
     given = {name: value for name, value in document.items() if value is not None}
-    return _request(address, "POST", path, json.dumps(given).encode(), None)
+    return _request(address, "POST", _with_query(path, query), json.dumps(given).encode(), None)
+
+
+def _with_query(path: str, query: dict[str, str | int | None]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _request(

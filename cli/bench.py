@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NAMES: Final = (
     "disk",
     "append",
+    "commits",
     "fetch",
     "encode",
     "degraded",

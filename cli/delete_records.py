@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cli.errors import Refused
-from cli.kafka import CREATE_TIMEOUT_S, Connection, list_watermarks, no_partition
+from cli.kafka import CREATE_TIMEOUT_S, Connection, list_watermarks, no_partition, topic_partitions
 from cli.options import Target, common_options, pass_target, require_consent
 from cli.render import print_json
 
@@ -36,7 +36,7 @@ def delete_records(
       logd delete-records orders --partition 0 --before 1000 --yes
     """
     connection = Connection(target.bootstrap)
-    numbers = connection.partitions(connection.admin(), topic)
+    numbers = topic_partitions(connection, topic)
     if partition not in numbers:
         raise no_partition(topic, partition, len(numbers))
     marks = list_watermarks(connection, topic, [partition])[partition]

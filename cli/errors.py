@@ -6,6 +6,7 @@
     3  the server cannot be reached
     4  the command ran, and data is at risk, damaged or lost
     130  interrupted (128 + SIGINT, as shells count)
+    143  ended by SIGTERM, where the command had something to put in order first
 
 A traceback is never shown to a user: what is not expected is reported as a fault of ours in one
 line, and LOGD_TRACEBACK=1 shows the rest to whoever looks for it.
@@ -32,6 +33,7 @@ EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_DATA_AT_RISK: Final = 4
 EXIT_INTERRUPTED: Final = 130
+EXIT_TERMINATED: Final = 143
 
 
 class Refused(click.ClickException):

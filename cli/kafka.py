@@ -73,6 +73,20 @@ class Connection:
             "error_cb": self._note,
         } | {name.replace("_", "."): value for name, value in more.items()}
 
+    def consumer_settings(self, group: str) -> dict[str, Any]:
+        """Return a librdkafka configuration for reading much, and committing what we say."""
+        return self.settings(
+            group_id=group,
+            enable_auto_commit=False,
+            enable_auto_offset_store=False,
+            enable_partition_eof=True,  # Tells of the end also where the last offsets are gaps.
+            auto_offset_reset="error",
+            fetch_wait_max_ms=100,
+            queued_min_messages=1_000_000,  # The default pauses for a second at 100,000.
+            queued_max_messages_kbytes=64 * 1024,
+            check_crcs=True,
+        )
+
     def _note(self, error: KafkaError) -> None:
         self.trouble = error.str()
 
@@ -118,7 +132,7 @@ class Connection:
         """Return the topic's partition numbers, asked for without creating the topic.
 
         Args:
-            client: any librdkafka client but a producer.
+            client: a librdkafka consumer; a producer, and an admin client is one, would create it.
 
         Raises:
             Refused: no such topic.
@@ -163,6 +177,16 @@ def describe_topics(connection: Connection, names: list[str]) -> list[Any]:
         except KafkaException as exception:
             raise connection.no_topic(name, exception.args[0]) from exception
     return descriptions
+
+
+def topic_partitions(connection: Connection, topic: str) -> list[int]:
+    """Return the topic's partition numbers; it is not created.
+
+    Raises:
+        Refused: no such topic.
+    """
+    (found,) = describe_topics(connection, [topic])
+    return sorted(partition.id for partition in found.partitions)
 
 
 def list_watermarks(

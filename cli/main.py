@@ -20,6 +20,7 @@ from cli.delete_records import delete_records
 from cli.demo import demo
 from cli.dump import dump
 from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, shows_traceback
+from cli.group import group
 from cli.options import common_options
 from cli.produce import produce
 from cli.segments import segments
@@ -61,6 +62,7 @@ for _command in (
     topic,
     produce,
     consume,
+    group,
     delete_records,
     segments,
     status,

@@ -88,7 +88,20 @@ class KeyValueType(click.ParamType[tuple[str, str]]):
         return key.strip(), text.strip()
 
 
+class GroupIdType(click.ParamType[str]):
+    """A click option type for the id of a consumer group: any text but none."""
+
+    name = "GROUP"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return `value` as it is; the empty one is a usage error, as no group can have it."""
+        if not value:
+            self.fail("a group's id is not empty", param, ctx)
+        return str(value)
+
+
 ADDRESS: Final = AddressType()
+GROUP_ID: Final = GroupIdType()
 KEY_VALUE: Final = KeyValueType()
 
 

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -65,6 +66,22 @@ def escape(text: str) -> str:
 def escape_bytes(data: bytes | None) -> str:
     """Return bytes as one line of readable text; null stays visible as such."""
     return "null" if data is None else escape(data.decode(errors="backslashreplace"))
+
+
+def readable_time(timestamp_ms: int | None) -> str:
+    """Return a timestamp in UTC to the second; `-` where there is none, else the number itself."""
+    if timestamp_ms is None or timestamp_ms < 0:
+        return "-"
+    try:
+        at = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return str(timestamp_ms)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 topic`, `2 topics`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @contextmanager

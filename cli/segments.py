@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from cli.admin import get
 from cli.options import Target, common_options, pass_target
-from cli.render import Cell, print_json, print_table
+from cli.render import Cell, print_json, print_table, readable_time
 from logd.units import format_byte_count
 
 
@@ -44,14 +43,3 @@ def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:
         readable_time(row["first_timestamp_ms"]),
         readable_time(row["last_timestamp_ms"]),
     )
-
-
-def readable_time(timestamp_ms: int | None) -> str:
-    """Return a timestamp in UTC to the second; `-` where there is none, else the number itself."""
-    if timestamp_ms is None or timestamp_ms < 0:
-        return "-"
-    try:
-        at = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        return str(timestamp_ms)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -19,7 +19,7 @@ from cli.kafka import (
     topic_id_text,
 )
 from cli.options import KEY_VALUE, Target, common_options, pass_target, require_consent
-from cli.render import print_json, print_table
+from cli.render import counted, print_json, print_table
 from logd.units import format_byte_count, format_duration_ms
 
 # What Kafka calls the place a value came from, by the protocol's number.
@@ -80,7 +80,7 @@ def create(
     if target.json:
         print_json(_listed(made))
     else:
-        click.echo(f"created topic {name} with {_count(len(made.partitions), 'partition')}")
+        click.echo(f"created topic {name} with {counted(len(made.partitions), 'partition')}")
 
 
 @topic.command("list")
@@ -303,7 +303,7 @@ def _described(
 
 def _print_description(document: dict[str, Any]) -> None:
     internal = ", internal" if document["internal"] else ""
-    count = _count(len(document["partitions"]), "partition")
+    count = counted(len(document["partitions"]), "partition")
     click.echo(f"topic {document['name']}  id {document['id']}  {count}{internal}")
     for warning in document["warnings"]:
         click.secho(f"warning: {warning}", fg="yellow")
@@ -356,8 +356,4 @@ def _say_deleted(target: Target, name: str, partitions: int, *, dry_run: bool, d
         print_json({"topic": name, "partitions": partitions, "deleted": not dry_run})
     else:
         verb = "would delete" if dry_run else "deleted"
-        click.echo(f"{verb} topic {name}, {_count(partitions, 'partition')}{detail}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        click.echo(f"{verb} topic {name}, {counted(partitions, 'partition')}{detail}")

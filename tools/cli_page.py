@@ -25,8 +25,8 @@ Made from the program's own help by `python -m tools.cli_page`; do not edit.
   stream (`consume`, `dump`), and nothing else. Progress goes to stderr, and only to a terminal.
 - Sizes and durations may be written `64MiB`, `1GB`, `7d`, `90s`. JSON has plain numbers with the
   unit in the name (`_bytes`, `_ms`, `_s`).
-- What deletes asks first, unless `--yes`; without a terminal and without `--yes` it refuses with
-  exit code 2. `--dry-run` only says what would go.
+- What deletes, or moves a group's offsets, asks first, unless `--yes`; without a terminal and
+  without `--yes` it refuses with exit code 2. `--dry-run` only says what would happen.
 
 | exit code | meaning |
 |---|---|
@@ -36,6 +36,7 @@ Made from the program's own help by `python -m tools.cli_page`; do not edit.
 | 3 | the server cannot be reached |
 | 4 | the command ran, and data is at risk, damaged or lost |
 | 130 | interrupted |
+| 143 | ended by SIGTERM, with everything put in order first (`consume --group`) |
 """
 
 

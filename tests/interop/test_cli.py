@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,50 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.logd_command import START_LIMIT_S, Logd
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.interop
-
-START_LIMIT_S = 60
-
-
-class Logd:
-    """Runs `logd` against one server, addresses by environment."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.server = server
-        self.environment = {
-            **os.environ,
-            "LOGD_BOOTSTRAP": server.bootstrap,
-            "LOGD_ADMIN": "{}:{}".format(*server.admin),
-        }
-
-    def run(
-        self, *arguments: str, stdin: bytes = b"", code: int = 0
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command; its exit code must be `code`, and there must be no traceback."""
-        done = subprocess.run(
-            [sys.executable, "-m", "logd", *arguments],
-            input=stdin,
-            capture_output=True,
-            env=self.environment,
-            check=False,
-            timeout=START_LIMIT_S,
-        )
-        assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
-        assert b"Traceback" not in done.stderr
-        if code:
-            assert done.stderr.count(b"\n") == 1
-        return done
-
-    def json(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> Any:
-        """Run a command with --json; return its document."""
-        return json.loads(self.run(*arguments, "--json", stdin=stdin, code=code).stdout)
-
-    def rows(self, *arguments: str) -> list[Any]:
-        """Run a command that prints JSON lines; return them."""
-        done = self.run(*arguments, "--json")
-        return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
