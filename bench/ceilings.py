@@ -11,14 +11,16 @@ constant.
   comes in one wake-up shares one write.
 * `send`: answers each fetch with a constant head and a range of a file, by sendfile in calls of
   256 KiB. A thread a connection: it is blocked in the kernel and wants nothing else.
+* `answers`: answers each request with a constant; its connections share one epoll loop.
 
-Both print one JSON line with their port when they listen, and run until they are ended.
+All print one JSON line with their port when they listen, and run until they are ended.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import socket
 import sys
@@ -203,6 +205,38 @@ def _append_and_answer(ready: list[Receiver], log: SyncedFile, answer: bytes) ->
             receiver.connection.sendall(answer * len(several))
         except ConnectionError:
             continue  # the client has left; the next receive says so, too
+
+
+# --- Answers ------------------------------------------------------------------------------------
+
+
+def serve_answers(spec: dict[str, Any]) -> None:
+    """Run the bare answering server until it is ended. Requests come whole and one by one."""
+    answer = bytes.fromhex(spec["answer"])
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    listener = listen()
+    poll = select.epoll()
+    poll.register(listener, select.EPOLLIN)
+    connections: dict[int, socket.socket] = {}
+    while True:
+        for fd, _ in poll.poll():
+            if fd == listener.fileno():
+                connection, _ = listener.accept()
+                connections[connection.fileno()] = connection
+                poll.register(connection, select.EPOLLIN)
+                continue
+            try:
+                received = connections[fd].recv(RECEIVE_BYTES_MIN)
+            except ConnectionResetError:
+                received = b""  # the client has left with answers unread
+            if not received:
+                poll.unregister(fd)
+                connections.pop(fd).close()
+                continue
+            if int.from_bytes(received[:4], "big") != len(received) - 4:
+                raise ValueError("not one whole request")
+            connections[fd].sendall(answer)
 
 
 # --- Send ---------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings
+from bench import bare_disk, ceilings, group_load
 from bench.fetch_load import FetchLoad, drain, fetch
+from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
 from bench.paced import PacedLoad, end_to_end
 
@@ -31,6 +32,11 @@ JOBS: Final[dict[str, Job]] = {
     "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
     "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
     "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
+    "commit": lambda spec: group_load.commit(CommitLoad(**_with_address(spec))),
+    "fill-commits": lambda spec: group_load.fill(FillLoad(**_with_address(spec))),
+    "rebalance": lambda spec: group_load.rebalance(RebalanceLoad(**_with_address(spec))),
+    "heartbeats": lambda spec: group_load.heartbeats(HeartbeatLoad(**_with_address(spec))),
+    "serve-answers": ceilings.serve_answers,
     "serve-append": ceilings.serve_append,
     "serve-send": ceilings.serve_send,
     "write-and-sync": bare_disk.write_and_sync,

@@ -63,8 +63,8 @@ def connect(address: tuple[str, int]) -> socket.socket:
 class Connection:
     """One connection: its ring of requests, how much of it is still to send, what is in flight."""
 
-    def __init__(self, address: tuple[str, int], ring: memoryview, request_bytes: int) -> None:
-        self.socket = connect(address)
+    def __init__(self, connected: socket.socket, ring: memoryview, request_bytes: int) -> None:
+        self.socket = connected
         self.ring = ring
         self.request_bytes = request_bytes
         self.ring_position = 0
@@ -74,13 +74,12 @@ class Connection:
         self.answered = 0
         self.sent_at: deque[list[float]] = deque()  # [time, requests not yet answered]
 
-    def learn(self, error_position: int) -> bytes:
+    def learn(self, error_position: int, what: str) -> bytes:
         """Send one request and wait: the answer is correct, and so long are all of them."""
         self.socket.sendall(self.ring[: self.request_bytes])
         frame = read_frame(self.socket)
         protocol.check_code(
-            int.from_bytes(frame[error_position : error_position + 2], "big", signed=True),
-            "produce",
+            int.from_bytes(frame[error_position : error_position + 2], "big", signed=True), what
         )
         self.ring_position = self.request_bytes % len(self.ring)
         self.answer_bytes = len(frame)
@@ -190,20 +189,16 @@ def produce(load: ProduceLoad) -> dict[str, Any]:
     with ExitStack() as stack:
         connections = []
         for _ in range(load.connections):
-            connections.append(Connection(load.address, ring, len(request.frame)))
-            stack.enter_context(connections[-1].socket)
-            connections[-1].learn(error_position)
+            connected = stack.enter_context(connect(load.address))
+            connections.append(Connection(connected, ring, len(request.frame)))
+            connections[-1].learn(error_position, "produce")
         window = Stopwatch(load.seconds, load.server_pid)
-        if len(connections) == 1 and load.depth * len(request.frame) <= RING_BYTES_MIN:
-            _drive_one(connections[0], load.depth, window)
-        else:
-            _drive_many(connections, load.depth, window)
+        drive(connections, load.depth, window)
     return {**window.result(), "bytes": window.requests * request.batch_bytes}
 
 
 class Stopwatch:
-    """When the warm-up ends and when the window ends; what was answered in between, and its cost.
-    When the warm-up ends and when the window ends; what was answered in between, and its cost."""
+    """When the warm-up and the window end; what was answered in between, and its cost."""
 
     def __init__(self, seconds: float, server_pid: int) -> None:
         self.server_pid = server_pid
@@ -255,6 +250,14 @@ class Stopwatch:
             "client_cpu_s": self.client_cpu,
             "server_cpu_s": self.server_cpu if self.server_pid else None,
         }
+
+
+def drive(connections: Sequence[Connection], depth: int, window: Stopwatch) -> None:
+    """Keep `depth` requests in flight on each connection until the window is over."""
+    if len(connections) == 1 and depth * connections[0].request_bytes <= RING_BYTES_MIN:
+        _drive_one(connections[0], depth, window)
+    else:
+        _drive_many(connections, depth, window)
 
 
 def _drive_one(connection: Connection, depth: int, window: Stopwatch) -> None:

@@ -18,7 +18,9 @@ from statistics import median
 from typing import Any, Final
 
 # Units of which less is better.
-_LESS_IS_BETTER: Final = frozenset({"us", "ms", "s", "bytes", "MB", "us/request", "s/GB"})
+_LESS_IS_BETTER: Final = frozenset(
+    {"us", "ms", "s", "bytes", "MB", "us/request", "s/GB", "% of a core"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,7 @@ def _median_of(windows: Sequence[Window], name: str) -> float | None:
 
 
 def _costs(windows: Sequence[Window]) -> dict[str, Any]:
-    """CPU seconds of both sides over all windows, and what one request and one GB cost the server.
-    CPU seconds of both sides over all windows, and what one request and one GB cost the server."""
+    """CPU seconds of both sides over all windows, and what one request and one GB cost each."""
     costs: dict[str, Any] = {"windows": len(windows)}
     seconds = sum(window.seconds for window in windows)
     requests = sum(window.requests for window in windows)

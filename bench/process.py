@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bench import protocol
+from bench import group_protocol, protocol
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
@@ -219,6 +219,20 @@ class Server:
         """Delete a topic, so that its bytes do not fill the disk that the next row measures."""
         answer = self.ask(protocol.delete_topics_request([topic]))
         protocol.check_topics_answer(answer, f"delete topic {topic}")
+
+    def find_coordinator(self) -> None:
+        """Ask who coordinates groups, until it is known: the offsets topic exists then."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            answer = self.ask(group_protocol.find_coordinator_request("bench"))
+            try:
+                group_protocol.check_coordinator_answer(answer)
+            except protocol.AnswerError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def ask(self, request: bytes) -> bytes:
         """Send one framed request on a connection of its own; return the framed answer."""

@@ -51,6 +51,12 @@ ERROR_NAMES: Final[Mapping[int, str]] = {
     3: "UNKNOWN_TOPIC_OR_PARTITION",
     6: "NOT_LEADER_OR_FOLLOWER",
     10: "MESSAGE_TOO_LARGE",
+    14: "COORDINATOR_LOAD_IN_PROGRESS",
+    15: "COORDINATOR_NOT_AVAILABLE",
+    16: "NOT_COORDINATOR",
+    22: "ILLEGAL_GENERATION",
+    25: "UNKNOWN_MEMBER_ID",
+    27: "REBALANCE_IN_PROGRESS",
     35: "UNSUPPORTED_VERSION",
     36: "TOPIC_ALREADY_EXISTS",
     40: "INVALID_CONFIG",
@@ -110,16 +116,19 @@ def compact(data: bytes) -> bytes:
     return uvarint(len(data) + 1) + data
 
 
-def _string(text: bytes) -> bytes:
+def string(text: bytes) -> bytes:
+    """Return `text` as a string of versions that are not flexible."""
     return struct.pack(">h", len(text)) + text
 
 
-def _framed(body: bytes) -> bytes:
+def framed(body: bytes) -> bytes:
+    """Return `body` with its length in front."""
     return struct.pack(">i", len(body)) + body
 
 
-def _header(api_key: int, version: int, *, flexible: bool) -> bytes:
-    head = struct.pack(">hhi", api_key, version, CORRELATION_ID) + _string(CLIENT_ID)
+def header(api_key: int, version: int, *, flexible: bool) -> bytes:
+    """Return the head of a request."""
+    head = struct.pack(">hhi", api_key, version, CORRELATION_ID) + string(CLIENT_ID)
     return head + _NO_TAGS if flexible else head
 
 
@@ -154,8 +163,7 @@ def record_batch(
 
 
 def batch_within(size_bytes: int, *, timestamp_ms: int) -> tuple[bytes, int]:
-    """Return the largest batch of 100-byte records that fits in `size_bytes`, and its record count.
-    Return the largest batch of 100-byte records that fits in `size_bytes`, and its record count."""
+    """Return the largest batch of 100-byte records within `size_bytes`, and its record count."""
     per_record = len(record(16_000, bytes(RECORD_VALUE_BYTES)))
     records = max(1, (size_bytes - BATCH_HEADER_BYTES) // per_record)
     batch = record_batch(records, timestamp_ms=timestamp_ms)
@@ -178,7 +186,7 @@ class ProduceRequest:
 def produce_request(topic: str, partition: int, batch: bytes, *, acks: int) -> ProduceRequest:
     """Return the request that appends `batch` to one partition."""
     before = (
-        _header(PRODUCE, PRODUCE_VERSION, flexible=True)
+        header(PRODUCE, PRODUCE_VERSION, flexible=True)
         + b"\0"  # no transactional id
         + struct.pack(">hi", acks, TIMEOUT_MS)
         + uvarint(1 + 1)
@@ -187,7 +195,7 @@ def produce_request(topic: str, partition: int, batch: bytes, *, acks: int) -> P
         + struct.pack(">i", partition)
         + uvarint(len(batch) + 1)
     )
-    frame = _framed(before + batch + _NO_TAGS * 3)
+    frame = framed(before + batch + _NO_TAGS * 3)
     return ProduceRequest(frame, 4 + len(before), len(batch))
 
 
@@ -202,7 +210,7 @@ def produce_answer(topic: str, partition: int) -> bytes:
     body = struct.pack(">i", CORRELATION_ID) + _NO_TAGS + uvarint(1 + 1) + compact(topic.encode())
     body += uvarint(1 + 1) + struct.pack(">ihqqq", partition, 0, 0, -1, 0)
     body += uvarint(0 + 1) + b"\0" + _NO_TAGS * 2  # no record errors, no message
-    return _framed(body + struct.pack(">i", 0) + _NO_TAGS)
+    return framed(body + struct.pack(">i", 0) + _NO_TAGS)
 
 
 # --- Fetch --------------------------------------------------------------------------------------
@@ -226,7 +234,7 @@ def fetch_request(
 ) -> FetchRequest:
     """Return a fetch without a session, of at most `max_bytes`, as any consumer would send it."""
     before = (
-        _header(FETCH, FETCH_VERSION, flexible=True)
+        header(FETCH, FETCH_VERSION, flexible=True)
         + struct.pack(">iiiibii", -1, max_wait_ms, min_bytes, max_bytes, 0, 0, -1)
         + uvarint(1 + 1)
         + compact(topic.encode())
@@ -235,7 +243,7 @@ def fetch_request(
     )
     after = struct.pack(">qiqi", 0, -1, -1, max_bytes) + _NO_TAGS * 2
     after += uvarint(0 + 1) + compact(b"") + _NO_TAGS  # nothing forgotten, no rack
-    return FetchRequest(bytearray(_framed(before + after)), 4 + len(before))
+    return FetchRequest(bytearray(framed(before + after)), 4 + len(before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,24 +323,23 @@ def last_offsets(records: memoryview) -> list[int]:
 
 def create_topic_request(topic: str, partitions: int, configs: Mapping[str, str]) -> bytes:
     """Return the request that creates one topic."""
-    body = _header(CREATE_TOPICS, CREATE_TOPICS_VERSION, flexible=False)
-    body += struct.pack(">i", 1) + _string(topic.encode()) + struct.pack(">ihi", partitions, 1, 0)
+    body = header(CREATE_TOPICS, CREATE_TOPICS_VERSION, flexible=False)
+    body += struct.pack(">i", 1) + string(topic.encode()) + struct.pack(">ihi", partitions, 1, 0)
     body += struct.pack(">i", len(configs))
     for name, value in configs.items():
-        body += _string(name.encode()) + _string(value.encode())
-    return _framed(body + struct.pack(">ib", TIMEOUT_MS, 0))
+        body += string(name.encode()) + string(value.encode())
+    return framed(body + struct.pack(">ib", TIMEOUT_MS, 0))
 
 
 def delete_topics_request(topics: Sequence[str]) -> bytes:
     """Return the request that deletes `topics`."""
-    body = _header(DELETE_TOPICS, DELETE_TOPICS_VERSION, flexible=False)
-    body += struct.pack(">i", len(topics)) + b"".join(_string(name.encode()) for name in topics)
-    return _framed(body + struct.pack(">i", TIMEOUT_MS))
+    body = header(DELETE_TOPICS, DELETE_TOPICS_VERSION, flexible=False)
+    body += struct.pack(">i", len(topics)) + b"".join(string(name.encode()) for name in topics)
+    return framed(body + struct.pack(">i", TIMEOUT_MS))
 
 
 def check_topics_answer(frame: bytes, what: str) -> None:
-    """Raise AnswerError unless the CreateTopics or DeleteTopics answer has error 0 for its topic.
-    Raise AnswerError unless the CreateTopics or DeleteTopics answer has error 0 for its topic."""
+    """Raise AnswerError unless a CreateTopics or DeleteTopics answer has error 0 for its topic."""
     _, _, count, name_bytes = struct.unpack_from(">iiih", frame, 4)
     if count != 1:
         raise AnswerError(f"{what}: {count} topics in the answer, asked for one")
@@ -341,4 +348,4 @@ def check_topics_answer(frame: bytes, what: str) -> None:
 
 def api_versions_request() -> bytes:
     """Return the smallest request there is."""
-    return _framed(_header(API_VERSIONS, 0, flexible=False))
+    return framed(header(API_VERSIONS, 0, flexible=False))

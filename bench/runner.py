@@ -35,7 +35,8 @@ class Options:
     seconds: of one window, after a warm-up of a fifth of it.
     repetitions: windows of each side in a row.
     prime_bytes: how much page cache is touched before windows that write a lot; 0 for none.
-    fill_bytes, fill_partitions: what the start-up rows find in the data directory.
+    fill_bytes, fill_partitions, fill_commits: what the start-up rows find in the data directory.
+    idle_groups: how many groups send heartbeats.
     """
 
     seconds: float = 1.0
@@ -43,6 +44,8 @@ class Options:
     prime_bytes: int = 2 * GIB
     fill_bytes: int = 10 * GIB
     fill_partitions: int = 1000
+    fill_commits: int = 1_000_000
+    idle_groups: int = 1000
     progress: Callable[[str], None] = _silent
 
 
@@ -66,11 +69,14 @@ class Run:
         return window_of(run_job(name, spec, timeout_s=JOB_TIMEOUT_S))
 
     @contextmanager
-    def server(self, name: str = "data") -> Iterator[Server]:
+    def server(
+        self, name: str = "data", *, settings: Mapping[str, str] | None = None
+    ) -> Iterator[Server]:
         """A server of ours on an empty directory, which is removed afterwards."""
         data = self.directory / name
+        pairs = [("--set", f"{key}={value}") for key, value in (settings or {}).items()]
         try:
-            with Server(data) as server:
+            with Server(data, arguments=[word for pair in pairs for word in pair]) as server:
                 yield server
         finally:
             shutil.rmtree(data, ignore_errors=True)
@@ -100,6 +106,7 @@ class Run:
         ceiling: Callable[[Window], Window] | None = None,
         ceiling_name: str | None = None,
         prime: bool = False,
+        repetitions: int | None = None,
         conditions: Mapping[str, Any] | None = None,
     ) -> Measurement:
         """Measure one row: windows of both sides in turn, their medians, the ratio of neighbours.
@@ -109,7 +116,7 @@ class Run:
         self.options.progress(name)
         windows: list[Window] = []
         ceilings: list[Window] = []
-        for _ in range(self.options.repetitions):
+        for _ in range(repetitions or self.options.repetitions):
             if prime:
                 self.prime()
             windows.append(ours())
@@ -140,8 +147,7 @@ def open_run(directory: Path | str | None, options: Options) -> Iterator[Run]:
 
 
 def memory_row(run: Run, server: Server, name: str, field: str) -> Measurement:
-    """Return a row of the server's memory, once: VmRSS is resident now, VmHWM the highest so far.
-    Return a row of the server's memory, once: VmRSS is resident now, VmHWM the highest so far."""
+    """Return a row of the server's memory, once: VmRSS is resident now, VmHWM the most so far."""
     size = memory_bytes(server.pid, field) / 1e6
     return with_marks(summarize(name, "MB", [Window(size)], conditions=run.conditions))
 
@@ -173,6 +179,12 @@ def as_requests(window: Window) -> Window:
 def as_megabytes(window: Window) -> Window:
     """Megabytes (10^6) of batches a second."""
     return replace(window, value=window.bytes / window.seconds / 1e6)
+
+
+def as_core_share(window: Window) -> Window:
+    """How much of one core the server used, in percent."""
+    assert window.server_cpu_s is not None
+    return replace(window, value=window.server_cpu_s / window.seconds * 100)
 
 
 def as_p50(window: Window) -> Window:

@@ -12,6 +12,7 @@ from typing import Final
 from bench.measurement import Measurement
 from bench.runner import Run
 from bench.suites.append import append_rows
+from bench.suites.commits import commit_rows
 from bench.suites.disk import disk_rows
 from bench.suites.fetch import fetch_rows
 from bench.suites.recover import recover_rows
@@ -19,6 +20,7 @@ from bench.suites.recover import recover_rows
 SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
     "disk": disk_rows,
     "append": append_rows,
+    "commits": commit_rows,
     "fetch": fetch_rows,
     "recover": recover_rows,
 }

@@ -8,9 +8,7 @@ side.
 
 from __future__ import annotations
 
-import re
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +29,7 @@ from bench.suites.shapes import (
     shape_name,
     size_name,
 )
+from bench.suites.synced import syncs_of, with_bytes_per_sync
 
 DURABLE_BATCH_BYTES: Final = 16 * KIB
 DURABLE_DEPTH: Final = 64
@@ -134,9 +133,12 @@ def _durable(run: Run, server: Server, size: int, connections: int, depth: int) 
     with run.topic(server) as topic:
 
         def ours() -> Window:
-            before = _syncs(server)
+            before = syncs_of(server)
             window = _produce(run, server, topic, load)
-            return value(_with_bytes_per_sync(window, len(batch), before, _syncs(server), load))
+            in_flight = depth * connections
+            return value(
+                with_bytes_per_sync(window, len(batch), syncs_of(server), before, in_flight)
+            )
 
         def ceiling(ours: Window) -> Window:
             size = ours.notes["bytes_per_sync"]
@@ -152,35 +154,6 @@ def _durable(run: Run, server: Server, size: int, connections: int, depth: int) 
             prime=size >= 64 * KIB,
             conditions=load,
         )
-
-
-def _with_bytes_per_sync(
-    window: Window, batch_bytes: int, before: int | None, after: int | None, load: dict[str, int]
-) -> Window:
-    """Note how many bytes each sync of the server carried on average.
-
-    The server's own counter says how often it synced. Where it has none, half of what is in flight
-    is assumed: one half is being synced while the other is on its way. The row says which it was.
-    """
-    if before is not None and after is not None and after > before:
-        size = batch_bytes * window.notes["requests_in_all"] / (after - before)
-        source = "the server's counter"
-    else:
-        size = batch_bytes * max(1, load["depth"] * load["connections"] / 2)
-        source = "assumed: half of what is in flight"
-    notes = {**window.notes, "bytes_per_sync": round(size), "bytes_per_sync_from": source}
-    return replace(window, notes=notes)
-
-
-_SYNC_COUNT: Final = re.compile(r"^logd_\w*sync\w*_seconds_count(?:\{[^}]*\})? (\d+)", re.MULTILINE)
-
-
-def _syncs(server: Server) -> int | None:
-    """Return how many syncs of logs the server has counted, or None if it does not say."""
-    host, port = server.admin
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
-        counts = _SYNC_COUNT.findall(answer.read().decode())
-    return sum(map(int, counts)) if counts else None
 
 
 def _durable_round_robin(run: Run, server: Server) -> Measurement:

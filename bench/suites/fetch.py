@@ -1,5 +1,4 @@
-"""Rows C and E: fetches of warm data against bare sendfile, and the way from producer to consumer.
-Rows C and E: fetches of warm data against bare sendfile, and the way from producer to consumer."""
+"""Rows C and E: fetches of warm data against bare sendfile; the way from producer to consumer."""
 
 from __future__ import annotations
 

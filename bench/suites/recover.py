@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from contextlib import ExitStack
@@ -28,16 +29,21 @@ def recover_rows(run: Run) -> list[Measurement]:
 
 
 def _start_empty(run: Run) -> Measurement:
-    turn = iter(range(10**6))
+    start_empty(run)  # the first one may compile the modules
+    return run.row("start, empty directory", "s", lambda: Window(start_empty(run)))
 
-    def start() -> Window:
-        server = Server(run.directory / f"empty-{next(turn)}")
+
+def start_empty(run: Run) -> float:
+    """Start a server on a directory that does not exist, and stop it; return seconds to ready."""
+    data = run.directory / "empty"
+    server = Server(data)
+    try:
         elapsed = server.start()
         server.stop()
-        return Window(elapsed)
-
-    start()  # the first one may compile the modules
-    return run.row("start, empty directory", "s", start)
+    finally:
+        server.kill()
+        shutil.rmtree(data, ignore_errors=True)
+    return elapsed
 
 
 IDLE_CONNECTIONS: Final = 200
