@@ -28,8 +28,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from logd.errors import LogFailedError
+from logd.policy.compaction import CompactionFacts, CompactionPlan
 from logd.record.batch import BatchHeader, Writable
 from logd.storage import log_open, partition_files
+from logd.storage.clean_order import CleanLimits, CleanOrder, CleanResult
 from logd.storage.clean_stop import CleanLog
 from logd.storage.damage import DamagedRange
 from logd.storage.file_slice import FileSlice
@@ -49,6 +51,7 @@ from logd.storage.recovery_report import RecoveryReport
 from logd.storage.segment import Segment, SegmentInfo
 from logd.storage.segment_files import SegmentFiles
 from logd.storage.staged import StagedWrite, WriteResult
+from logd.storage.swap import ReplaceResult
 from logd.storage.sync_journal import SyncPoint
 
 __all__ = ["Checkpoint", "DeleteResult", "Log", "LogSettings", "SyncTicket"]
@@ -453,6 +456,45 @@ class Log(LogState):
             LogFailedError: the log is poisoned, or the disk refused half-way.
         """
         return delete_before(self, offset, self._roll)
+
+    def compaction_facts(self, *, bound_offset: int) -> CompactionFacts:
+        """Return what `plan_compaction` decides by. Blocking: opens each dirty segment once.
+
+        Args:
+            bound_offset: no record at or above it may be touched: the high watermark, or less.
+
+        Raises:
+            DamagedRangeError: a segment cannot be read. LogFailedError: the log is poisoned.
+        """
+        raise AssertionError("not there yet")
+
+    def clean_order(
+        self, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+    ) -> CleanOrder:
+        """Return the order for a planned round. Not blocking, on the loop.
+
+        Args:
+            attempt: a number that no earlier round had in this directory.
+
+        Raises:
+            LogFailedError: the log is poisoned. SegmentsChangedError: the plan is out of date.
+        """
+        raise AssertionError("not there yet")
+
+    def replace_segments(self, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+        """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
+
+        Durability: one commit point. A crash before it leaves the old segments, a crash behind it
+        the new ones (the next start finishes the renames); never both, never a mixture. When this
+        returns, the new ones are durable.
+
+        Raises:
+            SegmentsChangedError: records were deleted meanwhile, or the files are not those that
+                the result names; nothing has changed.
+            DiskFullError: no space for the manifest; nothing has changed.
+            LogFailedError: the log is poisoned, or the disk refused half-way.
+        """
+        raise AssertionError("not there yet")
 
     # --- checkpoint and close --------------------------------------------------------------------
 
