@@ -165,7 +165,7 @@ class CleanResult:
         attempt: the order's.
         groups: the segments to be replaced; the order's, except for those that no record left and
             no neighbour joined: they stay as they are.
-        before, after: of all segments of the order.
+        before, after: of the segments that the round went through; all, if all keys fitted.
         first_uncleaned_offset: the next round's first dirty offset.
         next_horizon_ms: the earliest delete horizon below; None if no tombstone is left.
         fitted: whether all keys fitted the map. If not, another round goes on at
