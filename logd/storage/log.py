@@ -25,6 +25,7 @@ a failed write leaves no byte behind; a failed sync ends the log; only verified 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from logd.errors import LogFailedError
@@ -38,11 +39,12 @@ from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files, OpenFile
 from logd.storage.log_append import CHECKPOINT_BYTES, LogAppender
 from logd.storage.log_checkpoint import Checkpoint, take_checkpoint, write_checkpoint
+from logd.storage.log_compact import clean_order, compaction_facts, replace_segments
 from logd.storage.log_delete import DeleteResult, delete_before
 from logd.storage.log_describe import describe_segment
 from logd.storage.log_read import LogReader
 from logd.storage.log_settings import LogSettings
-from logd.storage.log_state import LogParts, LogState
+from logd.storage.log_state import LogParts, LogState, retry_if_replaced
 from logd.storage.log_times import TimeLookup
 from logd.storage.log_write import SegmentWriter
 from logd.storage.open_files import OpenFiles
@@ -466,7 +468,8 @@ class Log(LogState):
         Raises:
             DamagedRangeError: a segment cannot be read. LogFailedError: the log is poisoned.
         """
-        raise AssertionError("not there yet")
+        call = partial(compaction_facts, self, self._reader, bound_offset=bound_offset)
+        return retry_if_replaced(call)
 
     def clean_order(
         self, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
@@ -479,7 +482,7 @@ class Log(LogState):
         Raises:
             LogFailedError: the log is poisoned. SegmentsChangedError: the plan is out of date.
         """
-        raise AssertionError("not there yet")
+        return clean_order(self, plan, attempt=attempt, now_ms=now_ms, limits=limits)
 
     def replace_segments(self, order: CleanOrder, result: CleanResult) -> ReplaceResult:
         """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
@@ -494,7 +497,7 @@ class Log(LogState):
             DiskFullError: no space for the manifest; nothing has changed.
             LogFailedError: the log is poisoned, or the disk refused half-way.
         """
-        raise AssertionError("not there yet")
+        return replace_segments(self, order, result)
 
     # --- checkpoint and close --------------------------------------------------------------------
 
@@ -584,4 +587,8 @@ class Log(LogState):
         Raises:
             DamagedRangeError: a segment cannot be read.
         """
-        return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
+
+        def describe() -> list[SegmentInfo]:
+            return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
+
+        return retry_if_replaced(describe)
