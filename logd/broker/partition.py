@@ -30,6 +30,7 @@ import trio
 from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
+from logd.broker.round_gate import RoundGate
 from logd.broker.services import PartitionServices
 from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
@@ -70,6 +71,7 @@ class Partition:
         high_watermark: offsets below it are visible; see the invariants.
         offline: why the partition serves nothing any more, or None.
         is_congested: producers should pause; as of the last write or sync.
+        round: lets a round of compaction read the files, until they go away.
     """
 
     def __init__(
@@ -95,12 +97,13 @@ class Partition:
         self._write_ended = trio.Event()
         self._checkpoint_ended: trio.Event | None = None
         self._commit = GroupCommit(
-            log, services, on_synced=self._synced, on_failed=self._go_offline
+            log, services, on_synced=self._synced, on_failed=self.go_offline
         )
         self._key_check: KeyCheck[AppendWaiter] | None = None
         self._fetches: list[Wakeable] = []
         self._congested: list[Callable[[], None]] = []
         self.is_congested = False
+        self.round = RoundGate()
         self.apply_settings(settings)
 
     def __repr__(self) -> str:
@@ -364,7 +367,7 @@ class Partition:
         behind, self._unwritten = self._unwritten, []
         entries = (*waiting, *behind)
         if isinstance(error, LogFailedError):
-            self._go_offline(error)
+            self.go_offline(error)
         else:
             self._disk.found_full(str(error))
             self._written([entry for entry in entries if entry[1] <= written_offset])
@@ -416,7 +419,7 @@ class Partition:
             self._turn.woken.extend(self._fetches)
             self._fetches.clear()
 
-    def _go_offline(self, error: LogFailedError) -> None:
+    def go_offline(self, error: LogFailedError) -> None:
         """Nothing is served from here on until a restart recovers the log; the others go on."""
         if self.offline is not None:
             return
@@ -577,6 +580,7 @@ class Partition:
     async def retire(self, reason: str) -> None:
         """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""
         self._stop_serving(LogFailedError(reason))
+        await self.round.close()
         await self.close()
         self.log.fail(LogFailedError(reason))
 
