@@ -5,6 +5,8 @@
     GET  /metrics      Prometheus text
     GET  /v1/status    the document of `logd status`
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
+    POST /v1/compact   ?topic=NAME[&partition=N]: begins to compact; the job, or the one under way
+    GET  /v1/compact   ?id=N: how far a job is, and what each partition came to
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
@@ -25,6 +27,7 @@ import msgspec
 
 from logd.broker import group_status, status
 from logd.broker.adopt import adopt
+from logd.broker.compaction_round import NotCompactedError
 from logd.broker.context import Broker
 from logd.errors import (
     DataDirectoryError,
@@ -64,6 +67,7 @@ class AdminHandler:
             "/metrics": {"GET": self._metrics},
             "/v1/status": {"GET": self._status},
             "/v1/segments": {"GET": self._segments},
+            "/v1/compact": {"POST": self._compact, "GET": self._compact_job},
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
             _GROUP_PREFIX: {"GET": self._group},
@@ -112,6 +116,17 @@ class AdminHandler:
         look = partial(status.segments, self._broker, name, index)
         return _as_json(await self._broker.offload.run("admin", look))
 
+    async def _compact(self, request: Request) -> Response:
+        name, index = _topic_and_partition(request)
+        return _as_json(self._broker.compaction.request(name, index).as_document())
+
+    async def _compact_job(self, request: Request) -> Response:
+        number = _as_number(request.query.get("id"), "a compaction's id")
+        job = None if number is None else self._broker.compaction.job(number)
+        if job is None:
+            raise HttpError(404, f"there is no compaction of id {number}")
+        return _as_json(job.as_document())
+
     async def _groups(self, _request: Request) -> Response:
         return _as_json(group_status.list_groups(self._broker.groups))
 
@@ -145,14 +160,14 @@ def _topic_and_partition(request: Request) -> tuple[str, int | None]:
     name = request.query.get("topic")
     if not name:
         raise HttpError(400, f"say which topic: {request.path}?topic=NAME")
-    return name, _as_index(request.query.get("partition"))
+    return name, _as_number(request.query.get("partition"), "a partition")
 
 
-def _as_index(text: str | None) -> int | None:
+def _as_number(text: str | None, what: str) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise HttpError(400, "a partition is a number from 0 on")
+        raise HttpError(400, f"{what} is a number from 0 on")
     return int(text)
 
 
@@ -161,4 +176,4 @@ def _status_of(error: LogdError) -> int:
         return 404
     if isinstance(error, DataDirectoryError | UnsupportedFormatError):
         return 409
-    return 400 if isinstance(error, RequestError) else 503
+    return 400 if isinstance(error, RequestError | NotCompactedError) else 503
