@@ -59,6 +59,7 @@ def compact(target: Target, topic: str, partition: int | None, no_wait: bool) ->
         print_json(rows)
     else:
         _print_rows([row for row in rows if not row["error"]])
+        _print_notes(rows)
     _complain([row for row in rows if row["error"]])
 
 
@@ -121,6 +122,12 @@ def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:
         row["records_after"],
         row["seconds"],
     )
+
+
+def _print_notes(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["note"]:
+            click.echo(f"partition {row['partition']}: {row['note']}")
 
 
 def _complain(failed: list[dict[str, Any]]) -> None:

@@ -2,7 +2,8 @@
 
     every log.cleaner.backoff.ms, or as soon as a round ended:
         each compacted partition ──plan_compaction──▶ those that are due, most pressing first
-        free slots (log.cleaner.threads) ◀── those that somebody asked for, then those that are due
+        free slots (log.cleaner.threads) ◀── those that are due
+        as many slots again              ◀── those that somebody asked for, who is not kept waiting
 
 A partition whose round fails is set aside: it is a problem on `status`, and is tried again after a
 while, longer each time. The others go on. What is no fault of the partition (no space, no process)
@@ -31,6 +32,7 @@ from logd.broker.compaction_round import (
     Rounds,
     compaction_rules,
     refuse_uncompacted,
+    slot_count,
 )
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
@@ -94,6 +96,13 @@ class _Standing:
     not_before_s: float = 0.0
 
 
+@dataclass(slots=True)
+class _Slots:
+    """How many partitions are at work, of those that share a limit."""
+
+    used: int = 0
+
+
 class Compaction:
     """The scheduler of rounds, and what `logd compact` asks. Lives on the event loop.
 
@@ -124,7 +133,8 @@ class Compaction:
         self._scan_at_s = 0.0
         # A partition has one round at a time, be it due or asked for.
         self._at_work: set[Partition] = set()
-        self._running = 0
+        self._slots_of_due = _Slots()
+        self._slots_of_asked = _Slots()
         self._demands: list[tuple[Job, int]] = []
         self._jobs: dict[int, Job] = {}
         self._job_ids = itertools.count(1)
@@ -136,7 +146,7 @@ class Compaction:
             metrics,
             services.clock,
             debts=self._debts,
-            running=lambda: self._running,
+            running=lambda: self._slots_of_due.used + self._slots_of_asked.used,
             failed=lambda: sum(item.failure is not None for item in self._standings.values()),
             now_ms=now_ms,
         )
@@ -183,15 +193,15 @@ class Compaction:
         return max(PAUSE_S_MIN, self._config.settings.log_cleaner_backoff_ms / SECOND_MS)
 
     def _start_demands(self, nursery: trio.Nursery) -> None:
-        slots = max(1, self._config.settings.log_cleaner_threads)
+        slots = slot_count(self._config.settings)
         for demand in list(self._demands):
             job, index = demand
-            if self._running >= slots:
+            if self._slots_of_asked.used >= slots:
                 return
             partition = self._open_partition(job.topic, index)
             if partition not in self._at_work:
                 self._demands.remove(demand)
-                self._start(nursery, partition, self._serve, job, index)
+                self._start(nursery, self._slots_of_asked, partition, self._serve, job, index)
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
         if not self._due and self._now_s() >= self._scan_at_s:
@@ -200,26 +210,28 @@ class Compaction:
         settings = self._config.settings
         if not settings.log_cleaner_enable or self._services.disk.is_full:
             self._due.clear()
-        while self._due and self._running < settings.log_cleaner_threads:
+        while self._due and self._slots_of_due.used < settings.log_cleaner_threads:
             partition = self._due.popleft()
             if partition.offline is None and partition not in self._at_work:
-                self._start(nursery, partition, self._keep_compacted, partition)
+                self._start(nursery, self._slots_of_due, partition, self._keep_compacted, partition)
 
     def _start(
         self,
         nursery: trio.Nursery,
+        slots: _Slots,
         partition: Partition | None,
         work: Callable[..., Awaitable[None]],
         *arguments: object,
     ) -> None:
         """Give a partition a slot."""
-        self._running += 1
+        slots.used += 1
         if partition is not None:
             self._at_work.add(partition)
-        nursery.start_soon(self._guarded, partition, work, *arguments)
+        nursery.start_soon(self._guarded, slots, partition, work, *arguments)
 
     async def _guarded(
         self,
+        slots: _Slots,
         partition: Partition | None,
         work: Callable[..., Awaitable[None]],
         *arguments: object,
@@ -230,7 +242,7 @@ class Compaction:
         except Exception as error:  # A bug of ours costs one round, not the scheduler.
             self._services.events.error("compaction: round failed", reason=repr(error))
         finally:
-            self._running -= 1
+            slots.used -= 1
             if partition is not None:
                 self._at_work.discard(partition)
             self._wake.set()
@@ -382,6 +394,10 @@ class Compaction:
     def job(self, job_id: int) -> Job | None:
         """Return a job; None if there was none of this number since the start, or long ago."""
         return self._jobs.get(job_id)
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs that are remembered, in the order in which they were asked for."""
+        return list(self._jobs.values())
 
     def _forget_old_jobs(self) -> None:
         done = [job.id for job in self._jobs.values() if job.is_done]

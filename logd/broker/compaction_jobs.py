@@ -21,6 +21,7 @@ from logd.broker.services import PartitionServices
 from logd.errors import CompactionError, LogFailedError, SegmentsChangedError
 from logd.policy.compaction import NotDue
 from logd.storage.clean_order import CleanResult, Progress
+from logd.storage.log import Log
 
 TRIES: Final = 5
 """Rounds that may be in vain because records are deleted meanwhile, before who asked is told so."""
@@ -107,7 +108,7 @@ class OnDemand:
             "records_before": None if left is None else left + removed,
             "records_after": left,
             "seconds": round(self._services.clock.monotonic() - started, 3),
-            "note": reason,
+            "note": reason or _left_out(log, results),
             "error": None,
         }
         return row, results
@@ -139,6 +140,17 @@ class OnDemand:
         return await self._rounds.run(
             partition, on_demand=True, on_progress=lambda p: on_share(_share(p))
         )
+
+
+def _left_out(log: Log, results: list[CleanResult]) -> str | None:
+    """Return what the rounds did not go through, in words; None if they went through all."""
+    reached, end = results[-1].first_uncleaned_offset, log.active_base
+    if reached >= end:
+        return None
+    return (
+        f"records are counted up to offset {reached}; what lies behind, up to {end}, may not be "
+        "touched yet"
+    )
 
 
 def refuse_standstill(before: CleanResult | None, result: CleanResult) -> None:

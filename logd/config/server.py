@@ -301,7 +301,8 @@ _STORAGE: Final = (
     ),
     Setting(
         name="log.cleaner.threads", kind=Kind.INT, default=1, low=0, dynamic=True,
-        doc="Logs that are compacted at the same time, each in a process of its own.",
+        doc="Logs that are compacted at the same time, each in a process of its own; "
+        "`logd compact` may have as many more.",
     ),
     Setting(
         name="log.cleaner.backoff.ms", kind=Kind.LONG, default=15 * SECOND_MS, low=0, unit="ms",
@@ -310,12 +311,12 @@ _STORAGE: Final = (
     Setting(
         name="log.cleaner.dedupe.buffer.size", kind=Kind.LONG, default=128 * MIB, low=MIB,
         unit="bytes", dynamic=True,
-        doc="Memory for the keys of all compactions that run at the same time.",
+        doc="Memory for the keys of the log.cleaner.threads compactions that run at the same time.",
     ),
     Setting(
         name="log.cleaner.io.max.bytes.per.second", kind=Kind.DOUBLE, default=sys.float_info.max,
         low=1, unit="bytes", dynamic=True,
-        doc="What all compactions together may read and write in a second.",
+        doc="What the log.cleaner.threads compactions together may read and write in a second.",
     ),
     Setting(
         name="log.cleaner.memory.max.bytes", kind=Kind.LONG, default=None, low=192 * MIB,

@@ -6,7 +6,7 @@
     GET  /v1/status    the document of `logd status`
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
     POST /v1/compact   ?topic=NAME[&partition=N]: begins to compact; the job, or the one under way
-    GET  /v1/compact   ?id=N: how far a job is, and what each partition came to
+    GET  /v1/compact   [?id=N]: how far jobs are, or one of them, and what each partition came to
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
@@ -122,7 +122,9 @@ class AdminHandler:
 
     async def _compact_job(self, request: Request) -> Response:
         number = _as_number(request.query.get("id"), "a compaction's id")
-        job = None if number is None else self._broker.compaction.job(number)
+        if number is None:
+            return _as_json([job.as_document() for job in self._broker.compaction.jobs()])
+        job = self._broker.compaction.job(number)
         if job is None:
             raise HttpError(404, f"there is no compaction of id {number}")
         return _as_json(job.as_document())

@@ -223,6 +223,7 @@ class Rig:
         self.log_lines = io.StringIO()
         self.offload = InlineOffload()
         self.turn = Turn()
+        self.turn.now_ms = NOW_MS
         self.unlinked: list[str] = []
         self.services = self._make_services()
         self.compaction = Compaction(
