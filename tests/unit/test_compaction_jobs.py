@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -12,8 +14,11 @@ from trio.testing import MockClock
 
 from logd.broker.compaction_jobs import Job
 from logd.broker.compaction_round import NotCompactedError
+from logd.broker.context import Broker
 from logd.broker.worker import WorkerError
 from logd.errors import SegmentsChangedError, UnknownTopicOrPartitionError
+from logd.net.admin_http import AdminHandler
+from logd.net.http import HttpError, Request
 from logd.storage.damage import DamagedRange
 from tests.unit.scheduler_rig import CompactingLog, Rig, until
 
@@ -245,3 +250,55 @@ async def test_old_jobs_are_forgotten(tmp_path: Path, autojump_clock: MockClock)
         for _ in range(120):
             await done(rig, "t")
     assert len(rig.compaction.jobs()) <= 101
+
+
+async def ask(rig: Rig, method: str, **query: str) -> Any:
+    """Return the JSON answer of the admin port's route."""
+
+    async def no_body() -> bytes:
+        return b""
+
+    handler = AdminHandler(cast("Broker", SimpleNamespace(compaction=rig.compaction)))
+    answer = await handler.handle(Request(method, "/v1/compact", query, {}, no_body))
+    return json.loads(answer.body)
+
+
+async def test_the_admin_port_begins_and_shows_jobs(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """POST begins a job, GET shows it, or all of them."""
+    rig = Rig(tmp_path)
+    rig.dirty(*rig.topic("t"))
+    async with rig.running():
+        begun = await ask(rig, "POST", topic="t")
+        assert (begun["topic"], begun["partitions"], begun["done"]) == ("t", [0], False)
+        job = rig.compaction.job(begun["id"])
+        assert job is not None
+        await until(lambda: job.is_done)
+        shown = await ask(rig, "GET", id=str(begun["id"]))
+        assert shown["rows"][0]["records_after"] == 100
+        assert await ask(rig, "GET") == [shown]
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "status"),
+    [
+        ("POST", {}, 400),
+        ("POST", {"topic": "none"}, 404),
+        ("POST", {"topic": "t", "partition": "9"}, 404),
+        ("POST", {"topic": "t", "partition": "x"}, 400),
+        ("POST", {"topic": "plain"}, 400),
+        ("GET", {"id": "7"}, 404),
+        ("GET", {"id": "-1"}, 400),
+    ],
+)
+async def test_wrong_requests(
+    tmp_path: Path, method: str, query: dict[str, str], status: int
+) -> None:
+    """Each wrong request has its status."""
+    rig = Rig(tmp_path)
+    rig.topic("t")
+    rig.topic("plain", cleanup_policy="delete")
+    with pytest.raises(HttpError) as refused:
+        await ask(rig, method, **query)
+    assert refused.value.status == status
