@@ -244,6 +244,10 @@ class LogState:
             opened.index = self._open_index(segment)
             opened.time_index = self._open_time_index(segment)
             segment.max_timestamp = opened.time_index.last
+            if segment.max_timestamp[0] < 0:
+                # A recovery that came upon too little for an entry left the file as it was.
+                reason = f"has no entry for {segment.size} bytes of log"
+                raise CorruptFileError(opened.time_index.path, 0, reason)
             at = opened.index.last_position_at_or_before(segment.size)
             segment.bytes_since_entry = segment.size - at
         except (FileNotFoundError, CorruptFileError):
