@@ -43,11 +43,14 @@ _FIRST_WITH_NOT_FOUND: Final = 6
 def begin_describe_groups(
     context: RequestContext, request: DescribeGroupsRequest, version: int, answer: Answer
 ) -> None:
-    """Describe each group with its members; one that does not exist is dead."""
+    """Describe each group with its members, once; one that does not exist is dead.
+
+    Kafka describes a group as often as it is named; but the answer must not be larger than what is
+    there, whatever was asked.
+    """
     groups = context.broker.groups
-    answer.answer(
-        DescribeGroupsResponse(groups=[_describe(groups, one, version) for one in request.groups])
-    )
+    names = dict.fromkeys(request.groups)
+    answer.answer(DescribeGroupsResponse(groups=[_describe(groups, one, version) for one in names]))
 
 
 def _describe(groups: Coordinator, group_id: str, version: int) -> DescribedGroup:

@@ -44,11 +44,12 @@ class Connection:
         pauses: how many reasons there are not to read from the client now.
         frame_started_at: when the first byte of an incomplete frame came.
         epoll: which one watches the socket.
+        end_clog: ends the pause of a client that does not take its answers, during one.
         heartbeat_at: which request was the last heartbeat, counted as `requests` does.
     """
 
-    __slots__ = ("active_at", "address", "client_id", "closed", "commit_route", "epoll", "events",
-                 "fd", "fetch_shape", "filled", "frame_started_at", "heartbeat_at",
+    __slots__ = ("active_at", "address", "client_id", "closed", "commit_route", "end_clog", "epoll",
+                 "events", "fd", "fetch_shape", "filled", "frame_started_at", "heartbeat_at",
                  "in_flight", "input", "is_ready", "needed", "outbox", "owner", "pauses",
                  "produce_route", "replies", "requests", "sock")  # fmt: skip
 
@@ -73,6 +74,7 @@ class Connection:
         self.filled = 0
         self.needed = 0
         self.pauses = 0
+        self.end_clog: Callable[[], None] | None = None
         self.closed = False
         self.is_ready = False
         self.epoll = epoll

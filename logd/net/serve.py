@@ -72,6 +72,10 @@ CHECKPOINT_S: Final = 0.005
 OUTBOX_BYTES_MAX: Final = 1024 * 1024
 """A client that does not read its answers is not read from beyond this."""
 
+LARGE_ANSWER_BYTES: Final = 4 * 1024
+"""Behind an answer of this size no further request is handled before it is sent: small requests
+(describe a group, and again) must not become answers of any size in the turn that reads them."""
+
 
 class ServeLoop:
     """Serves all connections. Made, then fed with sockets by the listener, then `run`."""
@@ -277,8 +281,7 @@ class ServeLoop:
         self._count_answers(api_key, self._turn.started_at, count)
 
     def _watch(self, connection: Connection) -> None:
-        takes_answers = connection.outbox.buffered_bytes <= OUTBOX_BYTES_MAX
-        events = select.EPOLLIN if takes_answers and not connection.pauses else 0
+        events = 0 if connection.pauses else select.EPOLLIN
         if connection.outbox and connection not in self._sending:
             events |= select.EPOLLOUT
         if events != connection.events and not connection.closed:
@@ -418,6 +421,8 @@ class ServeLoop:
             self.metrics.unanswered.value += 1
             return
         self._expect(connection, reply, api_key)
+        if isinstance(reply.data, bytes) and len(reply.data) >= LARGE_ANSWER_BYTES:
+            self._pause_until_answered(connection)
 
     def _dispatch_run(
         self, connection: Connection, buffer: bytearray, position: int, end: int
@@ -439,12 +444,24 @@ class ServeLoop:
         connection.replies.append(reply)
         connection.in_flight += reply.count
         if connection.in_flight >= self._requests_max:
+            self.metrics.at_limit.value += 1
             self._pause_until_answered(connection)
 
     def _pause_until_answered(self, connection: Connection) -> None:
-        """Too many requests in flight: read on when the oldest of them are answered."""
-        self.metrics.at_limit.value += 1
-        connection.replies[-1].on_sent = connection.pause()
+        """Too much is in flight: read on when what was asked so far is answered."""
+        newest = connection.replies[-1]
+        if newest.on_sent is None:
+            newest.on_sent = connection.pause()
+
+    def _pause_until_taken(self, connection: Connection) -> None:
+        """The client does not take its answers: read on when it has."""
+        buffered_bytes = connection.outbox.buffered_bytes
+        if connection.end_clog is None:
+            if buffered_bytes > OUTBOX_BYTES_MAX:
+                connection.end_clog = connection.pause()
+        elif buffered_bytes <= OUTBOX_BYTES_MAX:
+            end_clog, connection.end_clog = connection.end_clog, None
+            end_clog()
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -458,9 +475,26 @@ class ServeLoop:
 
     def _send_replies(self, connection: Connection) -> None:
         """Move answers from the front of the line to the socket."""
+        chunks, sent = self._take_replies(connection)
+        if not connection.outbox and chunks:
+            self.send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        else:
+            if chunks:
+                connection.outbox.add(b"".join(chunks))
+            self._send(connection)
+        # Last: they may read on, and what the client does not take must be known by then.
+        for reply in sent:
+            assert reply.on_sent is not None
+            reply.on_sent()
+
+    def _take_replies(self, connection: Connection) -> tuple[list[bytes], list[Reply]]:
+        """Take what is complete out of the line; return what is left over of it for the socket, and
+        the answers whose sending somebody wants to hear of.
+        """
         replies = connection.replies
         outbox = connection.outbox
         chunks: list[bytes] = []
+        awaited: list[Reply] = []
         # Answers to requests of one turn and kind are counted together.
         api_key, started_at, count = -1, 0.0, 0
         while replies and (data := replies[0].data) is not None:
@@ -475,14 +509,9 @@ class ServeLoop:
             else:
                 chunks = _add_parts(outbox, chunks, data)
             if reply.on_sent is not None:
-                reply.on_sent()
+                awaited.append(reply)
         self._count_answers(api_key, started_at, count)
-        if not outbox and chunks:
-            self.send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
-            return
-        if chunks:
-            outbox.add(b"".join(chunks))
-        self._send(connection)
+        return chunks, awaited
 
     def send_bytes(self, connection: Connection, data: bytes) -> None:
         """The usual case: all that is to be sent is a few bytes, and the socket takes them."""
@@ -492,6 +521,7 @@ class ServeLoop:
         except OSError:
             self.close(connection, "")
             return
+        self._pause_until_taken(connection)
         self._watch(connection)
 
     def _count_answers(self, api_key: int, started_at: float, count: int) -> None:
@@ -509,6 +539,7 @@ class ServeLoop:
             return
         if outbox and writable:
             self._sending.append(connection)  # Its share of this turn is used up.
+        self._pause_until_taken(connection)
         if outbox or connection.events != select.EPOLLIN:
             self._watch(connection)
 
