@@ -43,14 +43,15 @@ _FIRST_WITH_NOT_FOUND: Final = 6
 def begin_describe_groups(
     context: RequestContext, request: DescribeGroupsRequest, version: int, answer: Answer
 ) -> None:
-    """Describe each group with its members, once; one that does not exist is dead.
+    """Describe each group with its members; one that does not exist is dead.
 
-    Kafka describes a group as often as it is named; but the answer must not be larger than what is
-    there, whatever was asked.
+    One that is named again is described once: an answer is no larger than what the groups hold.
     """
     groups = context.broker.groups
     names = dict.fromkeys(request.groups)
-    answer.answer(DescribeGroupsResponse(groups=[_describe(groups, one, version) for one in names]))
+    answer.answer(
+        DescribeGroupsResponse(groups=[_describe(groups, name, version) for name in names])
+    )
 
 
 def _describe(groups: Coordinator, group_id: str, version: int) -> DescribedGroup:

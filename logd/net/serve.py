@@ -41,12 +41,12 @@ import trio
 from logd.broker.context import Broker
 from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
-from logd.broker.reply import Part, Reply, SmallSlice
+from logd.broker.reply import Part, Reply, SmallSlice, bytes_in_memory
 from logd.broker.services import PartitionServices
 from logd.broker.sync_points import SyncPointWriter
 from logd.errors import MalformedRequestError
 from logd.net.buffers import Arena
-from logd.net.connection import Connection
+from logd.net.connection import OUTBOX_BYTES_MAX, Connection
 from logd.net.other_requests import OtherRequests
 from logd.net.partial_frames import PartialFrames
 from logd.net.quiet import QuietConnections
@@ -68,13 +68,6 @@ LINGER_S: Final = 0.001
 
 CHECKPOINT_S: Final = 0.005
 """A busy loop lets the other tasks run this often."""
-
-OUTBOX_BYTES_MAX: Final = 1024 * 1024
-"""A client that does not read its answers is not read from beyond this."""
-
-LARGE_ANSWER_BYTES: Final = 4 * 1024
-"""Behind an answer of this size no further request is handled before it is sent: small requests
-(describe a group, and again) must not become answers of any size in the turn that reads them."""
 
 
 class ServeLoop:
@@ -105,7 +98,9 @@ class ServeLoop:
         self._hooks: dict[int, Callable[[], None]] = {offload.wake_fd: self._deliver}
         self.connections: dict[int, Connection] = {}
         self._ready: list[Connection] = []
+        # Those that the next turn goes on with, though their sockets have nothing to tell.
         self._sending: list[Connection] = []
+        self._rests = False
         self._arena = Arena()
         self._partial = PartialFrames(
             frame_bytes_max=self._frame_bytes_max,
@@ -138,7 +133,9 @@ class ServeLoop:
         monotonic = self._clock.monotonic
         turn_ended = self.metrics.turn_ended
         while True:
+            self._rests = True
             await trio.lowlevel.wait_readable(epoll_fd)
+            self._rests = False
             now = monotonic()
             checkpoint_at = now + CHECKPOINT_S
             ready = poll(0)
@@ -166,6 +163,8 @@ class ServeLoop:
         if self._sending:
             sending, self._sending = self._sending, []
             for sender in sending:
+                sender.is_sending = False
+                self._parse_kept(sender)
                 self._send(sender)
         connections = self.connections
         for fd, events in ready:
@@ -253,12 +252,15 @@ class ServeLoop:
         self.on_close(connection)
 
     def resume(self, connection: Connection) -> None:
-        """Parse what came before the pause, then read on."""
-        if connection.input is not None:
-            filled = connection.filled
-            self._parse_all(connection, self._partial.take(connection), 0, filled)
-        if not connection.closed:
-            self._watch(connection)
+        """Parse what came before the pause, in the next turn, then read on; both not before there
+        is room for answers.
+        """
+        if connection.is_full:
+            connection.pause_while_full()
+        elif connection.has_whole_frame:
+            self._go_on_next_turn(connection)
+            return
+        self._watch(connection)
 
     def mark_ready(self, connection: Connection) -> None:
         """The connection has an answer to send at the end of the turn."""
@@ -281,8 +283,9 @@ class ServeLoop:
         self._count_answers(api_key, self._turn.started_at, count)
 
     def _watch(self, connection: Connection) -> None:
-        events = 0 if connection.pauses else select.EPOLLIN
-        if connection.outbox and connection not in self._sending:
+        takes_answers = connection.outbox.buffered_bytes <= OUTBOX_BYTES_MAX
+        events = select.EPOLLIN if takes_answers and not connection.pauses else 0
+        if connection.outbox and not connection.is_sending:
             events |= select.EPOLLOUT
         if events != connection.events and not connection.closed:
             connection.events = events
@@ -360,6 +363,15 @@ class ServeLoop:
         self._parse_all(connection, self._partial.take(connection), 0, filled)
         return count
 
+    def _parse_kept(self, connection: Connection) -> None:
+        """Parse what came before a pause, if that is over."""
+        if connection.pauses or not connection.has_whole_frame:
+            return
+        filled = connection.filled
+        self._parse_all(connection, self._partial.take(connection), 0, filled)
+        if not connection.closed:
+            self._watch(connection)
+
     def _parse_all(
         self, connection: Connection, buffer: bytearray, position: int, end: int
     ) -> None:
@@ -421,8 +433,6 @@ class ServeLoop:
             self.metrics.unanswered.value += 1
             return
         self._expect(connection, reply, api_key)
-        if isinstance(reply.data, bytes) and len(reply.data) >= LARGE_ANSWER_BYTES:
-            self._pause_until_answered(connection)
 
     def _dispatch_run(
         self, connection: Connection, buffer: bytearray, position: int, end: int
@@ -443,25 +453,20 @@ class ServeLoop:
         reply.api_key = api_key
         connection.replies.append(reply)
         connection.in_flight += reply.count
+        data = reply.data
+        if data is not None:
+            connection.line_bytes += bytes_in_memory(data)
+            if connection.is_full:
+                connection.pause_while_full()
         if connection.in_flight >= self._requests_max:
-            self.metrics.at_limit.value += 1
             self._pause_until_answered(connection)
 
     def _pause_until_answered(self, connection: Connection) -> None:
-        """Too much is in flight: read on when what was asked so far is answered."""
-        newest = connection.replies[-1]
-        if newest.on_sent is None:
-            newest.on_sent = connection.pause()
-
-    def _pause_until_taken(self, connection: Connection) -> None:
-        """The client does not take its answers: read on when it has."""
-        buffered_bytes = connection.outbox.buffered_bytes
-        if connection.end_clog is None:
-            if buffered_bytes > OUTBOX_BYTES_MAX:
-                connection.end_clog = connection.pause()
-        elif buffered_bytes <= OUTBOX_BYTES_MAX:
-            end_clog, connection.end_clog = connection.end_clog, None
-            end_clog()
+        """Too many requests in flight: read on when the oldest of them are answered."""
+        self.metrics.at_limit.value += 1
+        last = connection.replies[-1]
+        # One that has this set pauses the connection until then already.
+        last.on_sent = last.on_sent or connection.pause()
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -472,29 +477,13 @@ class ServeLoop:
                 connection.is_ready = False
                 if not connection.closed:
                     self._send_replies(connection)
+                    connection.read_on_if_room()
 
     def _send_replies(self, connection: Connection) -> None:
         """Move answers from the front of the line to the socket."""
-        chunks, sent = self._take_replies(connection)
-        if not connection.outbox and chunks:
-            self.send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        else:
-            if chunks:
-                connection.outbox.add(b"".join(chunks))
-            self._send(connection)
-        # Last: they may read on, and what the client does not take must be known by then.
-        for reply in sent:
-            assert reply.on_sent is not None
-            reply.on_sent()
-
-    def _take_replies(self, connection: Connection) -> tuple[list[bytes], list[Reply]]:
-        """Take what is complete out of the line; return what is left over of it for the socket, and
-        the answers whose sending somebody wants to hear of.
-        """
         replies = connection.replies
         outbox = connection.outbox
         chunks: list[bytes] = []
-        awaited: list[Reply] = []
         # Answers to requests of one turn and kind are counted together.
         api_key, started_at, count = -1, 0.0, 0
         while replies and (data := replies[0].data) is not None:
@@ -509,9 +498,18 @@ class ServeLoop:
             else:
                 chunks = _add_parts(outbox, chunks, data)
             if reply.on_sent is not None:
-                awaited.append(reply)
+                reply.on_sent()
         self._count_answers(api_key, started_at, count)
-        return chunks, awaited
+        if connection.line_bytes:
+            connection.line_bytes = sum(
+                bytes_in_memory(reply.data) for reply in replies if reply.data is not None
+            )
+        if not outbox and chunks:
+            self.send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            return
+        if chunks:
+            outbox.add(b"".join(chunks))
+        self._send(connection)
 
     def send_bytes(self, connection: Connection, data: bytes) -> None:
         """The usual case: all that is to be sent is a few bytes, and the socket takes them."""
@@ -521,7 +519,6 @@ class ServeLoop:
         except OSError:
             self.close(connection, "")
             return
-        self._pause_until_taken(connection)
         self._watch(connection)
 
     def _count_answers(self, api_key: int, started_at: float, count: int) -> None:
@@ -538,10 +535,18 @@ class ServeLoop:
             self.close(connection, "" if not error.filename else str(error))
             return
         if outbox and writable:
-            self._sending.append(connection)  # Its share of this turn is used up.
-        self._pause_until_taken(connection)
+            self._go_on_next_turn(connection)  # Its share of this turn is used up.
         if outbox or connection.events != select.EPOLLIN:
             self._watch(connection)
+        connection.read_on_if_room()
+
+    def _go_on_next_turn(self, connection: Connection) -> None:
+        if not connection.is_sending:
+            connection.is_sending = True
+            self._sending.append(connection)
+        if self._rests:  # Nothing but this would end its rest.
+            self._rests = False
+            self._offload.post(_ignore_wake, None)
 
 
 def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> list[bytes]:
@@ -562,3 +567,7 @@ def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> li
 
 def _ignore_close(_connection: Connection) -> None:
     """Until a listener counts its connections."""
+
+
+def _ignore_wake(_result: object, _error: BaseException | None) -> None:
+    """To be woken is all."""
