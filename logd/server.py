@@ -43,6 +43,7 @@ from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
 from logd.broker.producer_ids import ProducerIds
+from logd.broker.retention import Retention
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
 from logd.broker.topics import Topics, TopicServices, random_topic_id
@@ -259,6 +260,10 @@ class Server:
             disk=self._disk,
         )
         self._make_groups()
+        self._retention = self._broker.retention = Retention(
+            self._topics, self._config, self._services, self._metrics
+        )
+        self._broker.problem_sources.append(self._retention.problems)
         sessions = FetchSessions(
             slots=self._settings.max_incremental_fetch_session_cache_slots,
             random_id=lambda: self._random.randrange(1, INT32_MAX),
@@ -342,6 +347,7 @@ class Server:
         )
         nursery.start_soon(maintenance.run)
         nursery.start_soon(self._group_upkeep.run)
+        nursery.start_soon(self._retention.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -388,6 +394,7 @@ class Server:
         self._loop.stop_reading()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
             await self._group_upkeep.stop()
+            await self._retention.stop()
             async with trio.open_nursery() as closing:
                 for partition in self._topics.open_partitions():
                     closing.start_soon(partition.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logd.config import TopicSettings
+from logd.policy.retention import roll_after_ms
 from logd.storage.log_settings import LogSettings
 
 
@@ -10,7 +11,11 @@ def log_settings(settings: TopicSettings) -> LogSettings:
     """Return the part of a topic's settings that its logs work with."""
     return LogSettings(
         segment_bytes=settings.segment_bytes,
-        segment_ms=settings.segment_ms,
+        segment_ms=roll_after_ms(
+            segment_ms=settings.segment_ms,
+            retention_ms=settings.retention_ms,
+            deletes="delete" in settings.cleanup_policy,
+        ),
         segment_offsets=settings.segment_offsets,
         segment_index_bytes=settings.segment_index_bytes,
         index_interval_bytes=settings.index_interval_bytes,

@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
 
+from logd.broker import deletion
 from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
@@ -502,28 +504,31 @@ class Partition:
     async def delete_records(self, before_offset: int) -> int:
         """Make `before_offset` the log start offset, durably; return the new log start offset.
 
-        Segments wholly below it are renamed now and unlinked after file.delete.delay.ms.
-
         Raises:
             OffsetOutOfRangeError: beyond the high watermark.
             StorageError: the partition is offline or the new start could not be made durable.
         """
+        return (await self.delete_before(before_offset, "delete-records")).log_start_offset
+
+    async def delete_before(self, offset: int, reason: str) -> DeleteResult:
+        """Delete what lies before `offset`; finish a deletion that the disk refused before.
+
+        Segments wholly below it are renamed now and unlinked after file.delete.delay.ms.
+
+        Raises:
+            OffsetOutOfRangeError, StorageError: as `delete_records`.
+        """
         if self.offline is not None:
             raise LogFailedError(self.offline)
+        services = self._services
+        job = partial(deletion.delete_before, self.log, offset, services.release_ballast)
         async with self.exclusive():
-            result = await self._services.offload.run("admin", self._delete_before, before_offset)
-        self._services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+            old_start = self.log.log_start_offset
+            result = await services.offload.run("write", job)
+        services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+        deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
-        return self.log.log_start_offset
-
-    def _delete_before(self, offset: int) -> DeleteResult:
-        """Deleting frees space, and needs a little for its own state: the ballast's."""
-        try:
-            return self.log.delete_before(offset)
-        except DiskFullError:
-            if not self._services.release_ballast():
-                raise
-            return self.log.delete_before(offset)
+        return result
 
     async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
         """Return (offset, timestamp, leader epoch) of the first visible record at or after a time.
