@@ -53,7 +53,7 @@ def retain(
         _print_removed(rows)
     if answer["held_back"]:
         click.echo(f"held back: {answer['held_back']}; see --ignore-clock-guard", err=True)
-    _complain([row for row in rows if row.get("error")])
+    _complain(answer["failed"])
 
 
 def _print_verdicts(rows: list[dict[str, Any]]) -> None:
@@ -74,8 +74,6 @@ def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:
 
 def _print_removed(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        if row["error"]:
-            continue
         count = row["deleted_segments"]
         click.echo(
             f"{row['topic']} partition {row['partition']}: {count} "
@@ -87,7 +85,7 @@ def _print_removed(rows: list[dict[str, Any]]) -> None:
 
 def _complain(failed: list[dict[str, Any]]) -> None:
     for row in failed:
-        line = f"logd: {row['topic']} partition {row['partition']}: {row['error']}"
+        line = f"logd: {row['topic']} partition {row['partition']}: {row['reason']}"
         click.echo(escape(line), err=True)
     if failed:
         raise click.exceptions.Exit(EXIT_REFUSED)

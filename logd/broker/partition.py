@@ -56,9 +56,7 @@ SLOW_WRITE_S: Final = 0.005
 """A write slower than this met write-back; the next go through a thread until one is fast again."""
 
 SYNC_BEHIND_S: Final = 0.005
-"""acks=1 data that nobody waits for is synced after this time, so that small appends share a
-sync.
-"""
+"""acks=1 data that nobody waits for is synced after this time: small appends share a sync."""
 
 SYNC_BEHIND_BYTES: Final = 1024 * 1024
 """… or as soon as there is this much of it."""
@@ -111,7 +109,9 @@ class Partition:
     def apply_settings(self, settings: TopicSettings) -> None:
         """Use these settings from now on; no restart, no lost append."""
         self.settings = settings
-        self.log.settings = log_settings(settings)
+        self.log.settings = log_settings(
+            settings, retention_check_ms=self._services.retention_check_ms
+        )
         self._max_message_bytes = settings.max_message_bytes
         self._commits = settings.flush_mode == "commit"
         self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
@@ -484,8 +484,9 @@ class Partition:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """No write runs and none begins inside; appends pile up staged, bounded by
-        back-pressure.
+        """No write runs and none begins inside; appends pile up staged, bounded by back-pressure.
+
+        What poisons the log inside takes the partition offline.
         """
         while self._held:
             await self._write_ended.wait()
@@ -495,6 +496,9 @@ class Partition:
                 await self._write_ended.wait()
             self._write_ended = trio.Event()
             yield
+        except LogFailedError as error:
+            self._go_offline(error)
+            raise
         finally:
             self._held = False
             self._write_ended.set()
@@ -525,6 +529,8 @@ class Partition:
         async with self.exclusive():
             old_start = self.log.log_start_offset
             result = await services.offload.run("write", job)
+        if self.log.wants_checkpoint:  # It rolled: what the last checkpoint spoke of is gone.
+            self.take_checkpoint()
         services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
         deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
@@ -572,7 +578,8 @@ class Partition:
     async def close(self) -> None:
         """Write what is staged and wait for what runs; then the caller closes the log."""
         self.flush()
-        while self._writing is not None:
+        # Also for who has the log to itself: it renames files, by names that are soon others'.
+        while self._writing is not None or self._held:
             await self._write_ended.wait()
             self.flush()
         await self._commit.wait_idle()

@@ -4,34 +4,38 @@
         facts of its oldest segments ──▶ plan_retention ──▶ Partition.delete_before ──▶ again
         (thread)                         (policy)           (thread; appends wait meanwhile)
 
-A step looks at SEGMENTS_PER_STEP segments at the most, so that appends wait for some renames and
-two syncs, never for ten thousand. A partition that fails is a problem on `status`; the others go
-on, and it is tried again at the next round.
+The oldest segment is looked at alone; if it goes, up to SEGMENTS_PER_STEP at a time, so that
+appends wait for some renames and two syncs, never for ten thousand. A partition that fails is a
+problem on `status`; the others go on, and it is tried again at the next round.
 
-What time it is, `policy.clock_guard` says: a wall clock that ran ahead deletes nothing early.
+What time it is, `retention_clock` says: a wall clock that ran ahead deletes nothing early. The
+server's own topics are kept whatever their settings: what is in force there may be old.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import trio
 
-from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
 from logd.broker.problems import Problem
+from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices
+from logd.broker.topic_names import is_internal
 from logd.broker.topics import Topics
-from logd.errors import LogdError, LogFailedError, UnknownTopicOrPartitionError
+from logd.errors import LogFailedError
 from logd.metrics import Registry
-from logd.policy.clock_guard import ClockGuard, RetentionTime
 from logd.policy.retention import RetentionPlan, RetentionRules, plan_retention
 from logd.units import SECOND_MS
 
 SEGMENTS_PER_STEP: Final = 64
 """Segments that are looked at, and perhaps deleted, before appends have their turn."""
+
+PARTITIONS_PER_TURN: Final = 100
+"""Partitions without retention that are passed over before the loop has its turn."""
 
 
 @dataclass(slots=True)
@@ -44,19 +48,22 @@ class Removed:
 
 
 class Retention:
-    """The driver of retention, and what `logd retain` asks. Lives on the event loop."""
+    """The driver of retention. Lives on the event loop.
+
+    Attributes:
+        clock: the time that it goes by.
+    """
 
     def __init__(
-        self, topics: Topics, config: DynamicConfig, services: PartitionServices, metrics: Registry
+        self, topics: Topics, services: PartitionServices, metrics: Registry, clock: RetentionClock
     ) -> None:
+        self.clock = clock
         self._topics = topics
-        self._config = config
         self._services = services
-        clock = services.clock
-        self._guard = ClockGuard(wall_ms=clock.now_ms(), boot_ms=clock.boot_ms())
-        self._was_stopped = False
-        # Of each partition, when its oldest segment is due, as of the last look; and why it failed.
+        # Of each partition, as of the last look: when its oldest segment is due; the timestamp in
+        # the future that holds it; why it failed.
         self._due_ms: dict[Partition, int] = {}
+        self._future_ms: dict[Partition, int] = {}
         self._failures: dict[Partition, str] = {}
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -77,26 +84,39 @@ class Retention:
         metrics.gauge(
             "logd_retention_stopped",
             "1 while the wall clock is too far ahead for retention to go by it.",
-            lambda: int(self.time().stopped),
+            lambda: int(self.clock.time().stopped),
         )
         metrics.gauge(
             "logd_retention_failed_partitions",
             "Partitions in which retention failed at the last try.",
             lambda: len(self._failures),
         )
+        metrics.gauge(
+            "logd_retention_held_partitions",
+            "Partitions whose oldest segment stays because of a timestamp in the future.",
+            lambda: len(self._future_ms),
+        )
 
     # --- rounds ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until cancelled, or stopped."""
-        interval_ms = self._config.settings.log_retention_check_interval_ms
         try:
             with self._scope:
-                while True:
-                    await trio.sleep(interval_ms / SECOND_MS)
-                    await self.run_round()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.clock.run)
+                    nursery.start_soon(self._run_rounds)
         finally:
             self._ended.set()
+
+    async def _run_rounds(self) -> None:
+        interval_s = self._services.retention_check_ms / SECOND_MS
+        while True:
+            await trio.sleep(interval_s)
+            try:
+                await self.run_round()
+            except Exception as error:  # One bad round must not end the rounds.
+                self._services.events.error("retention round failed", reason=repr(error))
 
     async def stop(self) -> None:
         """End with the step that is under way, so that logs can be closed; `run` must be running.
@@ -105,30 +125,39 @@ class Retention:
         """
         self._scope.cancel()
         await self._ended.wait()
+        await self.clock.note()
 
     async def run_round(self) -> None:
         """Look at every open partition once."""
-        self._note_clock()
+        self.clock.look()
         partitions = list(self._topics.open_partitions())
-        for partition in partitions:
+        for number, partition in enumerate(partitions, 1):
             await self._look_at(partition)
+            if number % PARTITIONS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
         seen = set(partitions)
-        self._due_ms = {key: due for key, due in self._due_ms.items() if key in seen}
-        self._failures = {key: why for key, why in self._failures.items() if key in seen}
+        for noted in (self._due_ms, self._future_ms, self._failures):
+            for partition in noted.keys() - seen:
+                noted.pop(partition, None)
 
     async def _look_at(self, partition: Partition) -> None:
         if partition.offline is not None or self._has_nothing_to_do(partition):
-            self._due_ms.pop(partition, None)
-            self._failures.pop(partition, None)
+            self._forget(partition)
             return
         try:
-            await self._delete_due(partition, ignore_clock_guard=False)
+            await self.delete_due(partition, ignore_clock_guard=False)
         except Exception as error:  # One partition must not keep the others from their turn.
             self._note_failure(partition, error)
 
+    def _forget(self, partition: Partition) -> None:
+        self._due_ms.pop(partition, None)
+        self._future_ms.pop(partition, None)
+        self._failures.pop(partition, None)
+
     def _note_failure(self, partition: Partition, error: Exception) -> None:
         if partition.offline is not None:
-            return  # That says more; or the topic was deleted meanwhile.
+            self._forget(partition)  # That says more; or the topic was deleted meanwhile.
+            return
         reason = str(error) or repr(error)
         if self._failures.get(partition) != reason:
             self._failures[partition] = reason
@@ -142,34 +171,39 @@ class Retention:
     def _has_nothing_to_do(self, partition: Partition) -> bool:
         return _rules(partition).is_idle and not partition.log.is_deletion_unfinished
 
-    async def _delete_due(self, partition: Partition, *, ignore_clock_guard: bool) -> Removed:
+    # --- one partition ---------------------------------------------------------------------------
+
+    async def delete_due(self, partition: Partition, *, ignore_clock_guard: bool) -> Removed:
         """Delete what is due, in steps.
 
         Raises:
             StorageError, OSError: something cannot be read or written; what was done stays done.
         """
         removed = Removed(partition.log_start_offset)
+        limit = 1
         while True:
             settings = partition.settings
-            now_ms = self._now_ms(ignore_clock_guard=ignore_clock_guard)
-            plan = await self._plan(partition, now_ms, SEGMENTS_PER_STEP)
+            plan = await self.plan(partition, limit, ignore_clock_guard=ignore_clock_guard)
             if partition.settings is not settings:
                 continue  # By other rules, perhaps, all of it stays.
+            if plan.delete_count == limit == 1:
+                limit = SEGMENTS_PER_STEP
+                continue
             if plan.delete_count == 0 and not partition.log.is_deletion_unfinished:
                 break
             await self._carry_out(partition, plan, removed)
-            if plan.delete_count < SEGMENTS_PER_STEP:
+            if plan.delete_count < limit:
                 break  # Also where old records are being appended faster than they go.
-        self._failures.pop(partition, None)
-        self._note_due(partition, plan)
+        self._note_plan(partition, plan)
         removed.log_start_offset = partition.log_start_offset
         return removed
 
-    def _note_due(self, partition: Partition, plan: RetentionPlan) -> None:
-        if plan.next_due_ms is None:
-            self._due_ms.pop(partition, None)
-        else:
+    def _note_plan(self, partition: Partition, plan: RetentionPlan) -> None:
+        self._forget(partition)
+        if plan.next_due_ms is not None:
             self._due_ms[partition] = plan.next_due_ms
+        if plan.future_ms is not None:
+            self._future_ms[partition] = plan.future_ms
 
     async def _carry_out(self, partition: Partition, plan: RetentionPlan, removed: Removed) -> None:
         going = plan.verdicts[: plan.delete_count]
@@ -182,12 +216,20 @@ class Retention:
         self._deleted_segments.value += result.segment_count
         self._deleted_bytes.value += result.size_bytes
 
-    async def _plan(self, partition: Partition, now_ms: int, limit: int | None) -> RetentionPlan:
-        """Return what is to be done with the oldest `limit` segments of a partition."""
+    async def plan(
+        self, partition: Partition, limit: int | None, *, ignore_clock_guard: bool
+    ) -> RetentionPlan:
+        """Return what is to be done with the oldest `limit` segments of a partition, or with all.
+
+        Raises:
+            StorageError, OSError: the partition is offline, or a file cannot be read.
+        """
         if partition.offline is not None:
             raise LogFailedError(partition.offline)
         log = partition.log
         rules = _rules(partition)
+        now_ms = self.clock.now_ms(ignore_clock_guard=ignore_clock_guard)
+        wall_ms = self._services.clock.now_ms()
         # Before the facts: what they tell of lies below what is visible now, or is not touched.
         high_watermark = partition.high_watermark
         size_bytes = log.size_bytes
@@ -197,30 +239,14 @@ class Retention:
                 log.oldest_segments(limit),
                 rules,
                 now_ms=now_ms,
+                wall_ms=wall_ms,
                 high_watermark=high_watermark,
                 size_bytes=size_bytes,
             )
 
-        return await self._services.offload.run("admin", job)
+        return await self._services.offload.run("disk", job)
 
-    # --- what time it is -------------------------------------------------------------------------
-
-    def time(self) -> RetentionTime:
-        """Return the time that retention goes by."""
-        clock = self._services.clock
-        return self._guard.time(wall_ms=clock.now_ms(), boot_ms=clock.boot_ms())
-
-    def _now_ms(self, *, ignore_clock_guard: bool) -> int:
-        return self._services.clock.now_ms() if ignore_clock_guard else self.time().now_ms
-
-    def _note_clock(self) -> None:
-        time = self.time()
-        if time.stopped != self._was_stopped:
-            self._was_stopped = time.stopped
-            if time.stopped:
-                self._services.events.error("retention stopped", reason=time.reason)
-            else:
-                self._services.events.info("retention goes on: the wall clock is right again")
+    # --- what there is to tell -------------------------------------------------------------------
 
     def lateness_ms(self) -> int:
         """Return how long ago the most overdue segment was due, as of each partition's last look.
@@ -228,95 +254,36 @@ class Retention:
         Between two rounds it grows with the clock; each round sets it back.
         """
         due_ms = min(self._due_ms.values(), default=None)
-        return 0 if due_ms is None else max(0, self.time().now_ms - due_ms)
+        return 0 if due_ms is None else max(0, self.clock.now_ms() - due_ms)
 
     def problems(self) -> Iterator[Problem]:
         """Yield what keeps retention from its work, for `status`."""
-        reason = self.time().reason
+        reason = self.clock.time().reason
         if reason is not None:
             yield Problem(
                 "retention_stopped",
                 "warning",
                 f"retention by time is held back: {reason}; if the wall clock is right, "
-                "`logd retain TOPIC --ignore-clock-guard` goes by it, and so does a restart",
+                "`logd retain TOPIC --ignore-clock-guard` goes by it",
             )
         for partition, why in self._failures.items():
-            yield Problem(
-                "retention_failed",
-                "warning",
-                f"nothing more is deleted from {partition.topic_name}-{partition.index}: {why}",
-                topic=partition.topic_name,
-                partition=partition.index,
+            text = f"nothing more is deleted from {_name(partition)}: {why}"
+            yield _problem("retention_failed", partition, text)
+        for partition, timestamp_ms in self._future_ms.items():
+            text = (
+                f"the oldest segment of {_name(partition)} has a timestamp of the future, "
+                f"{timestamp_ms}: it and those behind it stay until that is retention.ms ago; "
+                "retention.bytes and `logd delete-records` end it sooner"
             )
+            yield _problem("retention_held", partition, text)
 
-    # --- on demand -------------------------------------------------------------------------------
 
-    async def retain(
-        self, name: str, index: int | None, *, ignore_clock_guard: bool
-    ) -> list[dict[str, Any]]:
-        """Delete now what retention allows; return what went from each partition, or why not.
+def _name(partition: Partition) -> str:
+    return f"{partition.topic_name}-{partition.index}"
 
-        Raises:
-            UnknownTopicOrPartitionError: there is no such topic or partition.
-        """
-        rows = []
-        for number in self._indexes(name, index):
-            removed, why = Removed(-1), None
-            try:
-                partition = self._topics.partition(name, number)
-                removed = await self._delete_due(partition, ignore_clock_guard=ignore_clock_guard)
-            except (LogdError, OSError) as error:  # The others' turn comes all the same.
-                why = str(error)
-            rows.append(
-                {
-                    "topic": name,
-                    "partition": number,
-                    "log_start_offset": removed.log_start_offset,
-                    "deleted_segments": removed.segments,
-                    "deleted_bytes": removed.size_bytes,
-                    "error": why,
-                }
-            )
-        return rows
 
-    async def explain(
-        self, name: str, index: int | None, *, ignore_clock_guard: bool
-    ) -> list[dict[str, Any]]:
-        """Return, for each segment, what goes now, what later, and by which rule.
-
-        Raises:
-            UnknownTopicOrPartitionError: there is no such topic or partition.
-            StorageError, OSError: one of them is offline, or cannot be read.
-        """
-        rows = []
-        for number in self._indexes(name, index):
-            partition = self._topics.partition(name, number)
-            now_ms = self._now_ms(ignore_clock_guard=ignore_clock_guard)
-            plan = await self._plan(partition, now_ms, None)
-            rows += [
-                {
-                    "topic": name,
-                    "partition": partition.index,
-                    "base_offset": verdict.base_offset,
-                    "size_bytes": verdict.size_bytes,
-                    "action": verdict.action,
-                    "rule": verdict.rule,
-                    "due_ms": verdict.due_ms,
-                }
-                for verdict in plan.verdicts
-            ]
-        return rows
-
-    def _indexes(self, name: str, index: int | None) -> Sequence[int]:
-        topic = self._topics.by_name.get(name)
-        if topic is None:
-            raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
-        count = len(topic.partitions)
-        if index is None:
-            return range(count)
-        if index >= count:
-            raise UnknownTopicOrPartitionError(f"topic {name} has no partition {index}")
-        return (index,)
+def _problem(kind: str, partition: Partition, text: str) -> Problem:
+    return Problem(kind, "warning", text, topic=partition.topic_name, partition=partition.index)
 
 
 def _rules(partition: Partition) -> RetentionRules:
@@ -324,6 +291,6 @@ def _rules(partition: Partition) -> RetentionRules:
     return RetentionRules(
         retention_ms=settings.retention_ms,
         retention_bytes=settings.retention_bytes,
-        deletes="delete" in settings.cleanup_policy,
+        deletes="delete" in settings.cleanup_policy and not is_internal(partition.topic_name),
         log_start_offset=partition.log_start_offset,
     )

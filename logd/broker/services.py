@@ -14,6 +14,7 @@ from logd.metrics import COUNT_BOUNDS, LATENCY_BOUNDS_SECONDS, Counter, Histogra
 from logd.offload import Offload
 from logd.storage.files import Files
 from logd.storage.sync_journal import SyncJournal
+from logd.units import MINUTE_MS
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class PartitionServices:
 
     Attributes:
         unsynced_max_bytes: flush.unsynced.max.bytes, beyond which producers pause.
+        retention_check_ms: log.retention.check.interval.ms; segments last no shorter for its sake.
         end_turn: finish the loop's turn after work that a task did: write, answer, wake.
         unlink_later: remove renamed files after a delay in seconds.
         release_ballast: give back the space that is kept for freeing space. Blocking.
@@ -50,6 +52,7 @@ class PartitionServices:
     end_turn: Callable[[], None]
     unlink_later: Callable[[Sequence[str], float], None]
     release_ballast: Callable[[], bool]
+    retention_check_ms: int = 5 * MINUTE_MS
 
 
 def partition_metrics(registry: Registry) -> PartitionMetrics:
