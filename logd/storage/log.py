@@ -503,15 +503,19 @@ class Log(LogState):
     def close(self) -> CleanLog:
         """Sync what is written and let go of all files; return what the clean stop notes. Blocking.
 
+        Finishes a deletion that the disk refused before: a clean stop says how long the log is.
         Nothing may be staged or running any more. The log cannot be used afterwards.
 
         Raises:
             LogFailedError: the log is poisoned, now or before: its next start is a recovery.
-            DiskFullError: no space for the snapshot; the next start is a recovery.
+            DiskFullError: no space for the snapshot, or for a deletion; the next start is a
+                recovery.
         """
         if self.failed is not None:
             raise self.failed
         assert self.staged_bytes == 0, "written or abandoned before"
+        if self.is_deletion_unfinished:
+            self.delete_before(self.log_start_offset)
         active = self.segment_list.active
         if active.files is not None:
             self.sync_file(active.files.file)
