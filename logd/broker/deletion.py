@@ -9,12 +9,24 @@ from logd.events import EventLog
 from logd.storage.log import DeleteResult, Log
 
 
-def delete_before(log: Log, offset: int, release_ballast: Callable[[], bool]) -> DeleteResult:
+def always() -> bool:
+    """Nobody can think better of it."""
+    return True
+
+
+def delete_before(
+    log: Log, offset: int, release_ballast: Callable[[], bool], wanted: Callable[[], bool]
+) -> DeleteResult:
     """Make `offset` the log start. Deleting needs a little space itself: the ballast's.
+
+    Args:
+        wanted: asked in the last moment; else only what was begun before is finished.
 
     Raises:
         OffsetOutOfRangeError, StorageError: as `Log.delete_before`.
     """
+    if not wanted():
+        offset = log.log_start_offset
     try:
         return log.delete_before(offset)
     except DiskFullError:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from logd.config import TopicSettings
 from logd.policy.retention import roll_after_ms
 from logd.storage.log_settings import LogSettings
+from logd.units import MINUTE_MS
+
+RETENTION_CHECK_MS: Final = 5 * MINUTE_MS
+"""How often retention looks, where nothing else is said."""
 
 
-def log_settings(settings: TopicSettings, *, retention_check_ms: int) -> LogSettings:
+def log_settings(
+    settings: TopicSettings, *, retention_check_ms: int = RETENTION_CHECK_MS
+) -> LogSettings:
     """Return the part of a topic's settings that its logs work with.
 
     Args:

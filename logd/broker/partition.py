@@ -514,18 +514,18 @@ class Partition:
         """
         return (await self.delete_before(before_offset, "delete-records")).log_start_offset
 
-    async def delete_before(self, offset: int, reason: str) -> DeleteResult:
-        """Delete what lies before `offset`; finish a deletion that the disk refused before.
+    async def delete_before(
+        self, offset: int, reason: str, wanted: Callable[[], bool] = deletion.always
+    ) -> DeleteResult:
+        """Delete what lies before `offset`, if that is `wanted` when nobody writes any more.
 
-        Segments wholly below it are renamed now and unlinked after file.delete.delay.ms.
-
-        Raises:
-            OffsetOutOfRangeError, StorageError: as `delete_records`.
+        What the disk refused before is finished. Segments wholly below are renamed now, and
+        unlinked after file.delete.delay.ms. Raises as `delete_records`.
         """
         if self.offline is not None:
             raise LogFailedError(self.offline)
         services = self._services
-        job = partial(deletion.delete_before, self.log, offset, services.release_ballast)
+        job = partial(deletion.delete_before, self.log, offset, services.release_ballast, wanted)
         async with self.exclusive():
             old_start = self.log.log_start_offset
             result = await services.offload.run("write", job)

@@ -38,6 +38,10 @@ PARTITIONS_PER_TURN: Final = 100
 """Partitions without retention that are passed over before the loop has its turn."""
 
 
+_Limits = tuple[int, int, bool]
+"""retention.ms, retention.bytes, and whether they mean anything."""
+
+
 @dataclass(slots=True)
 class Removed:
     """What one pass over a partition deleted."""
@@ -182,16 +186,16 @@ class Retention:
         removed = Removed(partition.log_start_offset)
         limit = 1
         while True:
-            settings = partition.settings
+            limits = _limits(partition)
             plan = await self.plan(partition, limit, ignore_clock_guard=ignore_clock_guard)
-            if partition.settings is not settings:
-                continue  # By other rules, perhaps, all of it stays.
+            if _limits(partition) != limits:
+                continue  # By the new ones, perhaps, all of it stays.
             if plan.delete_count == limit == 1:
                 limit = SEGMENTS_PER_STEP
                 continue
             if plan.delete_count == 0 and not partition.log.is_deletion_unfinished:
                 break
-            await self._carry_out(partition, plan, removed)
+            await self._carry_out(partition, plan, removed, limits)
             if plan.delete_count < limit:
                 break  # Also where old records are being appended faster than they go.
         self._note_plan(partition, plan)
@@ -205,11 +209,16 @@ class Retention:
         if plan.future_ms is not None:
             self._future_ms[partition] = plan.future_ms
 
-    async def _carry_out(self, partition: Partition, plan: RetentionPlan, removed: Removed) -> None:
+    async def _carry_out(
+        self, partition: Partition, plan: RetentionPlan, removed: Removed, limits: _Limits
+    ) -> None:
         going = plan.verdicts[: plan.delete_count]
         reason = ", ".join(dict.fromkeys(verdict.rule or "" for verdict in going))
         result = await partition.delete_before(
-            max(plan.new_log_start_offset, partition.log_start_offset), reason
+            max(plan.new_log_start_offset, partition.log_start_offset),
+            reason,
+            # What was longer writing than anybody thought may be kept by other settings now.
+            lambda: _limits(partition) == limits,
         )
         removed.segments += result.segment_count
         removed.size_bytes += result.size_bytes
@@ -286,11 +295,17 @@ def _problem(kind: str, partition: Partition, text: str) -> Problem:
     return Problem(kind, "warning", text, topic=partition.topic_name, partition=partition.index)
 
 
-def _rules(partition: Partition) -> RetentionRules:
+def _limits(partition: Partition) -> _Limits:
     settings = partition.settings
+    deletes = "delete" in settings.cleanup_policy and not is_internal(partition.topic_name)
+    return settings.retention_ms, settings.retention_bytes, deletes
+
+
+def _rules(partition: Partition) -> RetentionRules:
+    retention_ms, retention_bytes, deletes = _limits(partition)
     return RetentionRules(
-        retention_ms=settings.retention_ms,
-        retention_bytes=settings.retention_bytes,
-        deletes="delete" in settings.cleanup_policy and not is_internal(partition.topic_name),
+        retention_ms=retention_ms,
+        retention_bytes=retention_bytes,
+        deletes=deletes,
         log_start_offset=partition.log_start_offset,
     )

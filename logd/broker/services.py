@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from logd.broker.disk_space import DiskSpace
+from logd.broker.log_settings import RETENTION_CHECK_MS
 from logd.broker.timers import Timers
 from logd.broker.turn import Turn
 from logd.clock import Clock
@@ -14,7 +15,6 @@ from logd.metrics import COUNT_BOUNDS, LATENCY_BOUNDS_SECONDS, Counter, Histogra
 from logd.offload import Offload
 from logd.storage.files import Files
 from logd.storage.sync_journal import SyncJournal
-from logd.units import MINUTE_MS
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class PartitionServices:
     end_turn: Callable[[], None]
     unlink_later: Callable[[Sequence[str], float], None]
     release_ballast: Callable[[], bool]
-    retention_check_ms: int = 5 * MINUTE_MS
+    retention_check_ms: int = RETENTION_CHECK_MS
 
 
 def partition_metrics(registry: Registry) -> PartitionMetrics:
