@@ -24,6 +24,7 @@ from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, shows_traceback
 from cli.group import group
 from cli.options import common_options
 from cli.produce import produce
+from cli.retain import retain
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -66,6 +67,7 @@ for _command in (
     group,
     delete_records,
     segments,
+    retain,
     compact,
     status,
     config,

@@ -198,6 +198,8 @@ async def seal(partition: Partition, services: PartitionServices) -> None:
         while partition.offline is None and log.segment_list.active.size > 0:
             await services.offload.run("write", log.roll_now)
         sealed_end = log.active_base
+    if log.wants_checkpoint:
+        partition.take_checkpoint()
     while not _has_failed(partition) and partition.high_watermark < sealed_end:
         woken = _Woken()
         partition.wait_for_data(woken)

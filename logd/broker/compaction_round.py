@@ -155,13 +155,9 @@ class Rounds:
             if partition.offline is not None:
                 raise LogFailedError(partition.offline)
             refuse_uncompacted(partition.topic_name, partition.settings)
-            try:
-                replaced = await services.offload.run(
-                    "write", partition.log.replace_segments, order, result
-                )
-            except LogFailedError as error:
-                partition.go_offline(error)
-                raise
+            replaced = await services.offload.run(
+                "write", partition.log.replace_segments, order, result
+            )
         delay_s = partition.settings.file_delete_delay_ms / 1000
         services.unlink_later(replaced.unlink_paths, delay_s)
 

@@ -251,7 +251,8 @@ _KAFKA: Final = (
     Setting(
         name="retention.ms", kind=Kind.LONG, default=7 * DAY_MS, low=-1, unit="ms",
         server_names=("log.retention.ms", "log.retention.minutes", "log.retention.hours"),
-        doc="How long a segment stays after its newest record's timestamp; -1: for ever.",
+        doc="How long a segment stays after its newest record's timestamp; -1: for ever. An idle "
+        "partition's last segment goes as well.",
     ),
     Setting(
         name="segment.bytes", kind=Kind.INT, default=GIB, low=14, unit="bytes",
@@ -271,7 +272,8 @@ _KAFKA: Final = (
     Setting(
         name="segment.ms", kind=Kind.LONG, default=7 * DAY_MS, low=1, unit="ms",
         server_names=("log.roll.ms", "log.roll.hours"),
-        doc="The age at which a segment is sealed, be it full or not.",
+        doc="The age at which a segment is sealed, be it full or not; an eighth of retention.ms, "
+        "where that deletes and is sooner, so that records do not stay much longer than that.",
     ),
     Setting(
         name="unclean.leader.election.enable", kind=Kind.BOOLEAN, default=False,
@@ -333,7 +335,7 @@ _OURS: Final = (
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
 _LATER: Final = frozenset(
     (
-        *("retention.ms", "retention.bytes", "segment.jitter.ms"),
+        "segment.jitter.ms",
         *("remote.storage.enable", "cold.enable", "cold.profile", "cold.after.ms"),
         *("cold.after.bytes", "cold.grace.ms", "cold.hot.retention.ms", "cold.compression"),
     )

@@ -5,6 +5,8 @@
     GET  /metrics      Prometheus text
     GET  /v1/status    the document of `logd status`
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
+    POST /v1/retain    ?topic=NAME[&partition=N][&explain=true][&ignore_clock_guard=true]: deletes
+                       what retention allows now, or says what goes, when and by which rule
     POST /v1/compact   ?topic=NAME[&partition=N]: begins to compact; the job, or the one under way
     GET  /v1/compact   [?id=N]: how far jobs are, or one of them, and what each partition came to
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
@@ -25,7 +27,7 @@ from typing import Any, Final
 
 import msgspec
 
-from logd.broker import group_status, status
+from logd.broker import group_status, retain, status
 from logd.broker.adopt import adopt
 from logd.broker.compaction_round import NotCompactedError
 from logd.broker.context import Broker
@@ -67,6 +69,7 @@ class AdminHandler:
             "/metrics": {"GET": self._metrics},
             "/v1/status": {"GET": self._status},
             "/v1/segments": {"GET": self._segments},
+            "/v1/retain": {"POST": self._retain},
             "/v1/compact": {"POST": self._compact, "GET": self._compact_job},
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
@@ -116,6 +119,16 @@ class AdminHandler:
         look = partial(status.segments, self._broker, name, index)
         return _as_json(await self._broker.offload.run("admin", look))
 
+    async def _retain(self, request: Request) -> Response:
+        name, index = _topic_and_partition(request)
+        explain = _is_true(request, "explain")
+        ignore_clock_guard = _is_true(request, "ignore_clock_guard")
+        broker = self._broker
+        answer = await (retain.explain if explain else retain.retain)(
+            broker.retention, broker.topics, name, index, ignore_clock_guard=ignore_clock_guard
+        )
+        # Ten thousand segments make two megabytes: not on the loop.
+        return await broker.offload.run("admin", _as_json, answer)
     async def _compact(self, request: Request) -> Response:
         name, index = _topic_and_partition(request)
         return _as_json(self._broker.compaction.request(name, index).as_document())
@@ -163,6 +176,13 @@ def _topic_and_partition(request: Request) -> tuple[str, int | None]:
     if not name:
         raise HttpError(400, f"say which topic: {request.path}?topic=NAME")
     return name, _as_number(request.query.get("partition"), "a partition")
+
+
+def _is_true(request: Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise HttpError(400, f"{name} is true or false")
+    return text == "true"
 
 
 def _as_number(text: str | None, what: str) -> int | None:

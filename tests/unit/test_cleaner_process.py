@@ -238,7 +238,7 @@ class SleepingClock(Clock):
     def monotonic(self) -> float:  # type: ignore[override]  # a method here, a function there
         return self.now_s
 
-    def sleep(self, seconds: float) -> None:  # type: ignore[override]  # likewise
+    def sleep(self, seconds: float) -> None:  # type: ignore[override]  # as above, a method
         self.now_s += seconds
         self.longest_s = max(self.longest_s, seconds)
 
