@@ -28,6 +28,7 @@ from logd.storage.files import Files
 from logd.storage.log import LogSettings
 from logd.units import INT64_MAX, KIB
 from tests.crash.lying_disk import FastFiles
+from tests.model.compaction_model import Model
 from tests.unit.compaction_rig import Pair, Row, batches_in, keyed_batch, rows_in, run_round
 from tests.unit.log_builder import append, make_log, recover_log, reopen
 
@@ -60,49 +61,6 @@ def random_batches(seed: int, count: int) -> list[tuple[list[Pair], int, int]]:
     ]
 
 
-@dataclasses.dataclass(slots=True)
-class Model:
-    """What a consumer is to see.
-
-    Attributes:
-        rows: the records that are there, in order, by offset.
-        batch_of: the number of the batch that a record came in.
-        horizons: delete horizons by batch.
-    """
-
-    rows: dict[int, Row] = dataclasses.field(default_factory=dict)
-    batch_of: dict[int, int] = dataclasses.field(default_factory=dict)
-    horizons: dict[int, int] = dataclasses.field(default_factory=dict)
-    start: int = 0
-    batches: int = 0
-
-    def append(self, rows: list[Row]) -> None:
-        for row in rows:
-            self.rows[row.offset] = row
-            self.batch_of[row.offset] = self.batches
-        self.batches += 1
-
-    def compact(self, *, first_dirty: int, end: int, now_ms: int) -> None:
-        """The whole of compaction, said of records."""
-        last = {
-            row.key: row.offset for row in self.rows.values() if first_dirty <= row.offset < end
-        }
-        for offset, row in list(self.rows.items()):
-            if offset >= end:
-                continue
-            superseded = row.key is None or last.get(row.key, -1) > offset
-            horizon_ms = self.horizons.get(self.batch_of[offset])
-            forgotten = row.value is None and horizon_ms is not None and now_ms >= horizon_ms
-            if superseded or forgotten:
-                del self.rows[offset]
-        for offset, row in self.rows.items():
-            if offset < end and row.value is None:
-                self.horizons.setdefault(self.batch_of[offset], now_ms + RETENTION_MS)
-
-    def visible(self) -> list[Row]:
-        return [row for offset, row in self.rows.items() if offset >= self.start]
-
-
 class CompactionMachine(RuleBasedStateMachine):
     """The log, and the model that it must equal."""
 
@@ -121,7 +79,7 @@ class CompactionMachine(RuleBasedStateMachine):
         )
         self.files = FastFiles()
         self.log = make_log(self.directory, settings=self.settings, files=self.files)
-        self.model = Model()
+        self.model = Model(retention_ms=RETENTION_MS)
         self.sequences = [0] * PRODUCERS
         self.now_ms = 10_000
         self.attempt = 0
