@@ -314,8 +314,10 @@ class Compaction:
         before = standing.facts.first_dirty_offset if standing.facts is not None else -1
         standing.segment_list = None
         standing.failure = None
-        if result.fitted or result.first_uncleaned_offset <= before:
-            # Whatever a round leaves behind, it does not run again and again for it.
+        if _leaves_tombstones_due(result, self._rounds.now_ms()):
+            # Kept for another reason, they would make it due again and again for nothing.
+            standing.not_before_s = self._now_s() + SET_ASIDE_S_MAX
+        elif result.fitted or result.first_uncleaned_offset <= before:
             standing.not_before_s = self._now_s() + self._pause_s()
         else:
             standing.not_before_s = 0.0
@@ -451,6 +453,13 @@ class Compaction:
         for partition, standing in self._standings.items():
             if standing.failure is not None:
                 yield _as_problem(partition, standing.failure)
+
+
+def _leaves_tombstones_due(result: CleanResult, now_ms: int) -> bool:
+    """Whether a round that went through everything left tombstones whose time has come."""
+    horizon_ms = result.next_horizon_ms
+    is_vain = result.before.records == result.after.records
+    return result.fitted and is_vain and horizon_ms is not None and horizon_ms <= now_ms
 
 
 def _kind(error: Exception) -> str:

@@ -114,7 +114,9 @@ class CompactingLog(Log):
             raise error
         self.replaced.append(order)
         self.facts = dataclasses.replace(
-            self.facts, first_dirty_offset=result.first_uncleaned_offset
+            self.facts,
+            first_dirty_offset=result.first_uncleaned_offset,
+            next_horizon_ms=result.next_horizon_ms,
         )
         return ReplaceResult(())
 
@@ -127,12 +129,14 @@ class ScriptedCleaner:
         fail: by partition name, raised by the next round of it, and forgotten.
         hold: by partition name: the round waits for the event. It ends by being cancelled, too.
         fitted: by partition name, of each next round, whether it fitted.
+        horizon_ms: rounds remove nothing, and leave tombstones of this horizon.
     """
 
     def __init__(self) -> None:
         self.orders: list[tuple[CleanOrder, int]] = []
         self.fail: dict[str, Exception] = {}
         self.hold: dict[str, trio.Event] = {}
+        self.horizon_ms: int | None = None
         self.fitted: dict[str, Iterator[tuple[bool, int]]] = {}
         self.running: list[str] = []
         self.most_running = 0
@@ -155,7 +159,10 @@ class ScriptedCleaner:
         finally:
             self.running.remove(order.name)
         fitted, uncleaned = next(self.fitted.get(order.name, iter(())), (True, order.end_offset))
-        return result_of(order, fitted=fitted, first_uncleaned=uncleaned)
+        result = result_of(order, fitted=fitted, first_uncleaned=uncleaned)
+        if self.horizon_ms is None:
+            return result
+        return dataclasses.replace(result, after=result.before, next_horizon_ms=self.horizon_ms)
 
     @property
     def names(self) -> list[str]:

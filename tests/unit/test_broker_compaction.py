@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import trio
@@ -11,7 +12,7 @@ from logd.broker.cleaning import CleaningFailedError
 from logd.broker.worker import WorkerError, WorkerNotStartedError
 from logd.errors import LogFailedError, SegmentsChangedError
 from logd.units import GIB, MIB
-from tests.unit.scheduler_rig import Rig, until
+from tests.unit.scheduler_rig import NOW_MS, Rig, until
 
 
 async def test_the_most_pressing_partition_comes_first(
@@ -355,3 +356,34 @@ async def test_settings_change_while_it_runs(tmp_path: Path, autojump_clock: Moc
         partition.apply_settings(rig.settings())
         await trio.sleep(20)
     assert rig.cleaner.names == ["t-0"]
+
+
+async def test_tombstones_have_a_round_when_their_time_has_come(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """An idle log whose delete horizon passes is compacted again, once."""
+    rig = Rig(tmp_path)
+    (partition,) = rig.topic("t")
+    log = rig.dirty(partition, clean=100, dirty=0)
+    log.facts = dataclasses.replace(log.facts, next_horizon_ms=NOW_MS + 1000)
+    async with rig.running():
+        await trio.sleep(100)
+        assert rig.cleaner.names == []
+        rig.clock.wall_ms += 1000
+        await trio.sleep(100)
+        assert rig.cleaner.names == ["t-0"]
+
+
+async def test_a_horizon_that_stays_does_not_keep_the_cleaner_busy(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Where a round leaves tombstones that are due, the next one comes an hour later."""
+    rig = Rig(tmp_path)
+    (partition,) = rig.topic("t")
+    rig.dirty(partition)
+    rig.cleaner.horizon_ms = NOW_MS - 1
+    async with rig.running():
+        await trio.sleep(3000)
+        assert len(rig.cleaner.names) == 1
+        await trio.sleep(1000)
+        assert len(rig.cleaner.names) == 2
