@@ -61,6 +61,9 @@ SET_ASIDE_S: Final = 60.0
 SET_ASIDE_S_MAX: Final = 3600.0
 """… up to this."""
 
+OVERTAKEN_MAX: Final = 5
+"""Rounds in a row that may find their segments changed; then it is a failure like others."""
+
 PAUSE_S_MIN: Final = 0.1
 """The least time between two looks at all partitions, whatever log.cleaner.backoff.ms says."""
 
@@ -88,12 +91,14 @@ class _Standing:
     Attributes:
         segment_list: what the facts are of; None: to be asked again.
         not_before_s: when it may have its turn, on the monotonic clock.
+        overtaken: rounds in a row that came to nothing because the segments had changed.
     """
 
     segment_list: object = None
     facts: CompactionFacts | None = None
     failure: _Failure | None = None
     not_before_s: float = 0.0
+    overtaken: int = 0
 
 
 @dataclass(slots=True)
@@ -140,6 +145,7 @@ class Compaction:
         self._job_ids = itertools.count(1)
         self._not_started: str | None = None
         self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._metrics = CompactionMetrics(
@@ -157,10 +163,11 @@ class Compaction:
         """Work until cancelled, or stopped."""
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as self._nursery:
                     while True:
-                        await self._look(nursery)
+                        await self._look(self._nursery)
         finally:
+            self._nursery = None
             self._ended.set()
 
     async def stop(self) -> None:
@@ -314,6 +321,7 @@ class Compaction:
         before = standing.facts.first_dirty_offset if standing.facts is not None else -1
         standing.segment_list = None
         standing.failure = None
+        standing.overtaken = 0
         if _leaves_tombstones_due(result, self._rounds.now_ms()):
             # Kept for another reason, they would make it due again and again for nothing.
             standing.not_before_s = self._now_s() + SET_ASIDE_S_MAX
@@ -345,9 +353,11 @@ class Compaction:
             standing.not_before_s = self._now_s() + self._pause_s()
             return
         if isinstance(error, SegmentsChangedError) or _kind(error) == "gone":
-            self._metrics.outdated.add()
-            standing.not_before_s = self._now_s() + self._pause_s()
-            return
+            standing.overtaken += 1
+            if standing.overtaken < OVERTAKEN_MAX:
+                self._metrics.outdated.add()
+                standing.not_before_s = self._now_s() + self._pause_s()
+                return
         self._set_aside(partition, standing, _kind(error), reason)
 
     def _set_aside(self, partition: Partition, standing: _Standing, kind: str, reason: str) -> None:
@@ -390,7 +400,8 @@ class Compaction:
         self._jobs[job.id] = job
         self._forget_old_jobs()
         self._demands += [(job, number) for number in indexes]
-        self._wake.set()
+        if self._nursery is not None:
+            self._start_demands(self._nursery)  # A look at ten thousand partitions takes its time.
         return job
 
     def job(self, job_id: int) -> Job | None:

@@ -180,6 +180,26 @@ async def test_records_deleted_meanwhile_are_no_failure(
     assert rig.metric('logd_compaction_rounds_total{outcome="outdated"}') == 2
 
 
+async def test_a_segment_that_stays_away_is_a_failure(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A file that somebody removed is not taken for a deletion again and again."""
+    rig = Rig(tmp_path)
+    (partition,) = rig.topic("t")
+    rig.dirty(partition)
+    gone = CleaningFailedError("gone", "no such file: 5.log")
+    rig.cleaner.fail["t-0"] = gone
+    async with rig.running():
+        await trio.sleep(1)
+        for number in range(1, 5):
+            assert len(rig.cleaner.names) == number
+            assert rig.kinds() == []
+            rig.cleaner.fail["t-0"] = gone
+            await trio.sleep(15)
+        assert len(rig.cleaner.names) == 5
+    assert rig.kinds() == ["compaction_failed"]
+
+
 async def test_without_an_interpreter_nobody_is_set_aside(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
