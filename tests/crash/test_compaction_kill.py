@@ -159,7 +159,7 @@ class Chaos:
             "segment_bytes": chance.choice(("10000", "40000")),
             "cleanup_policy": chance.choice(("compact,delete", "compact,delete", "delete")),
         }
-        alter(self.server, ResourceType.TOPIC, "t", **changes)
+        alter(self.server, ResourceType.TOPIC, "t", timeout_s=2, **changes)
 
 
 @pytest.mark.slow

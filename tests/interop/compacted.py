@@ -109,16 +109,24 @@ def survivors(messages: Iterable[Any]) -> Model:
     return found
 
 
-def alter(server: ServerProcess, kind: ResourceType, name: str, **config: str) -> None:
-    """Replace the settings of a topic or of the server while it runs."""
+def alter(
+    server: ServerProcess,
+    kind: ResourceType,
+    name: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    **config: str,
+) -> None:
+    """Change settings of a topic or of the server while it runs."""
     changes = [
         ConfigEntry(key.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
         for key, value in config.items()
     ]
     resource = ConfigResource(kind, name, incremental_configs=changes)
     admin = AdminClient({"bootstrap.servers": server.bootstrap})
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(TIMEOUT_S)
+    changed = admin.incremental_alter_configs([resource], request_timeout=timeout_s)
+    for future in changed.values():
+        future.result(timeout_s)
 
 
 def slow_down(server: ServerProcess, bytes_per_s: int | None) -> None:
