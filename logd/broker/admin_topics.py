@@ -288,7 +288,7 @@ async def _delete_records(
 async def _move_log_start(broker: Broker, name: str, index: int, offset: int) -> int:
     partition = broker.topics.partition(name, index)
     check_not_internal(name)
-    if "delete" not in partition.settings.cleanup_policy:
+    if partition.settings.cleanup_policy == ("compact",):
         raise PolicyViolationError(
             f"topic {name} is only compacted; records are deleted where cleanup.policy has delete"
         )

@@ -87,10 +87,6 @@ class TopicSettings:
         return DEFAULT_FLUSH_INTERVAL_MS if self.flush_ms == NEVER else self.flush_ms
 
 
-def _check_not_empty(value: Value) -> str | None:
-    return None if value else "at least one word is needed"
-
-
 def _check_gzip_level(value: Value) -> str | None:
     return "0 is not a level; -1 or 1 to 9 is" if value == 0 else None
 
@@ -110,9 +106,9 @@ def _check_profile(value: Value) -> str | None:
 _KAFKA: Final = (
     Setting(
         name="cleanup.policy", kind=Kind.LIST, default=("delete",), choices=("delete", "compact"),
-        rule=_check_not_empty, server_names=("log.cleanup.policy",),
+        server_names=("log.cleanup.policy",),
         doc="delete: old segments go when retention allows; compact: the last record of each key "
-        "stays; both may be given.",
+        "stays; both may be given, or none: then all stays.",
     ),
     Setting(
         name="compression.gzip.level", kind=Kind.INT, default=-1, low=-1, high=9,

@@ -294,6 +294,13 @@ async def test_records_whose_sync_is_under_way_can_be_deleted(server: Server) ->
     assert await delete(server, ("a", 0, -1)) == [(0, 20)]
 
 
+async def test_records_are_deleted_by_hand_where_nothing_else_deletes(server: Server) -> None:
+    """cleanup.policy may be empty: neither retention nor compaction, but DeleteRecords."""
+    await server.topics.create("a", 1, {"cleanup.policy": ""})
+    server.partition("a").hold(10)
+    assert await delete(server, ("a", 0, 4)) == [(0, 4)]
+
+
 async def test_refused_deletions_of_records(server: Server) -> None:
     """Beyond the end, negative, unknown, twice, internal, or only compacted."""
     for name, overrides in (
