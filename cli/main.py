@@ -14,6 +14,7 @@ import click
 
 from cli.bench import bench
 from cli.check import check
+from cli.compact import compact
 from cli.config import config
 from cli.consume import consume
 from cli.delete_records import delete_records
@@ -67,6 +68,7 @@ for _command in (
     delete_records,
     segments,
     retain,
+    compact,
     status,
     config,
     dump,

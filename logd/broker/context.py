@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from logd.broker.compaction import Compaction
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.groups import Coordinator
@@ -39,6 +40,7 @@ class Broker:
         started_at: monotonic seconds.
         groups: the coordinator of all consumer groups; set once, before the first request.
         retention: what deletes old segments; set once, likewise.
+        compaction: what compacts, by itself and on demand; set once, likewise.
         not_ready: why the broker does not serve yet, or None; the server clears it.
     """
 
@@ -57,6 +59,7 @@ class Broker:
     disk: DiskSpace
     groups: Coordinator = field(init=False)
     retention: Retention = field(init=False)
+    compaction: Compaction = field(init=False)
     node_id: int = NODE_ID
     not_ready: str | None = "starting"
     problem_sources: list[Callable[[], Iterable[Problem]]] = field(default_factory=list)

@@ -32,6 +32,7 @@ from logd.broker import deletion
 from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
+from logd.broker.round_gate import RoundGate
 from logd.broker.services import PartitionServices
 from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
@@ -70,6 +71,7 @@ class Partition:
         high_watermark: offsets below it are visible; see the invariants.
         offline: why the partition serves nothing any more, or None.
         is_congested: producers should pause; as of the last write or sync.
+        round: lets a round of compaction read the files, until they go away.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Partition:
         self._fetches: list[Wakeable] = []
         self._congested: list[Callable[[], None]] = []
         self.is_congested = False
+        self.round = RoundGate()
         self.apply_settings(settings)
 
     def __repr__(self) -> str:
@@ -537,15 +540,10 @@ class Partition:
         return result
 
     async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        """Return (offset, timestamp, leader epoch) of the first visible record at or after a time.
-
-        (-1, -1, -1) where there is none.
-        """
-        found = await self._services.offload.run("disk", self._offset_for_timestamp, timestamp_ms)
+        """Return offset, timestamp, epoch of the first visible record not before a time, or -1s."""
+        job = partial(self.log.offset_for_timestamp, timestamp_ms, below=self.high_watermark)
+        found = await self._services.offload.run("disk", job)
         return found if found is not None else (-1, -1, -1)
-
-    def _offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
-        return self.log.offset_for_timestamp(timestamp_ms, below=self.high_watermark)
 
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
@@ -589,6 +587,7 @@ class Partition:
     async def retire(self, reason: str) -> None:
         """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""
         self._stop_serving(LogFailedError(reason))
+        await self.round.close()
         await self.close()
         self.log.fail(LogFailedError(reason))
 

@@ -184,7 +184,7 @@ _KAFKA: Final = (
         name="max.compaction.lag.ms", kind=Kind.LONG, default=NEVER, low=1, unit="ms",
         server_names=("log.cleaner.max.compaction.lag.ms",),
         doc="A record is compacted at the latest this long after it was written, whatever "
-        "min.cleanable.dirty.ratio says.",
+        "min.cleanable.dirty.ratio says; so its segment is sealed by then.",
     ),
     Setting(
         name="max.message.bytes", kind=Kind.INT, default=MIB + 12, low=0, unit="bytes",
@@ -331,8 +331,7 @@ _OURS: Final = (
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
 _LATER: Final = frozenset(
     (
-        *("delete.retention.ms", "min.cleanable.dirty.ratio", "min.compaction.lag.ms"),
-        *("max.compaction.lag.ms", "segment.jitter.ms"),
+        "segment.jitter.ms",
         *("remote.storage.enable", "cold.enable", "cold.profile", "cold.after.ms"),
         *("cold.after.bytes", "cold.grace.ms", "cold.hot.retention.ms", "cold.compression"),
     )

@@ -7,6 +7,8 @@
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
     POST /v1/retain    ?topic=NAME[&partition=N][&explain=true][&ignore_clock_guard=true]: deletes
                        what retention allows now, or says what goes, when and by which rule
+    POST /v1/compact   ?topic=NAME[&partition=N]: begins to compact; the job, or the one under way
+    GET  /v1/compact   [?id=N]: how far jobs are, or one of them, and what each partition came to
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
@@ -27,6 +29,7 @@ import msgspec
 
 from logd.broker import group_status, retain, status
 from logd.broker.adopt import adopt
+from logd.broker.compaction_round import NotCompactedError
 from logd.broker.context import Broker
 from logd.errors import (
     DataDirectoryError,
@@ -67,6 +70,7 @@ class AdminHandler:
             "/v1/status": {"GET": self._status},
             "/v1/segments": {"GET": self._segments},
             "/v1/retain": {"POST": self._retain},
+            "/v1/compact": {"POST": self._compact, "GET": self._compact_job},
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
             _GROUP_PREFIX: {"GET": self._group},
@@ -126,6 +130,19 @@ class AdminHandler:
         # Ten thousand segments make two megabytes: not on the loop.
         return await broker.offload.run("admin", _as_json, answer)
 
+    async def _compact(self, request: Request) -> Response:
+        name, index = _topic_and_partition(request)
+        return _as_json(self._broker.compaction.request(name, index).as_document())
+
+    async def _compact_job(self, request: Request) -> Response:
+        number = _as_number(request.query.get("id"), "a compaction's id")
+        if number is None:
+            return _as_json([job.as_document() for job in self._broker.compaction.jobs()])
+        job = self._broker.compaction.job(number)
+        if job is None:
+            raise HttpError(404, f"there is no compaction of id {number}")
+        return _as_json(job.as_document())
+
     async def _groups(self, _request: Request) -> Response:
         return _as_json(group_status.list_groups(self._broker.groups))
 
@@ -159,7 +176,7 @@ def _topic_and_partition(request: Request) -> tuple[str, int | None]:
     name = request.query.get("topic")
     if not name:
         raise HttpError(400, f"say which topic: {request.path}?topic=NAME")
-    return name, _as_index(request.query.get("partition"))
+    return name, _as_number(request.query.get("partition"), "a partition")
 
 
 def _is_true(request: Request, name: str) -> bool:
@@ -169,11 +186,11 @@ def _is_true(request: Request, name: str) -> bool:
     return text == "true"
 
 
-def _as_index(text: str | None) -> int | None:
+def _as_number(text: str | None, what: str) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise HttpError(400, "a partition is a number from 0 on")
+        raise HttpError(400, f"{what} is a number from 0 on")
     return int(text)
 
 
@@ -182,4 +199,4 @@ def _status_of(error: LogdError) -> int:
         return 404
     if isinstance(error, DataDirectoryError | UnsupportedFormatError):
         return 409
-    return 400 if isinstance(error, RequestError) else 503
+    return 400 if isinstance(error, RequestError | NotCompactedError) else 503

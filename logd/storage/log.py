@@ -25,24 +25,28 @@ a failed write leaves no byte behind; a failed sync ends the log; only verified 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from logd.errors import LogFailedError
+from logd.policy.compaction import CompactionFacts, CompactionPlan
 from logd.policy.retention import SegmentFacts
 from logd.record.batch import BatchHeader, Writable
 from logd.storage import log_open, partition_files
+from logd.storage.clean_order import CleanLimits, CleanOrder, CleanResult
 from logd.storage.clean_stop import CleanLog
 from logd.storage.damage import DamagedRange
 from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files, OpenFile
 from logd.storage.log_append import CHECKPOINT_BYTES, LogAppender
 from logd.storage.log_checkpoint import Checkpoint, take_checkpoint, write_checkpoint
+from logd.storage.log_compact import clean_order, compaction_facts, replace_segments
 from logd.storage.log_delete import DeleteResult, delete_before, is_deletion_unfinished
 from logd.storage.log_describe import describe_segment
 from logd.storage.log_facts import oldest_segments
 from logd.storage.log_read import LogReader
 from logd.storage.log_settings import LogSettings
-from logd.storage.log_state import LogParts, LogState
+from logd.storage.log_state import LogParts, LogState, retry_if_replaced
 from logd.storage.log_times import TimeLookup
 from logd.storage.log_write import SegmentWriter
 from logd.storage.open_files import OpenFiles
@@ -51,6 +55,7 @@ from logd.storage.recovery_report import RecoveryReport
 from logd.storage.segment import Segment, SegmentInfo
 from logd.storage.segment_files import SegmentFiles
 from logd.storage.staged import StagedWrite, WriteResult
+from logd.storage.swap import ReplaceResult
 from logd.storage.sync_journal import SyncPoint
 
 __all__ = ["Checkpoint", "DeleteResult", "Log", "LogSettings", "SyncTicket"]
@@ -473,6 +478,21 @@ class Log(LogState):
         """
         return delete_before(self, offset, self._roll)
 
+    def compaction_facts(self, *, bound_offset: int) -> CompactionFacts:
+        """Return what `plan_compaction` decides by; see `log_compact`. Blocking."""
+        call = partial(compaction_facts, self, self._reader, bound_offset=bound_offset)
+        return retry_if_replaced(call)
+
+    def clean_order(
+        self, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+    ) -> CleanOrder:
+        """Return the order for a planned round; see `log_compact`. Not blocking, on the loop."""
+        return clean_order(self, plan, attempt=attempt, now_ms=now_ms, limits=limits)
+
+    def replace_segments(self, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+        """Put what a round wrote in its place; see `log_compact`. Blocking, exclusive."""
+        return replace_segments(self, order, result)
+
     # --- checkpoint and close --------------------------------------------------------------------
 
     @property
@@ -565,4 +585,8 @@ class Log(LogState):
         Raises:
             DamagedRangeError: a segment cannot be read.
         """
-        return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
+
+        def describe() -> list[SegmentInfo]:
+            return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
+
+        return retry_if_replaced(describe)
