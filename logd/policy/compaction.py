@@ -45,7 +45,7 @@ class SegmentFacts:
 
     Attributes:
         end_offset: the next segment's base offset.
-        first_timestamp_ms: of its first batch.
+        first_timestamp_ms: the greatest one of its first batch, as Kafka counts.
         last_timestamp_ms: the greatest one.
     """
 

@@ -88,6 +88,7 @@ class SourceReader:
     def headers(self, *, end: int | None = None) -> Iterator[tuple[int, BatchHeader]]:
         """Yield position and header of each batch, up to the position `end`."""
         size = self.segment.log_bytes if end is None else end
+        assert 0 <= size <= self.segment.log_bytes
         next_offset = self.segment.base_offset
         position, last_bytes = 0, 0
         while position < size:
@@ -138,11 +139,13 @@ class SourceReader:
     def whole(self, position: int, header: BatchHeader) -> bytes:
         """Return the bytes of a batch, which fit its CRC."""
         at = self._find(position, header)
+        assert 0 <= at <= len(self._data) - header.size
         return self._data[at : at + header.size]
 
     def _find(self, position: int, header: BatchHeader) -> int:
         """Have the whole batch in the window; return where."""
         self._wanted = True
+        assert position + header.size <= self.segment.log_bytes
         at = position - self._start
         if not 0 <= at <= len(self._data) - header.size:
             if header.size > self._memory_bytes:
@@ -209,6 +212,7 @@ class SourceReader:
         horizon_ms: int | None,
     ) -> bytearray:
         """Return the batch with these pieces of its content alone; see `rebuild_batch`."""
+        assert pieces
         try:
             return rebuild_batch(header, content, pieces, horizon_ms=horizon_ms)
         except CorruptRecordsError as error:

@@ -140,6 +140,7 @@ class CleanedWriter:
         """
         if self._buffers:
             self._flush()
+        assert self._written == self.size
         self._files.sync(self._file)
         self._add_time_entry()
         for suffix, data in ((INDEX_SUFFIX, self._index), (TIME_INDEX_SUFFIX, self._time_index)):

@@ -111,12 +111,14 @@ class _Meter:
 
     def begin(self, phase: str, all_bytes: int) -> None:
         """Begin a phase of so many bytes."""
+        assert all_bytes >= 0
         self._phase = (phase, all_bytes)
         self._done_bytes = self._told_bytes = 0
         self._on_progress(Progress(phase, 0, all_bytes))
 
     def advance(self, size: int) -> None:
         """So many source bytes are done with."""
+        assert size >= 0
         self._done_bytes += size
         if self._done_bytes - self._told_bytes >= PROGRESS_BYTES:
             self._told_bytes = self._done_bytes
@@ -124,11 +126,13 @@ class _Meter:
 
     def read(self, size: int) -> None:
         """So many bytes were read."""
+        assert size >= 0
         self.read_bytes += size
         self._pace(size)
 
     def write(self, size: int) -> None:
         """So many bytes are to be written; DiskFullError where that would break the reserve."""
+        assert size > 0
         if self.written_bytes + size > self._checked_bytes:
             self._check_space(size)
         self.written_bytes += size
@@ -142,6 +146,7 @@ class _Meter:
                 f"{self._order.directory}: {free_bytes} bytes are free, compaction must leave "
                 f"{reserve_bytes}"
             )
+        assert free_bytes >= reserve_bytes
         room_bytes = min(SPACE_CHECK_BYTES, free_bytes - reserve_bytes)
         self._checked_bytes = self.written_bytes + room_bytes
 
@@ -224,6 +229,7 @@ class _Round:
     def _add_keys(self, reader: SourceReader, position: int, header: BatchHeader) -> None:
         found, _ = reader.keys(position, header, want_starts=False)
         base = header.base_offset
+        assert len(found.keys) == len(found.deltas) == header.count
         offsets: Sequence[int]
         if isinstance(found.deltas, range):
             offsets = range(base, base + len(found.deltas))
@@ -266,6 +272,7 @@ class _Round:
 
     def _write_hole(self, carried: tuple[SourceSegment, ...]) -> CleanedGroup:
         """Replace the log's first segments by an empty one: no other one can take them in."""
+        assert carried[0] == self._order.segments[0]
         out = _GroupOutput(self._files, self._order, self._meter, carried)
         out.open()
         new = out.finish()
@@ -299,6 +306,7 @@ class _Round:
             return self._copy_from_head(out, reader, position, header)
         first = self._next_live
         end = bisect_right(self._live, header.last_offset, first)
+        assert end - first <= header.count, "the map names records that are not there"
         self._next_live = end
         tombstones = self._tombstone_batches
         has_tombstones = (
@@ -320,6 +328,7 @@ class _Round:
         self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
         last_offsets = self._map.last_offsets
+        assert header.count
         found, content = reader.keys(position, header, want_starts=False)
         if (
             not found.tombstones
@@ -360,6 +369,7 @@ class _Round:
         if len(kept) == header.count and new_horizon_ms is None:
             return self._keep_whole(out, reader, position, header)
         starts = [*found.starts, found.end]
+        assert len(starts) == header.count + 1
         pieces = [(starts[at], starts[at + 1]) for at in kept]
         data = reader.rebuild(position, header, content, pieces, horizon_ms=new_horizon_ms)
         self._after_records += len(kept)
@@ -439,6 +449,7 @@ class _GroupOutput:
 
     def open(self, base_offset: int | None = None) -> CleanedWriter:
         """Begin a new segment; the first one has the base offset of the first old one."""
+        assert (base_offset is None) == (self._writer is None)
         self._changed = True
         base = self.segments[0].base_offset if base_offset is None else base_offset
         self._writer = CleanedWriter(
@@ -454,6 +465,7 @@ class _GroupOutput:
 
     def keep(self, header: BatchHeader, reader: SourceReader, position: int) -> None:
         """Take a batch as it is."""
+        assert header.base_offset >= self.segments[0].base_offset
         if self._changed:
             self._add(header, reader.whole(position, header))
         else:
@@ -476,6 +488,7 @@ class _GroupOutput:
                 self._add(header, again.whole(position, header))
 
     def _add(self, header: BatchHeader, data: Buffer) -> None:
+        assert self._changed
         writer = self._writer or self.open()
         if not writer.fits(header, len(data)):
             self._new.append(writer.finish())

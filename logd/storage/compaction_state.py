@@ -71,6 +71,7 @@ def read_compaction(files: Files, directory: str) -> CompactionState:
         version. OSError: it cannot be read.
     """
     path = f"{directory}/{COMPACTION_NAME}"
+    assert directory
     try:
         state = read_state(files, path, limit_bytes=_BYTES_MAX, newest_version=COMPACTION_VERSION)
     except FileNotFoundError:

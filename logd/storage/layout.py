@@ -99,6 +99,7 @@ def cleaned_file_name(base_offset: int, attempt: int, suffix: str) -> str:
 def base_file_name(name: str) -> str:
     """Return a segment file's own name: without what marks it as new or as deleted."""
     name = name.removesuffix(DELETED_SUFFIX)
+    assert "/" not in name
     cleaned = _CLEANED.fullmatch(name)
     return name if cleaned is None else cleaned[1] + cleaned[2]
 

@@ -26,7 +26,7 @@ from logd.errors import (
 )
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
 from logd.storage import swap
-from logd.storage.checkpoint import read_snapshot, snapshot_path
+from logd.storage.checkpoint import SNAPSHOTS_KEPT, read_snapshot, snapshot_path
 from logd.storage.clean_order import (
     CleanLimits,
     CleanOrder,
@@ -62,6 +62,7 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
     """
     if state.failed is not None:
         raise state.failed
+    assert 0 <= bound_offset <= state.written_offset
     segments = state.segment_list
     known = _known_state(state, segments)
     is_damaged = bool(state.damage.ranges)
@@ -99,6 +100,7 @@ def _known_state(state: LogState, segments: SegmentList) -> CompactionState:
 def _segment_facts(
     state: LogState, reader: LogReader, segment: Segment, *, is_dirty: bool
 ) -> SegmentFacts:
+    assert not segment.is_active
     if is_dirty:
         if segment.first_timestamp_ms is None or segment.max_timestamp is None:
             segment.first_timestamp_ms = describe_segment(state, reader, segment).first_timestamp_ms
@@ -276,7 +278,8 @@ def _renew_checkpoint(state: LogState, replacement: Replacement) -> None:
 
 
 def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
-    stale = []
+    stale: list[int] = []
+    assert len(state.snapshot_offsets) <= SNAPSHOTS_KEPT
     for offset in state.snapshot_offsets:
         try:
             base = read_snapshot(state.files, state.directory, offset).segment_base
@@ -296,7 +299,9 @@ def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -
         DiskFullError: no space for the manifest; nothing has changed.
         LogFailedError: it could not be written, or nobody knows.
     """
+    assert state.open_lock.locked()
     for segment in old:
+        assert not segment.is_active
         segment.is_replaced = True
     try:
         swap.write_replacement(state.files, state.directory, replacement)
@@ -313,6 +318,7 @@ def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -
 def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment]) -> None:
     """Put the new segments into the list, in one assignment."""
     gone = frozenset(segment.base_offset for segment in old)
+    assert state.segment_list.active.base_offset not in gone
     kept = [item for item in state.segment_list.items if item.base_offset not in gone]
     made = [Segment(state.directory, segment.base_offset) for segment in new]
     for segment, written in zip(made, new, strict=True):

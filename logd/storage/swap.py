@@ -120,6 +120,7 @@ def write_replacement(files: Files, directory: str, replacement: Replacement) ->
         **replacement.compaction.to_fields(),
     }
     payload = json.dumps(fields, separators=(",", ":")).encode()
+    assert replacement == _decode(json.loads(payload))
     assert len(payload) <= REPLACEMENT_BYTES_MAX
     write_state(files, replacement_path(directory), payload, version=REPLACEMENT_VERSION)
 
@@ -183,7 +184,8 @@ def exchange_names(files: Files, directory: str, replacement: Replacement) -> li
     Raises:
         OSError: some are renamed, some are not.
     """
-    unlink_paths = []
+    unlink_paths: list[str] = []
+    assert replacement.old
     for base in replacement.gone:
         for suffix in SUFFIXES:
             unlink_paths += _set_aside(files, f"{directory}/{segment_file_name(base, suffix)}")
@@ -199,6 +201,7 @@ def exchange_names(files: Files, directory: str, replacement: Replacement) -> li
 
 
 def _set_aside(files: Files, path: str) -> list[str]:
+    assert not path.endswith(DELETED_SUFFIX)
     # A segment that was copied here and never opened may have no index.
     with contextlib.suppress(FileNotFoundError):
         files.rename(path, path + DELETED_SUFFIX)
@@ -212,6 +215,7 @@ def end_replacement(files: Files, directory: str, replacement: Replacement) -> N
     Raises:
         OSError: the manifest may still be there.
     """
+    assert files.exists(replacement_path(directory)), "committed"
     # Without this the next round looks at more than it has to, so a full disk is no obstacle.
     with contextlib.suppress(OSError):
         write_compaction(files, directory, replacement.compaction)

@@ -270,7 +270,7 @@ def test_a_recovery_that_is_stopped_is_begun_anew(tmp_path: Path, rng: random.Ra
             recover_log(str(start), settings=SETTINGS, files=again, point=session.point)
             ended = True
         except Stop:
-            pass
+            pass  # As ordered.
         left = tmp_path / f"then{stop_at}"
         again.crash(rng.choice(MODES), str(left), rng)
         again.close()

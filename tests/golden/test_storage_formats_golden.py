@@ -13,11 +13,14 @@ import pytest
 from logd.policy.clock_guard import ClockNote
 from logd.storage import sync_journal
 from logd.storage.catalog import SqliteCatalog
+from logd.storage.clean_order import NewSegment
 from logd.storage.clean_stop import CleanLog, CleanStop, read_clean_stop, write_clean_stop
 from logd.storage.clock_note import read_clock_note, write_clock_note
+from logd.storage.compaction_state import CompactionState, read_compaction, write_compaction
 from logd.storage.files import Files
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.state_file import read_state, write_state
+from logd.storage.swap import Replacement, read_replacement, write_replacement
 from logd.storage.sync_journal import SyncJournal, SyncPoint
 from logd.storage.time_index import TimeIndex
 
@@ -51,6 +54,29 @@ def test_state_file(directory: str) -> None:
     assert read_state(Files(), path, limit_bytes=100) == (7, b"a payload")
     write_state(Files(), f"{directory}/new", b"a payload", version=7)
     assert Path(directory, "new").read_bytes().hex() == golden("state_file_v1").hex()
+
+
+def test_compaction_state(directory: str) -> None:
+    """Payload version 1."""
+    state = CompactionState(1_200, 1_700_000_000_000)
+    put(directory, "compaction", golden("compaction_v1"))
+    assert read_compaction(Files(), directory) == state
+    write_compaction(Files(), directory, state)
+    assert Path(directory, "compaction").read_bytes().hex() == golden("compaction_v1").hex()
+
+
+def test_replacement_manifest(directory: str) -> None:
+    """Payload version 1."""
+    replacement = Replacement(
+        7,
+        (0, 100, 250),
+        (NewSegment(0, 4096, 16, 24), NewSegment(250, 61, 0, 0)),
+        CompactionState(300, None),
+    )
+    put(directory, "replacement", golden("replacement_v1"))
+    assert read_replacement(Files(), directory) == replacement
+    write_replacement(Files(), directory, replacement)
+    assert Path(directory, "replacement").read_bytes().hex() == golden("replacement_v1").hex()
 
 
 def test_clean_stop_marker(directory: str) -> None:

@@ -285,8 +285,9 @@ def has_reached(logd: Logd, phase: str) -> bool:
     """Whether the newest job's round has a process, and is in that phase."""
     url = "http://{}:{}/v1/compact".format(*logd.server.admin)
     with urllib.request.urlopen(url, timeout=10) as answer:
-        progress = json.loads(answer.read())[-1]["progress"]
-    return bool(cleaner_pids(logd.server)) and progress >= (0.5 if phase == "copy" else 0)
+        jobs = json.loads(answer.read())
+    share = 0.5 if phase == "copy" else 0
+    return bool(jobs and jobs[-1]["progress"] >= share and cleaner_pids(logd.server))
 
 
 def has_ended(pid: int) -> bool:
@@ -304,11 +305,16 @@ def test_kill_9_of_the_server_in_each_phase(own: Logd, rng: random.Random) -> No
     produce(own.server, "t", pairs, model)
     slow_down(own.server, 200_000)
     for phase in ("keys", "copy"):
-        own.run("compact", "t", "--no-wait")
+        command = subprocess.Popen(
+            [*own.PROGRAM, "compact", "t"], env=own.environment, stderr=subprocess.PIPE
+        )
         until(partial(has_reached, own, phase), "no progress")
         (pid,) = cleaner_pids(own.server)
         own.server.kill()
         until(partial(has_ended, pid), "the cleaner goes on")
+        _, said = command.communicate(timeout=TIMEOUT_S)
+        assert (command.returncode, said.count(b"\n")) == (3, 1)
+        assert b"nothing is left half done" in said
         own.server.start()
         own = Logd(own.server)
         assert left_over(own.server) == []
