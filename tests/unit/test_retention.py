@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from logd.broker.context import Broker
+from logd.broker.maintenance import Maintenance
 from logd.broker.retention import SEGMENTS_PER_STEP
+from logd.metrics import Histogram
 from logd.policy.clock_guard import AHEAD_MAX_MS, HOLD_MS, ClockNote
 from logd.units import DAY_MS, HOUR_MS
 from tests.unit.retention_rig import LIMIT_MS, START_MS, MovableClock, PickyFiles, RetentionRig
@@ -504,6 +509,52 @@ def test_a_partition_that_fails_does_not_stop_the_others(directory: str) -> None
     assert not rig.problems()
     assert rig.metric("logd_retention_failed_partitions") == 0
     assert rig.metric("logd_retention_lateness_seconds") == 0
+
+
+def test_a_full_disk_is_what_retention_is_for(directory: str) -> None:
+    """Deleting needs a little space itself: the ballast's, which is given up for it."""
+    files = PickyFiles()
+    rig = RetentionRig(directory, files=files)
+    partition = rig.opened()
+    rig.fill(partition, 3, age_ms=LIMIT_MS)
+    files.failing["create_or_truncate", "log-start-offset"] = errno.ENOSPC
+    given_up = 0
+
+    def release_ballast() -> bool:
+        nonlocal given_up
+        given_up += 1
+        files.failing.clear()
+        return True
+
+    rig.services.release_ballast = release_ballast
+    rig.run_round()
+    assert (partition.log_start_offset, given_up, rig.problems()) == (12, 1, [])
+
+
+def test_an_idle_log_that_cannot_be_rolled_does_not_stop_the_others(directory: str) -> None:
+    """The round of idle rolls: no space in one, an error in another, the third is rolled."""
+    files = PickyFiles()
+    rig = RetentionRig(directory, files=files)
+    names = ("full", "broken", "well")
+    partitions = {name: rig.opened(name, segment_ms="1000") for name in names}
+    for partition in partitions.values():
+        rig.append(partition, 0)
+    rig.clock.pass_ms(2000)
+    files.failing["create", "/full-0/"] = errno.ENOSPC
+    files.failing["create", "/broken-0/"] = errno.EIO
+    broker = SimpleNamespace(topics=rig.as_topics, events=rig.events)
+    maintenance = Maintenance(
+        cast("Broker", broker), rig.services, lag=Histogram([1]), ensure_ballast=lambda: True
+    )
+    for _ in range(2):
+        trio.run(maintenance.roll)
+    assert {name: rig.bases(name)[-1] for name in names} == {"full": 0, "broken": 0, "well": 1}
+    offline = {name for name, partition in partitions.items() if partition.offline is not None}
+    assert offline == {"broken"}
+    assert len(rig.events_of("idle log not rolled")) == 3
+    files.failing.clear()
+    trio.run(maintenance.roll)
+    assert rig.bases("full")[-1] == 1
 
 
 def test_a_disk_error_takes_only_its_partition_offline(directory: str) -> None:
