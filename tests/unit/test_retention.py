@@ -127,7 +127,7 @@ def test_new_settings_hold_from_the_next_look_on(rig: RetentionRig) -> None:
     assert partition.log_start_offset == 8
 
 
-@pytest.mark.parametrize("step", ["disk", "write"])
+@pytest.mark.parametrize("step", ["disk", "delete"])
 def test_what_was_decided_by_old_settings_is_decided_again(rig: RetentionRig, step: str) -> None:
     """Settings that change while it is decided, or while the deletion waits for a write: nothing
     goes by the old ones."""
@@ -192,7 +192,7 @@ def test_a_stop_ends_with_the_step_under_way(directory: str) -> None:
             began = trio.Event()
 
             async def tell(kind: str) -> None:
-                if kind == "write":
+                if kind == "delete":
                     began.set()
                     await trio.lowlevel.checkpoint()
 
@@ -249,7 +249,7 @@ async def test_a_topic_is_not_gone_before_its_deletion_under_way(rig: RetentionR
     order: list[str] = []
 
     async def wait(kind: str) -> None:
-        if kind == "write":
+        if kind == "delete":
             began.set()
             await may_end.wait()
             order.append("deleted")
