@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from logd.policy.retention import RetentionRules, plan_retention
+from logd.storage import log_facts
 from logd.storage.clean_stop import CleanLog
 from logd.storage.files import Files
 from logd.storage.log import Log
@@ -176,6 +177,18 @@ def test_a_crash_at_any_call_of_a_deletion(tmp_path: Path, part: int, rng: rando
             disk.crash(mode, f"{target}-b", rng)
             check_retention(f"{target}-b", session, same_boot=same_boot)
         disk.close()
+
+
+def test_a_timestamp_that_is_not_the_greatest_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check bites: facts that make segments look a second older delete what is too young."""
+    right = log_facts._max_timestamp_ms
+    monkeypatch.setattr(log_facts, "_max_timestamp_ms", lambda *given: right(*given) - 1000)
+    disk = LyingDisk(str(tmp_path))
+    with pytest.raises(AssertionError):
+        run(disk, History())
+    disk.close()
 
 
 def open_clean(files: Files, root: str, clean: CleanLog) -> Log:
