@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from logd.broker import permissions
 from logd.broker.context import Broker, RequestContext
 from logd.broker.topic import Topic
 from logd.errors import (
@@ -127,16 +128,18 @@ async def handle_init_producer_id(
 async def handle_describe_producers(
     context: RequestContext, request: DescribeProducersRequest, _version: int
 ) -> DescribeProducersResponse:
-    """List the idempotent producers that each partition remembers."""
+    """List the idempotent producers that each partition remembers, once for each partition."""
+    asked: dict[str, list[int]] = {}
+    for topic in request.topics:
+        asked.setdefault(topic.name, []).extend(topic.partition_indexes)
     topics = [
         TopicResponse(
-            name=topic.name,
+            name=name,
             partitions=[
-                _describe_producers(context.broker, topic.name, index)
-                for index in topic.partition_indexes
+                _describe_producers(context.broker, name, index) for index in dict.fromkeys(indexes)
             ],
         )
-        for topic in request.topics
+        for name, indexes in asked.items()
     ]
     return DescribeProducersResponse(topics=topics)
 
@@ -187,6 +190,11 @@ async def handle_describe_cluster(
         cluster_id=broker.cluster_id,
         controller_id=broker.node_id,
         brokers=[DescribeClusterBroker(broker_id=broker.node_id, host=host, port=port)],
+        cluster_authorized_operations=(
+            permissions.ON_CLUSTER
+            if request.include_cluster_authorized_operations
+            else permissions.NOT_ASKED
+        ),
     )
 
 

@@ -52,7 +52,14 @@ from logd.storage.swap import Replacement, ReplaceResult
 
 
 def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -> CompactionFacts:
-    """Return what a round is planned by; see `Log.compaction_facts`."""
+    """Return what `plan_compaction` decides by. Blocking: opens each dirty segment once.
+
+    Args:
+        bound_offset: no record at or above it may be touched: the high watermark, or less.
+
+    Raises:
+        DamagedRangeError: a segment cannot be read. LogFailedError: the log is poisoned.
+    """
     if state.failed is not None:
         raise state.failed
     assert 0 <= bound_offset <= state.written_offset
@@ -115,7 +122,14 @@ def _segment_facts(
 def clean_order(
     state: LogState, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
 ) -> CleanOrder:
-    """Return the order for a planned round; see `Log.clean_order`."""
+    """Return the order for a planned round. Not blocking, on the loop.
+
+    Args:
+        attempt: a number that no earlier round had in this directory.
+
+    Raises:
+        LogFailedError: the log is poisoned. SegmentsChangedError: the plan is out of date.
+    """
     if state.failed is not None:
         raise state.failed
     planned = [(i.base_offset, i.end_offset, i.size_bytes) for group in plan.groups for i in group]
@@ -149,7 +163,18 @@ def clean_order(
 
 
 def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) -> ReplaceResult:
-    """Put what a round wrote in the place of what it read; see `Log.replace_segments`."""
+    """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
+
+    Durability: one commit point. A crash before it leaves the old segments, a crash behind it the
+    new ones (the next start finishes the renames); never both, never a mixture. When this returns,
+    the new ones are durable.
+
+    Raises:
+        SegmentsChangedError: records were deleted meanwhile, or the files are not those that the
+            result names; nothing has changed.
+        DiskFullError: no space for the manifest; nothing has changed.
+        LogFailedError: the log is poisoned, or the disk refused half-way.
+    """
     if state.failed is not None:
         raise state.failed
     assert result.attempt == order.attempt

@@ -134,15 +134,18 @@ async def test_producers_that_arrive_together_share_no_id() -> None:
 
 
 async def test_describe_producers(server: Server) -> None:
-    """What each partition remembers of its producers; an unknown partition is said to be."""
+    """What each partition remembers of its producers, once; an unknown one is said to be."""
     await server.topics.create("t", 1, {})
     server.partition("t").log.producers.described = [
         SimpleNamespace(producer_id=9, epoch=2, last_sequence=41, last_timestamp_ms=777)
     ]
-    topic = describe_producers.TopicRequest(name="t", partition_indexes=[0, 5])
-    request = describe_producers.DescribeProducersRequest(topics=[topic])
-    response = await ask(server, describe_producers, request, 0)
-    good, bad = response.topics[0].partitions
+    twice = [
+        describe_producers.TopicRequest(name="t", partition_indexes=indexes)
+        for indexes in ([0, 5, 0], [0])
+    ]
+    request = describe_producers.DescribeProducersRequest(topics=twice)
+    (topic,) = (await ask(server, describe_producers, request, 0)).topics
+    good, bad = topic.partitions
     (one,) = good.active_producers
     assert (one.producer_id, one.producer_epoch, one.last_sequence, one.last_timestamp) == (
         9,
@@ -164,6 +167,9 @@ async def test_describe_cluster(server: Server, version: int) -> None:
         (1, "127.0.0.1", 9092)
     ]
     assert response.cluster_authorized_operations == -(2**31)
+    request.include_cluster_authorized_operations = True
+    response = await ask(server, describe_cluster, request, version)
+    assert response.cluster_authorized_operations == 0b1_1111_1010_0000
     if version >= 1:
         request = describe_cluster.DescribeClusterRequest(endpoint_type=2)
         response = await ask(server, describe_cluster, request, version)
