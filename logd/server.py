@@ -316,6 +316,7 @@ class Server:
             write_note=self._directory.write_clock_note,
         )
         return Retention(self._topics, self._services, self._metrics, clock)
+
     def _make_compaction(self) -> None:
         self._compaction = self._broker.compaction = Compaction(
             self._topics,

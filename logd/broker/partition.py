@@ -531,7 +531,7 @@ class Partition:
         job = partial(deletion.delete_before, self.log, offset, services.release_ballast, wanted)
         async with self.exclusive():
             old_start = self.log.log_start_offset
-            result = await services.offload.run("write", job)
+            result = await services.offload.run("delete", job)
         if self.log.wants_checkpoint:  # It rolled: what the last checkpoint spoke of is gone.
             self.take_checkpoint()
         services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)

@@ -1,6 +1,6 @@
-"""Retention at work: deletes what has had its time, partition by partition, in bounded steps.
+"""Retention at work: deletes what has had its time, in every partition, in bounded steps.
 
-    every log.retention.check.interval.ms, each open partition in turn:
+    every log.retention.check.interval.ms, each open partition, a few at a time:
         facts of its oldest segments ──▶ plan_retention ──▶ Partition.delete_before ──▶ again
         (thread)                         (policy)           (thread; appends wait meanwhile)
 
@@ -33,6 +33,9 @@ from logd.units import SECOND_MS
 
 SEGMENTS_PER_STEP: Final = 64
 """Segments that are looked at, and perhaps deleted, before appends have their turn."""
+
+PARTITIONS_AT_ONCE: Final = 4
+"""Partitions that are dealt with at the same time: deleting waits for the disk most of the time."""
 
 PARTITIONS_PER_TURN: Final = 100
 """Partitions without retention that are passed over before the loop has its turn."""
@@ -135,14 +138,21 @@ class Retention:
         """Look at every open partition once."""
         self.clock.look()
         partitions = list(self._topics.open_partitions())
-        for number, partition in enumerate(partitions, 1):
-            await self._look_at(partition)
-            if number % PARTITIONS_PER_TURN == 0:
-                await trio.lowlevel.checkpoint()
+        numbered = enumerate(partitions, 1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(PARTITIONS_AT_ONCE):
+                nursery.start_soon(self._look_at_each, numbered)
         seen = set(partitions)
         for noted in (self._due_ms, self._future_ms, self._failures):
             for partition in noted.keys() - seen:
                 noted.pop(partition, None)
+
+    async def _look_at_each(self, partitions: Iterator[tuple[int, Partition]]) -> None:
+        """Look at the next partition that nobody has taken, until there is none."""
+        for number, partition in partitions:
+            await self._look_at(partition)
+            if number % PARTITIONS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _look_at(self, partition: Partition) -> None:
         if partition.offline is not None or self._has_nothing_to_do(partition):

@@ -129,6 +129,7 @@ class AdminHandler:
         )
         # Ten thousand segments make two megabytes: not on the loop.
         return await broker.offload.run("admin", _as_json, answer)
+
     async def _compact(self, request: Request) -> Response:
         name, index = _topic_and_partition(request)
         return _as_json(self._broker.compaction.request(name, index).as_document())

@@ -95,6 +95,10 @@ class PickyFiles(FastFiles):
         self._check("create", path)
         return super().create(path)
 
+    def create_or_truncate(self, path: str) -> Any:
+        self._check("create_or_truncate", path)
+        return super().create_or_truncate(path)
+
 
 class WatchedOffload(InlineOffload):
     """Does the work at once; `before` is awaited in front of each job that `run` gets."""
