@@ -27,7 +27,7 @@ from logd.errors import (
 )
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
 from logd.storage import swap
-from logd.storage.checkpoint import SNAPSHOTS_KEPT, read_snapshot, snapshot_path
+from logd.storage.checkpoint import read_snapshot, snapshot_path
 from logd.storage.clean_order import (
     CleanLimits,
     CleanOrder,
@@ -288,7 +288,7 @@ def _drop_snapshots(state: LogState, replacement: Replacement) -> None:
 
 def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
     stale: list[int] = []
-    assert len(state.snapshot_offsets) <= SNAPSHOTS_KEPT
+    assert state.snapshot_offsets == sorted(state.snapshot_offsets)
     for offset in state.snapshot_offsets:
         try:
             base = read_snapshot(state.files, state.directory, offset).segment_base
