@@ -158,8 +158,8 @@ def check_retention(root: str, session: RetainingSession, *, same_boot: bool) ->
 
 @pytest.mark.parametrize("part", range(3))
 def test_a_crash_at_any_call_of_a_deletion(tmp_path: Path, part: int, rng: random.Random) -> None:
-    """Whatever call it is stopped before, whatever a power cut takes: nothing young is gone, what was
-    left undone is done after the restart, and the promises hold."""
+    """Whatever call it is stopped before, whatever a power cut takes: nothing young is gone, what
+    was left undone is done after the restart, and the promises hold."""
     calls = calls_of_retention(tmp_path)
     assert len(calls) > 60
     for stop_at in calls[part::3]:
