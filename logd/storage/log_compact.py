@@ -13,6 +13,7 @@ Two things of a live log know places inside a segment, and are seen to before th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -193,6 +194,7 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
     with state.open_lock, state.snapshot_lock:
         if any(state.damage.in_segment(segment.base_offset) for segment in old):
             raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
+        _drop_snapshots(state, replacement)
         _commit(state, old, replacement)
         try:
             unlink_paths = swap.exchange_names(state.files, state.directory, replacement)
@@ -259,22 +261,29 @@ def _check_written(state: LogState, replacement: Replacement) -> None:
 
 
 def _renew_checkpoint(state: LogState, replacement: Replacement) -> None:
-    """Have no snapshot that names a place in an old segment, but a newer one."""
+    """Have a snapshot that names no place in an old segment, if there is any."""
     stale = _stale_snapshots(state, replacement)
-    if not stale:
-        return
-    if stale[-1] == state.snapshot_offsets[-1]:
+    if stale and stale[-1] == state.snapshot_offsets[-1]:
         write_checkpoint(state, take_checkpoint(state))
-        stale = _stale_snapshots(state, replacement)
-    with state.snapshot_lock:
-        try:
-            for offset in stale:
+
+
+def _drop_snapshots(state: LogState, replacement: Replacement) -> None:
+    """Unlink the snapshots that name a place in an old segment.
+
+    A checkpoint that was begun long ago may have been written this moment; it is older than the one
+    that `_renew_checkpoint` saw to, and the next such one finds its segment replaced.
+    """
+    assert state.snapshot_lock.locked()
+    stale = _stale_snapshots(state, replacement)
+    try:
+        for offset in stale:
+            with contextlib.suppress(FileNotFoundError):
                 state.files.unlink(snapshot_path(state.directory, offset))
-        except OSError as error:
-            message = f"{state.directory}: a stale snapshot could not be removed: {error}"
-            raise state.poison(LogFailedError(message)) from error
-        kept = state.snapshot_offsets
-        state.snapshot_offsets = [offset for offset in kept if offset not in stale]
+    except OSError as error:
+        message = f"{state.directory}: a stale snapshot could not be removed: {error}"
+        raise state.poison(LogFailedError(message)) from error
+    kept = state.snapshot_offsets
+    state.snapshot_offsets = [offset for offset in kept if offset not in stale]
 
 
 def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
