@@ -18,6 +18,7 @@ from bench.fetch_load import FetchLoad, drain, fetch
 from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
 from bench.paced import PacedLoad, end_to_end
+from bench.peers.readback import end_to_end_checked, produce_checked
 
 Job = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 
@@ -32,6 +33,8 @@ JOBS: Final[dict[str, Job]] = {
     "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
     "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
     "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
+    "produce-checked": lambda spec: produce_checked(ProduceLoad(**_with_address(spec))),
+    "end-to-end-checked": lambda spec: end_to_end_checked(PacedLoad(**_with_address(spec))),
     "commit": lambda spec: group_load.commit(CommitLoad(**_with_address(spec))),
     "fill-commits": lambda spec: group_load.fill(FillLoad(**_with_address(spec))),
     "rebalance": lambda spec: group_load.rebalance(RebalanceLoad(**_with_address(spec))),

@@ -80,6 +80,9 @@ class Consumer:
         batches = self.head.records_bytes // self.load.batch_bytes
         if not batches:
             raise protocol.AnswerError(f"an answer without a whole batch at offset {self.offset}")
+        place = self.head.records_position
+        if int.from_bytes(self.start[place : place + 8], "big") != self.offset:
+            raise protocol.AnswerError(f"an answer of other records than at offset {self.offset}")
         self.offset += batches * self.load.batch_records
         if self.offset >= self.load.end_offset:
             self.offset = 0

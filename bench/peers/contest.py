@@ -49,9 +49,11 @@ class Session:
 
     only: measure the rows whose names contain one of these; empty for all.
     deadline: no row begins after it (`time.monotonic`).
+    warm_seconds: how long each side is loaded before anything is measured.
     """
 
     run: Run
+    warm_seconds: float = 8.0
     only: tuple[str, ...] = ()
     deadline: float | None = None
     rows: list[Row] = field(default_factory=list)
@@ -69,9 +71,13 @@ class Session:
         if self.deadline is not None and time.monotonic() > self.deadline:
             self.left_out.append(name)
             return
+        self.guard(name, lambda: self.rows.extend(measure()))
+
+    def guard(self, name: str, work: Callable[[], None]) -> None:
+        """Do a part of the run; note it as failed if it meets an error, and go on."""
         self.run.options.progress(name)
         try:
-            self.rows += measure()
+            work()
         except (BenchError, AnswerError, OSError) as error:
             self.failed[name] = str(error)
             self.run.options.progress(f"FAILED: {name}: {error}")

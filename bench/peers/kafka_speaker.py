@@ -1,4 +1,4 @@
-"""A server that speaks the Kafka protocol, ours or theirs: topics, and the first record it keeps."""
+"""A server that speaks the Kafka protocol, ours or theirs: its topics, its first record."""
 
 from __future__ import annotations
 
@@ -52,15 +52,20 @@ class KafkaSpeaker(Peer, ABC):
     @contextmanager
     def topic(self, *, partitions: int = 1, configs: Mapping[str, str]) -> Iterator[str]:
         """A topic of its own, led and empty; deleted afterwards, so that the disk does not fill."""
+        name = self.create_topic(partitions=partitions, configs=configs)
+        yield name
+        answer = self.ask(protocol.delete_topics_request([name]))
+        protocol.check_topics_answer(answer, f"{self.name}: delete topic {name}")
+
+    def create_topic(self, *, partitions: int, configs: Mapping[str, str]) -> str:
+        """Create a topic; return its name when all its partitions can be written."""
         self.topics += 1
         name = f"bench-{self.topics:04d}"
         request = protocol.create_topic_request(name, partitions, configs)
         protocol.check_topics_answer(self.ask(request), f"{self.name}: create topic {name}")
         for partition in range(partitions):
             self._await_leader(name, partition)
-        yield name
-        answer = self.ask(protocol.delete_topics_request([name]))
-        protocol.check_topics_answer(answer, f"{self.name}: delete topic {name}")
+        return name
 
     def _await_leader(self, topic: str, partition: int) -> None:
         """Kafka answers the creation before the broker leads the partition."""

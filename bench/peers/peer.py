@@ -158,7 +158,5 @@ class Peer(ABC):
 def free_ports(count: int) -> list[int]:
     """Return ports of the loopback address that nobody has at this moment."""
     with contextlib.ExitStack() as held:
-        sockets = [
-            held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in sockets]
