@@ -114,7 +114,7 @@ class Sender(Protocol):
     def send_due(self, count: int) -> None:
         """Send `count` records, and note when each left."""
 
-    def drain(self) -> None:
+    def drain(self) -> object:
         """Receive what the server answered."""
 
 

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.peers import kafka, kafka_rows
+from bench.peers import kafka, kafka_rows, raw_rows, raw_servers
 from bench.peers.contest import Session
+from bench.peers.kafka_rows import ACKS_1, ACKS_ALL
 from bench.peers.ours import Logd
 from bench.peers.packages import Unavailable
 from bench.peers.page import page
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--dir", help="on the disk to be measured; default: here")
     run.add_argument("--seconds", type=float, default=0.4, help="length of one window")
     run.add_argument("--repetitions", type=int, default=5, help="windows of each side")
-    run.add_argument("--warm", type=float, default=8.0, help="seconds of load before, each side")
+    run.add_argument("--warm", type=float, default=30.0, help="seconds of load before, at most")
     run.add_argument("--fill", type=int, default=8 * GIB, help="bytes for the recovery rows")
     run.add_argument("--minutes", type=float, default=15.0, help="no row begins after this")
     run.add_argument("--only", action="append", default=[], choices=tuple(PEERS), metavar="PEER",
@@ -70,6 +71,29 @@ def _kafka(session: Session, chosen: argparse.Namespace) -> dict[str, Any]:
     return kafka.KafkaBroker(found, place).conditions()
 
 
+def _redis(session: Session, _: argparse.Namespace) -> dict[str, Any]:
+    program = raw_servers.find_redis()
+    make = partial(raw_servers.RedisServer, program)
+    variants = [
+        raw_rows.Variant(raw_rows.SYNCED_LATER, partial(make, sync="everysec"), {}, ACKS_1),
+        raw_rows.Variant(raw_rows.SYNCED, partial(make, sync="always"), {}, ACKS_ALL),
+    ]
+    raw_rows.measure(session, raw_servers.RedisServer.name, variants, Logd)
+    return make(session.run.directory / "conditions", sync="").conditions()
+
+
+def _nats(session: Session, _: argparse.Namespace) -> dict[str, Any]:
+    program = raw_servers.find_nats()
+    make = partial(raw_servers.NatsServer, program)
+    unsynced = {"flush.mode": "os"}
+    variants = [
+        raw_rows.Variant(raw_rows.CACHE, partial(make, sync=""), unsynced, ACKS_1),
+        raw_rows.Variant(raw_rows.SYNCED, partial(make, sync="always"), {}, ACKS_ALL),
+    ]
+    raw_rows.measure(session, raw_servers.NatsServer.name, variants, Logd)
+    return make(session.run.directory / "conditions", sync="").conditions()
+
+
 def _logd(session: Session, _: argparse.Namespace) -> dict[str, Any]:
     """Our server against itself: what the ratios are when there is no difference."""
     contender = kafka_rows.Contender("logd again", Logd, {"flush.mode": "os"}, {})
@@ -79,6 +103,8 @@ def _logd(session: Session, _: argparse.Namespace) -> dict[str, Any]:
 
 PEERS: Final[dict[str, Callable[[Session, argparse.Namespace], dict[str, Any]]]] = {
     "kafka": _kafka,
+    "redis": _redis,
+    "nats": _nats,
     "logd": _logd,
 }
 # Measuring ourselves against ourselves is for those who ask for it.

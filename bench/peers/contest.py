@@ -49,11 +49,11 @@ class Session:
 
     only: measure the rows whose names contain one of these; empty for all.
     deadline: no row begins after it (`time.monotonic`).
-    warm_seconds: how long each side is loaded before anything is measured.
+    warm_seconds: how long a side is loaded at most, before anything is measured, until it is warm.
     """
 
     run: Run
-    warm_seconds: float = 8.0
+    warm_seconds: float = 30.0
     only: tuple[str, ...] = ()
     deadline: float | None = None
     rows: list[Row] = field(default_factory=list)

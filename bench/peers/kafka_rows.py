@@ -49,6 +49,9 @@ ACKS_ALL: Final = -1
 FETCH_LOG_BYTES: Final = 512 * MIB
 FETCH_BATCH_BYTES: Final = 64 * KIB
 WARM_SHAPES: Final = (Shape(0, 1, 100), Shape(0, 50, 1), Shape(64 * KIB, 1, 5), ONE_AT_A_TIME)
+WARM_WINDOW_SECONDS: Final = 0.5
+WARM_GAIN: Final = 1.05  # what counts as faster
+WARM_ROUNDS_STALE: Final = 2  # this often not faster: warm
 # A paced window must be long enough for a 99th percentile, so there are fewer of them.
 PACED_SECONDS_MIN: Final = 1.0
 PACED_TURNS_MAX: Final = 3
@@ -245,16 +248,29 @@ class Duel:
     # --- All ------------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Load both sides unmeasured: a virtual machine's compiler needs some seconds."""
-        seconds = self.session.warm_seconds / len(WARM_SHAPES)
+        """Load both sides, unmeasured, until they get no faster: a JVM compiles for a while."""
         self.run.options.progress("warming up")
         for server in (self.ours, self.theirs):
-            with server.topic(configs={}) as topic:
-                for shape in WARM_SHAPES:
-                    self.run.job(
-                        "produce-checked", address=server.address, topic=topic, acks=ACKS_ALL,
-                        seconds=seconds, **shape.load(),
-                    )  # fmt: skip
+            rounds = self._warm_up(server)
+            self.run.options.progress(f"{server.name} is as fast as it gets after {rounds} rounds")
+
+    def _warm_up(self, server: KafkaSpeaker) -> int:
+        """Return after how many rounds of all warm-up shapes it was no faster, or time was up."""
+        until = time.monotonic() + self.session.warm_seconds
+        best, rounds, stale = 0.0, 0, 0
+        with server.topic(configs={}) as topic:
+            while stale < WARM_ROUNDS_STALE and time.monotonic() < until:
+                rate = [self._warm_window(server, topic, shape).value for shape in WARM_SHAPES][-1]
+                stale = 0 if rate > best * WARM_GAIN else stale + 1
+                best = max(best, rate)
+                rounds += 1
+        return rounds
+
+    def _warm_window(self, server: KafkaSpeaker, topic: str, shape: Shape) -> Window:
+        return self.run.job(
+            "produce-checked", address=server.address, topic=topic, acks=ACKS_ALL,
+            seconds=WARM_WINDOW_SECONDS, **shape.load(),
+        )  # fmt: skip
 
     def rows(self) -> None:
         """Measure all that is wanted of two running servers."""
