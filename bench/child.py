@@ -22,6 +22,7 @@ from bench.peers.nats_load import Nats
 from bench.peers.raw_load import RawLoad, Speech, end_to_end_raw, fetch_raw, produce_raw
 from bench.peers.readback import end_to_end_checked, produce_checked
 from bench.peers.redis_load import Redis
+from bench.protocol import AnswerError
 
 Job = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 
@@ -72,7 +73,13 @@ def main(arguments: list[str]) -> int:
     name, spec = arguments
     # Nothing here makes cycles, and a collection is a latency that is not the server's.
     gc.disable()
-    answer = JOBS[name](json.loads(spec))
+    try:
+        answer = JOBS[name](json.loads(spec))
+    except AnswerError as error:
+        # The reason belongs in the parent's report, not only in a traceback on the terminal.
+        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        sys.stdout.flush()
+        raise
     if answer is not None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -234,7 +234,7 @@ class Duel:
             topic, log = logs[server]
             return Side(server.name, lambda: self.run.job(
                 "fetch", address=server.address, server_pid=server.pid, topic=topic,
-                max_bytes=size, connections=connections, **log,
+                max_bytes=size, connections=connections, check_offsets=True, **log,
             ))  # fmt: skip
 
         ours, theirs = side(self.ours), replace(side(self.theirs), name="theirs")

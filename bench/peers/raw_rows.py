@@ -57,12 +57,16 @@ WARM_WINDOWS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A section: how the peer syncs, and what of ours is compared with that."""
+    """A section: how the peer syncs, and what of ours is compared with that.
+
+    rates: of end-to-end rows, records a second; not those that the peer cannot keep up with.
+    """
 
     section: str
     start: Callable[[Path], RawServer]
     configs: Mapping[str, str]
     acks: int
+    rates: tuple[int, ...] = RATES_PER_S
 
 
 class RawDuel:
@@ -188,7 +192,7 @@ class RawDuel:
         def ours() -> Window:
             window = self.run.job(
                 "fetch", address=self.ours.address, server_pid=self.ours.pid, topic=topic,
-                max_bytes=int(MIB / share), connections=connections, **log,
+                max_bytes=int(MIB / share), connections=connections, check_offsets=True, **log,
             )  # fmt: skip
             return replace(window, bytes=round(window.bytes * share))
 
@@ -214,7 +218,7 @@ class RawDuel:
         self.warm_up()
         for shape in SHAPES:
             attempt(f"produce {shape.name}", partial(self.produce, shape))
-        for rate in RATES_PER_S:
+        for rate in self.variant.rates:
             attempt(f"end to end, {rate:,}/s", partial(self.end_to_end, rate))
         if with_fetch:
             attempt("fetch 1 MiB", self.fetch)
