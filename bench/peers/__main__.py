@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--dir", help="on the disk to be measured; default: here")
     run.add_argument("--seconds", type=float, default=0.4, help="length of one window")
     run.add_argument("--repetitions", type=int, default=5, help="windows of each side")
-    run.add_argument("--warm", type=float, default=30.0, help="seconds of load before, at most")
+    run.add_argument("--warm", type=float, default=60.0, help="seconds of load before, at most")
     run.add_argument("--fill", type=int, default=8 * GIB, help="bytes for the recovery rows")
     run.add_argument("--minutes", type=float, default=15.0, help="no row begins after this")
     run.add_argument("--only", action="append", default=[], choices=tuple(PEERS), metavar="PEER",
@@ -138,7 +138,8 @@ def _run(chosen: argparse.Namespace) -> int:
                 _say(f"FAILED: {name}: {error}")
     results = Results(
         date=today(), machine=machine, servers=servers, rows=session.rows, skipped=skipped,
-        failed=session.failed, left_out=session.left_out, seconds=time.monotonic() - begin,
+        failed=session.failed, left_out=session.left_out, notes=session.notes,
+        seconds=time.monotonic() - begin,
         options={"seconds": chosen.seconds, "repetitions": chosen.repetitions,
                  "warm_seconds": chosen.warm, "fill_bytes": chosen.fill},
     )  # fmt: skip

@@ -50,15 +50,17 @@ class Session:
     only: measure the rows whose names contain one of these; empty for all.
     deadline: no row begins after it (`time.monotonic`).
     warm_seconds: how long a side is loaded at most, before anything is measured, until it is warm.
+    notes: what a reader of the figures should know of the run.
     """
 
     run: Run
-    warm_seconds: float = 30.0
+    warm_seconds: float = 60.0
     only: tuple[str, ...] = ()
     deadline: float | None = None
     rows: list[Row] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def wants(self, name: str) -> bool:
         """Return whether a row of this name is to be measured."""

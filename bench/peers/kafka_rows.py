@@ -50,8 +50,9 @@ FETCH_LOG_BYTES: Final = 512 * MIB
 FETCH_BATCH_BYTES: Final = 64 * KIB
 WARM_SHAPES: Final = (Shape(0, 1, 100), Shape(0, 50, 1), Shape(64 * KIB, 1, 5), ONE_AT_A_TIME)
 WARM_WINDOW_SECONDS: Final = 0.5
-WARM_GAIN: Final = 1.05  # what counts as faster
-WARM_ROUNDS_STALE: Final = 2  # this often not faster: warm
+WARM_REQUESTS_MIN: Final = 100_000  # a method is compiled for good after some 10,000 calls
+WARM_LEVEL: Final = 0.95  # less than this of the best before is a gain
+WARM_ROUNDS_LEVEL: Final = 2  # so often without a gain: warm
 # A paced window must be long enough for a 99th percentile, so there are fewer of them.
 PACED_SECONDS_MIN: Final = 1.0
 PACED_TURNS_MAX: Final = 3
@@ -248,28 +249,36 @@ class Duel:
     # --- All ------------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Load both sides, unmeasured, until they get no faster: a JVM compiles for a while."""
+        """Load both sides, unmeasured, until they get no cheaper: a JVM compiles for a while."""
         self.run.options.progress("warming up")
         for server in (self.ours, self.theirs):
-            rounds = self._warm_up(server)
-            self.run.options.progress(f"{server.name} is as fast as it gets after {rounds} rounds")
+            self.session.notes.append(f"{server.name} {self._warm_up(server)}")
+            self.run.options.progress(self.session.notes[-1])
 
-    def _warm_up(self, server: KafkaSpeaker) -> int:
-        """Return after how many rounds of all warm-up shapes it was no faster, or time was up."""
-        until = time.monotonic() + self.session.warm_seconds
-        best, rounds, stale = 0.0, 0, 0
+    def _warm_up(self, server: KafkaSpeaker) -> str:
+        """Say how long it took. CPU per request tells, for it does not depend on other programs."""
+        begin = time.monotonic()
+        costs: list[float] = []
+        requests = 0
         with server.topic(configs={}) as topic:
-            while stale < WARM_ROUNDS_STALE and time.monotonic() < until:
-                rate = [self._warm_window(server, topic, shape).value for shape in WARM_SHAPES][-1]
-                stale = 0 if rate > best * WARM_GAIN else stale + 1
-                best = max(best, rate)
-                rounds += 1
-        return rounds
+            while requests < WARM_REQUESTS_MIN or not is_level(costs):
+                if time.monotonic() > begin + self.session.warm_seconds:
+                    return f"was still getting faster after {self.session.warm_seconds:g} s of load"
+                windows = [self._warm_window(server, topic, shape) for shape in WARM_SHAPES]
+                used = sum(window.server_cpu_s or 0.0 for window in windows)
+                answered = sum(window.requests for window in windows)
+                costs.append(used / answered)
+                requests += answered
+        seconds = time.monotonic() - begin
+        return (
+            f"was warm after {seconds:.0f} s and {requests:,} requests: from {costs[0] * 1e6:.0f} to "
+            f"{min(costs) * 1e6:.0f} us of CPU a request"
+        )
 
     def _warm_window(self, server: KafkaSpeaker, topic: str, shape: Shape) -> Window:
         return self.run.job(
             "produce-checked", address=server.address, topic=topic, acks=ACKS_ALL,
-            seconds=WARM_WINDOW_SECONDS, **shape.load(),
+            server_pid=server.pid, seconds=WARM_WINDOW_SECONDS, **shape.load(),
         )  # fmt: skip
 
     def rows(self) -> None:
@@ -287,6 +296,12 @@ class Duel:
             [Window(memory_bytes(server.pid, "VmHWM") / 1e6)] for server in (self.ours, self.theirs)
         )
         return [compare(self.peer, START_SECTION, "memory at its highest", "MB", ours, theirs)]
+
+
+def is_level(costs: Sequence[float]) -> bool:
+    """Return whether the last `WARM_ROUNDS_LEVEL` costs were no gain over the best before."""
+    before = costs[:-WARM_ROUNDS_LEVEL]
+    return bool(before) and min(costs[-WARM_ROUNDS_LEVEL:]) > WARM_LEVEL * min(before)
 
 
 def _pairs_of(windows: Mapping[str, Sequence[Window]]) -> list[Pair]:

@@ -76,6 +76,8 @@ def _conditions(results: Results) -> Iterator[str]:
     )
     for name, conditions in results.servers.items():
         yield f"- {name}: {_told(conditions)}."
+    for note in results.notes:
+        yield f"- {note}."
     for name, reason in results.skipped.items():
         yield f"- **{name} was skipped**: {reason}."
     if results.failed:

@@ -25,7 +25,7 @@ class Results:
     """One run: its rows and conditions.
 
     skipped: peers that could not be had, and why. failed: rows that met an error, and which.
-    left_out: rows for which no time was left.
+    left_out: rows for which no time was left. notes: what a reader should know besides.
     """
 
     date: str
@@ -36,6 +36,7 @@ class Results:
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     format: int = FORMAT
 

@@ -13,6 +13,7 @@ import pytest
 from bench.measurement import Window
 from bench.peers import packages
 from bench.peers.contest import Session, Side, compare, take_turns
+from bench.peers.kafka_rows import is_level
 from bench.peers.page import page
 from bench.peers.results import Results, machine_of, read, write
 from bench.process import ROOT, BenchError
@@ -157,3 +158,19 @@ def test_a_whole_run_against_ourselves(tmp_path) -> None:
         assert row.theirs.conditions["checked_bytes"] > 0
     assert str(tmp_path) not in json.dumps(results.servers)
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("costs", "level"),
+    [
+        ([], False),
+        ([9.0, 9.0], False),
+        ([9.0, 9.0, 9.0], True),
+        ([9.0, 5.0, 4.0], False),
+        ([9.0, 5.0, 4.0, 4.1, 3.9], True),
+        ([9.0, 4.0, 4.1, 3.0], False),
+    ],
+)
+def test_a_server_is_warm_when_it_gets_no_cheaper(costs, level) -> None:
+    """Warming up ends when two rounds in a row brought no gain of a twentieth, and not before."""
+    assert is_level(costs) == level
