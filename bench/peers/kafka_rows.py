@@ -271,8 +271,8 @@ class Duel:
                 requests += answered
         seconds = time.monotonic() - begin
         return (
-            f"was warm after {seconds:.0f} s and {requests:,} requests: from {costs[0] * 1e6:.0f} to "
-            f"{min(costs) * 1e6:.0f} us of CPU a request"
+            f"was warm after {seconds:.0f} s and {requests:,} requests: from "
+            f"{costs[0] * 1e6:.0f} to {min(costs) * 1e6:.0f} us of CPU a request"
         )
 
     def _warm_window(self, server: KafkaSpeaker, topic: str, shape: Shape) -> Window:
