@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--row", action="append", default=[], help="rows whose name contains this")
     run.add_argument("--kafka-version", default=kafka.VERSION, help="from Maven Central")
     run.add_argument("--out", type=Path, default=Path("build/peers.json"), help="JSON of the run")
-    show = commands.add_parser("page", help="write the page of one or more results")
+    show = commands.add_parser("page", help="write the page of results")
     show.set_defaults(command=_page)
-    show.add_argument("results", type=Path, nargs="+")
+    show.add_argument("results", type=Path, nargs="*")
     show.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     chosen = parser.parse_args(arguments)
     # What was started is ended, and what was written is removed, also when we are told to stop.

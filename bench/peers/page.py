@@ -38,6 +38,8 @@ def page(runs: Sequence[Results]) -> str:
     blocks = [HEAD]
     for results in runs:
         blocks += _run(results)
+    if not runs:
+        blocks.append("No run on a machine of its own is recorded yet.\n")
     return "\n".join(blocks)
 
 
