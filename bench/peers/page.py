@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from bench.measurement import Measurement
 from bench.peers.contest import Row, client_is_bound
+from bench.peers.goals import GOALS
 from bench.peers.results import Results
 from bench.peers.start_rows import SECTION as START_SECTION
 from bench.report import figure
@@ -50,6 +51,7 @@ def _run(results: Results) -> Iterator[str]:
     for peer in peers:
         rows = [row for row in results.rows if row.peer == peer]
         sections = sorted({row.section for row in rows}, key=_rank)
+        yield from _goals(peer, rows)
         yield from _summary(peer, rows, sections)
         yield from _losses(peer, rows, sections)
         for section in sections:
@@ -96,6 +98,23 @@ def _told(conditions: dict[str, Any]) -> str:
         if value:
             parts.append(f"{name.replace('_', ' ')} {value}")
     return "; ".join(parts)
+
+
+def _goals(peer: str, rows: Sequence[Row]) -> Iterator[str]:
+    reached = [(goal, found) for goal in GOALS if (found := goal.rows(rows))]
+    if not reached:
+        return
+    yield f"### {peer}: goals\n"
+    heads = "| goal | least ratio | rows | reached by | the worst | met |"
+    lines = [heads, "|---|---:|---:|---:|---|---|"]
+    for goal, found in reached:
+        worst, row = found[0]
+        enough = sum(ratio >= goal.least for ratio, _ in found)
+        lines.append(
+            f"| {goal.text} | {figure(goal.least)} | {len(found)} | {enough} | {row.name}: "
+            f"{figure(worst)} | {'yes' if worst >= goal.least else '**no**'} |"
+        )
+    yield "\n".join(lines) + "\n"
 
 
 def _summary(peer: str, rows: Sequence[Row], sections: Sequence[str]) -> Iterator[str]:

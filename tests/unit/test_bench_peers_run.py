@@ -116,6 +116,18 @@ def test_the_page_says_where_the_client_was_the_limit() -> None:
     assert "| n | MB/s | 3* | 1 | 3 |" in page([results_of(row)])
 
 
+def test_a_goal_is_met_by_its_worst_row() -> None:
+    """One row below the least ratio is enough to miss a goal, and it is named."""
+    rows = [
+        compare("Apache Kafka", "synced before the answer on both sides", f"produce {name}", "MB/s",
+                windows(ours), windows(1))
+        for name, ours in (("much", 9), ("little", 4))
+    ]  # fmt: skip
+    goal = "produce, synced before the answer on both sides"
+    assert f"| {goal} | 5 | 1 | 1 | produce much: 9 | yes |" in page([results_of(rows[0])])
+    assert f"| {goal} | 5 | 2 | 1 | produce little: 4 | **no** |" in page([results_of(*rows)])
+
+
 def test_results_survive_their_file(tmp_path) -> None:
     """What is read is what was written; anything else is refused."""
     before = results_of(WON, LOST, failed={"a": "b"})
