@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings, group_load
+from bench import bare_disk, ceilings, cleaning, group_load
 from bench.fetch_load import FetchLoad, drain, fetch
 from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
@@ -65,6 +65,9 @@ JOBS: Final[dict[str, Job]] = {
     "write-only": bare_disk.write_only,
     "round-robin": bare_disk.round_robin,
     "checksum": bare_disk.checksum,
+    "write-log": cleaning.write_log,
+    "compact-log": cleaning.compact_log,
+    "rebuild-log": cleaning.rebuild_log,
 }
 
 
