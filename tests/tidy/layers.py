@@ -15,12 +15,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # vocabulary
     ("logd", "ec"),
     ("logd.units", "logd.errors", "ec.errors"),
+    ("ec.profile",),
+    ("ec.chunk_id",),
     ("logd.config", "logd.metrics"),
     # FORMAT
     ("logd.record", "ec.field"),
     ("logd.wire", "ec.matrix"),
     ("ec.kernels",),
     ("ec.codec", "ec.geometry"),
+    ("ec.checksums", "ec.indexes"),
     ("ec.chunk_file", "ec.manifest"),
     # DECISION
     ("logd.policy", "ec.placement"),
