@@ -6,13 +6,12 @@ nothing reaches it that was not counted here.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from ec.matrix import Rows
 
-WritableBuffer = bytearray | memoryview | mmap.mmap
+WritableBuffer = bytearray | memoryview
 Buffer = bytes | WritableBuffer
 
 SOURCES_MAX: Final = 255

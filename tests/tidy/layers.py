@@ -24,12 +24,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ec.kernels",),
     ("ec.codec", "ec.geometry"),
     ("ec.checksums", "ec.indexes"),
-    ("ec.chunk_file", "ec.manifest"),
+    ("ec.manifest",),
+    ("ec.chunk_file",),
     # DECISION
-    ("logd.policy", "ec.placement"),
-    ("ec.plan",),
+    ("logd.policy", "ec.margin", "ec.plan"),
+    ("ec.placement",),
     # STORAGE
-    ("logd.storage", "ec.chunk_dir"),
+    ("logd.storage", "ec.file_system"),
+    ("ec.chunk_reader", "ec.node_identity"),
+    ("ec.node_dir",),
+    ("ec.chunk_write",),
+    ("ec.chunk_dir",),
     # DRIVER
     ("logd.clock", "logd.process_limits", "ec.offload"),
     ("logd.events", "ec.store"),

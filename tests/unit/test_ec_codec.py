@@ -210,7 +210,7 @@ def test_buffers_are_let_go_after_a_call() -> None:
     kernel = isal_kernel()
     kernel.multiply((b"\1",), [SIXTY_FOUR], [target])
     with pytest.raises((ValueError, BufferError)):
-        kernel.multiply((b"\1\1",), [SIXTY_FOUR, target], [SIXTY_FOUR])  # type: ignore[list-item]  # read-only on purpose
+        kernel.multiply((b"\1\1",), [SIXTY_FOUR, target], [memoryview(SIXTY_FOUR)])
     target.extend(b"more")
 
 

@@ -1,0 +1,112 @@
+"""Every kind of storage node passes the one contract."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ec.chunk_dir import ChunkDirectory
+from ec.chunk_id import ChunkId
+from ec.node_dir import CHUNKS, initialise
+from ec.offload import InlineOffload, Offload, ThreadOffload
+from ec.store.local import LocalStore
+from ec.store.protocol import Store
+from logd.storage.files import Files, OpenFile
+from tests.contract.check_store import IDENTITY, MemoryStore, StoreContract
+
+
+class SmallDisk(Files):
+    """A disk of which tests say how much is free."""
+
+    free: int | None = None
+
+    def free_bytes(self, path: str) -> int:
+        return super().free_bytes(path) if self.free is None else self.free
+
+    def sync(self, file: OpenFile) -> None:
+        pass  # Contract tests do not cut the power.
+
+    def sync_directory(self, path: str) -> None:
+        pass
+
+
+class DiskRig:
+    """A directory on a disk, without a store yet."""
+
+    def __init__(self, directory: str) -> None:
+        self.path = f"{directory}/node"
+        self.files = SmallDisk()
+        initialise(self.files, self.path, IDENTITY)
+
+    def flip(self, chunk: ChunkId, position: int) -> None:
+        with open(f"{self.path}/{CHUNKS}/{chunk.name}", "r+b") as file:
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 1]))
+
+    def unmount(self) -> None:
+        Path(self.path).rename(f"{self.path}.elsewhere")
+        os.mkdir(self.path)
+
+    def leave_free(self, size: int) -> None:
+        self.files.free = size
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(f"{self.path}/{CHUNKS}"))
+
+
+class LocalRig(DiskRig):
+    """A local store on a real directory."""
+
+    def __init__(self, directory: str, offload: Offload) -> None:
+        super().__init__(directory)
+        self.store: Store = LocalStore(ChunkDirectory.open(self.files, self.path), offload)
+
+
+class MemoryRig:
+    """The fake."""
+
+    def __init__(self) -> None:
+        self.fake = MemoryStore()
+        self.store: Store = self.fake
+
+    def flip(self, chunk: ChunkId, position: int) -> None:
+        data = bytearray(self.fake.files[chunk.name])
+        data[position] ^= 1
+        self.fake.files[chunk.name] = bytes(data)
+
+    def unmount(self) -> None:
+        self.fake.mounted = False
+
+    def leave_free(self, size: int) -> None:
+        self.fake.free_bytes = size
+
+    def names(self) -> list[str]:
+        return sorted(self.fake.files)
+
+
+class TestLocalStore(StoreContract):
+    """A directory, its work done in threads."""
+
+    @pytest.fixture
+    def rig(self, directory: str) -> LocalRig:
+        return LocalRig(directory, ThreadOffload())
+
+
+class TestInlineLocalStore(StoreContract):
+    """A directory, its work done on the loop, as in simulation."""
+
+    @pytest.fixture
+    def rig(self, directory: str) -> LocalRig:
+        return LocalRig(directory, InlineOffload())
+
+
+class TestMemoryStore(StoreContract):
+    """The fake that other tests use."""
+
+    @pytest.fixture
+    def rig(self) -> MemoryRig:
+        return MemoryRig()
