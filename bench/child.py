@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings, group_load
+from bench import bare_disk, ceilings, coding, group_load
 from bench.fetch_load import FetchLoad, drain, fetch
 from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
@@ -43,6 +43,10 @@ JOBS: Final[dict[str, Job]] = {
     "write-only": bare_disk.write_only,
     "round-robin": bare_disk.round_robin,
     "checksum": bare_disk.checksum,
+    "code": coding.code,
+    "bare-code": coding.bare_code,
+    "encode": coding.encode_files,
+    "bare-encode": coding.bare_encode,
 }
 
 

@@ -23,6 +23,7 @@ def block_checksums(payload: Buffer) -> bytes:
     The part begins at a block and, unless it is the last one, ends at one.
     """
     view = memoryview(payload)
+    assert view.itemsize == 1
     digest = xxhash.xxh3_64_digest
     if len(view) == BLOCK_BYTES:
         return digest(view)
@@ -46,6 +47,7 @@ def first_difference(payload: Buffer, checksums: Buffer) -> int | None:
 
 def digest(*parts: Buffer) -> str:
     """Return the XXH3-128 of all parts one behind the other: 32 hex digits."""
+    assert parts
     hasher = xxhash.xxh3_128()
     for part in parts:
         hasher.update(part)

@@ -94,6 +94,7 @@ class ChunkDirectory:
 
     def _written(self, chunk: ChunkId) -> None:
         with self._guard:
+            assert chunk in self._writing
             self._writing.discard(chunk)
             self._open.pop(chunk, None)  # It may have been replaced.
 

@@ -101,16 +101,15 @@ class Trailer:
     def region_at(self, position: int) -> Region:
         """Return the region that a byte of the file lies in."""
         assert 0 <= position < self.file_bytes
-        for end, region in (
+        ends: tuple[tuple[int, Region], ...] = (
             (self.checksums_at, "payload"),
             (self.offset_index_at, "checksums"),
             (self.time_index_at, "offset index"),
             (self.manifest_at, "time index"),
             (self.trailer_at, "manifest"),
-        ):
-            if position < end:
-                return region  # type: ignore[return-value]  # mypy widens the literals of the table.
-        return "trailer"
+        )
+        found = next((region for end, region in ends if position < end), None)
+        return "trailer" if found is None else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class ChunkReader:
     """
 
     def __init__(self, files: FileSystem, file: Handle, path: str, head: ChunkHead) -> None:
+        assert file is not None
+        assert head.blocks == blocks_of(head.payload_bytes)
         self._files = files
         self._file = file
         self.path = path
@@ -151,6 +153,7 @@ class ChunkReader:
 
     def verified_range(self, start: int, end: int) -> FileRange | None:
         """Return a range for sendfile if all its blocks were verified, else None."""
+        assert start < end
         blocks = covering_blocks(start, end, self.head.payload_bytes)
         if not all(self._verified[blocks.start : blocks.stop]):
             return None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ec.chunk_id import ChunkId
+from ec.chunk_id import ChunkId, is_hex_id
 from ec.chunk_reader import ChunkReader
 from ec.errors import (
     ChunkDamagedError,
@@ -141,6 +141,8 @@ class ChunkWrite:
             self.abort()
 
     def _publish(self) -> Receipt:
+        assert self._file is not None
+        assert self.written_bytes == self.file_bytes
         self._files.sync(self._file)
         self._files.drop_cache(self._file)
         try:
@@ -162,6 +164,7 @@ class ChunkWrite:
         Raises:
             ChunkExistsError: it is intact and has another digest.
         """
+        assert is_hex_id(digest)
         path = self._home.path_of(self.chunk)
         if not self._files.exists(path):
             return "stored", ""

@@ -47,6 +47,7 @@ class Codec:
             NotEnoughChunksError: fewer than k survivors. ValueError, BufferError: as `encode`.
         """
         k = self.profile.k
+        assert not survivors.keys() & wanted.keys(), "what is there is not computed"
         if len(survivors) < k:
             raise NotEnoughChunksError(f"{len(survivors)} chunks of {self.profile}, needs {k}")
         if not all(0 <= index < self.profile.chunks for index in (*survivors, *wanted)):

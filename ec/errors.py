@@ -54,6 +54,8 @@ class ChunkDamagedError(EcError):
     """
 
     def __init__(self, path: str, *, region: str, position: int, reason: str) -> None:
+        assert position >= 0
+        assert region
         super().__init__(f"{path}: {region} at byte {position}: {reason}")
         self.path = path
         self.region = region
@@ -65,6 +67,7 @@ class ChunkVersionError(EcError):
     """A chunk file of a newer format version: intact, but not for this reader."""
 
     def __init__(self, path: str, version: int, known: int) -> None:
+        assert version != known
         super().__init__(f"{path}: has format version {version}, this reader knows {known}")
         self.path = path
         self.version = version

@@ -96,6 +96,7 @@ class NodeDirectory:
         self, files: FileSystem, path: str, identity: NodeIdentity, lock: Handle, reserve_bytes: int
     ) -> None:
         assert reserve_bytes >= 0
+        assert lock is not None
         self.files = files
         self.path = path
         self.chunks = os.path.join(path, CHUNKS)

@@ -64,6 +64,7 @@ class _Held:
     """Buffers that stay where they are until the `with` ends."""
 
     def __init__(self, sources: Sequence[Buffer], targets: Sequence[WritableBuffer]) -> None:
+        assert sources or targets
         self._wanted = [(source, _PYBUF_SIMPLE) for source in sources]
         self._wanted += [(target, _PYBUF_WRITABLE) for target in targets]
         self._held: list[_PyBuffer] = []
