@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ec import checksums
 from ec.chunk_file import (
     TRAILER_BYTES,
     ChunkHead,
@@ -158,6 +159,29 @@ class ChunkReader:
         if not all(self._verified[blocks.start : blocks.stop]):
             return None
         return FileRange(self._file, start, end - start)
+
+    def sendable_range(self, start: int, end: int) -> FileRange | None:
+        """Return a verified range if sending it would not wait for the device, else None."""
+        found = self.verified_range(start, end)
+        if found is None or not self._files.is_cached(self._file, start, end - start):
+            return None
+        return found
+
+    def tail(self) -> bytes:
+        """Return everything behind the payload, read again and verified.
+
+        Raises:
+            ChunkDamagedError: it is not what it was when the chunk was opened. OSError.
+        """
+        span = tail_range(self.head.trailer)
+        region = self.head.trailer.region_at
+        tail = _read(self._files, self._file, span.start, span.size, path=self.path, region=region)
+        if checksums.digest(tail) != self.head.digest:
+            reason = "was intact when the file was opened, and is no more"
+            raise ChunkDamagedError(
+                self.path, region=region(span.start), position=span.start, reason=reason
+            )
+        return tail
 
     def _fill(self, buffer: memoryview, first: int) -> None:
         """Read whole blocks into a buffer and check them."""

@@ -107,3 +107,19 @@ class NodeIdentityError(StoreError):
 
 class StoreUnavailableError(StoreError):
     """The node did not answer, or answered what makes no sense: its chunks are unknown."""
+
+
+class StoreTimeoutError(StoreUnavailableError):
+    """The node did not answer in time; what it was asked may have happened, or happen yet."""
+
+
+class NodeOverloadedError(StoreUnavailableError):
+    """The node has as much to do as it allows; nothing was done."""
+
+
+class TokenRefusedError(StoreError):
+    """The node does not know the token, or wants one; nothing was done."""
+
+
+class NodeAddressError(EcError, ValueError):
+    """A text that is no address of a node."""

@@ -65,6 +65,10 @@ class FileSystem(Protocol):
         """Drop clean cached pages, so that the next read comes from the device."""
         ...
 
+    def is_cached(self, file: Handle, position: int, size: int) -> bool:
+        """Return whether reading the range would not wait for the device."""
+        ...
+
     def exists(self, path: str) -> bool:
         """Return whether the name exists."""
         ...

@@ -26,10 +26,15 @@ from ec.node_identity import NodeIdentity
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a node says of itself."""
+    """What a node says of itself.
+
+    Attributes:
+        rack: what its operator says it shares its fate with; None where nothing was said.
+    """
 
     identity: NodeIdentity
     space: Space
+    rack: str | None = None
 
 
 class Upload(Protocol):
