@@ -21,6 +21,7 @@ from cli.demo import demo
 from cli.dump import dump
 from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, shows_traceback
 from cli.group import group
+from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
 from cli.segments import segments
@@ -64,6 +65,7 @@ for _command in (
     consume,
     group,
     delete_records,
+    node,
     segments,
     status,
     config,

@@ -159,20 +159,33 @@ class ChunkReader:
             return None
         return FileRange(self._file, start, end - start)
 
+    def file_range(self, start: int, end: int) -> FileRange:
+        """Return a range of the file, verified by the caller; what is behind the payload was."""
+        assert 0 <= start <= end <= self.head.trailer.file_bytes
+        payload_end = min(end, self.head.payload_bytes)
+        assert start >= payload_end or self.verified_range(start, payload_end) is not None
+        return FileRange(self._file, start, end - start)
+
     def _fill(self, buffer: memoryview, first: int) -> None:
         """Read whole blocks into a buffer and check them."""
         count = blocks_of(len(buffer))
-        self._verified[first : first + count] = bytes(count)
         try:
-            got = self._files.read_into(self._file, first * BLOCK_BYTES, buffer)
-        except OSError as error:
-            raise _unreadable(error, self.path, "payload", first * BLOCK_BYTES) from error
-        if got != len(buffer):
-            at = first * BLOCK_BYTES + got
-            reason = "the file ends here"
-            raise ChunkDamagedError(self.path, region="payload", position=at, reason=reason)
-        check_blocks(self.head, first, buffer, path=self.path)
+            self._read_blocks(buffer, first)
+        except BaseException:  # Whatever it was: what was good once is not known to be now.
+            self._verified[first : first + count] = bytes(count)
+            raise
         self._verified[first : first + count] = b"\1" * count
+
+    def _read_blocks(self, buffer: memoryview, first: int) -> None:
+        at = first * BLOCK_BYTES
+        try:
+            got = self._files.read_into(self._file, at, buffer)
+        except OSError as error:
+            raise _unreadable(error, self.path, "payload", at) from error
+        if got != len(buffer):
+            reason = "the file ends here"
+            raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
+        check_blocks(self.head, first, buffer, path=self.path)
 
 
 def _read(

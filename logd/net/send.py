@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from socket import socket
-from typing import Final
+from typing import Final, Protocol
 
 from logd.storage.file_slice import FileSlice
+from logd.storage.files import OpenFile
 
 SENDFILE_BYTES: Final = 256 * 1024
 TURN_BYTES: Final = 1024 * 1024
@@ -24,6 +25,39 @@ TURN_BYTES: Final = 1024 * 1024
 
 class TruncatedFileError(OSError):
     """A file became shorter than a slice of it that was promised to a client."""
+
+
+class FileRange(Protocol):
+    """A range of an open file, wherever it comes from."""
+
+    @property
+    def file(self) -> OpenFile:
+        """The file; it stays open as long as somebody holds this."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Where the range begins."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How long it is."""
+        ...
+
+
+def send_file(sock_fd: int, part: FileRange, sent: int) -> int:
+    """Send some of a range to a socket, from byte `sent` of it on; return how many bytes.
+
+    Raises:
+        BlockingIOError: the socket takes nothing now. TruncatedFileError: the file is shorter
+        than the range. OSError: the connection is broken.
+    """
+    size = min(part.size - sent, SENDFILE_BYTES)
+    count = os.sendfile(sock_fd, part.file.fd, part.position + sent, size)
+    if count == 0:
+        raise TruncatedFileError(f"{part.file.path} ends before byte {part.position + part.size}")
+    return count
 
 
 class Outbox:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
+from cli.node import server_of
 from ec.chunk_dir import ChunkDirectory
 from ec.chunk_id import ChunkId
+from ec.node import Node
 from ec.node_dir import CHUNKS, initialise
 from ec.offload import InlineOffload, Offload, ThreadOffload
+from ec.store.client import Client
 from ec.store.local import LocalStore
 from ec.store.protocol import Store
+from ec.store.remote import RemoteStore
 from logd.storage.files import Files, OpenFile
 from tests.contract.check_store import IDENTITY, MemoryStore, StoreContract
 
@@ -57,6 +65,9 @@ class DiskRig:
     def names(self) -> list[str]:
         return sorted(os.listdir(f"{self.path}/{CHUNKS}"))
 
+    async def settle(self) -> None:
+        """A directory knows at once."""
+
 
 class LocalRig(DiskRig):
     """A local store on a real directory."""
@@ -87,6 +98,48 @@ class MemoryRig:
     def names(self) -> list[str]:
         return sorted(self.fake.files)
 
+    async def settle(self) -> None:
+        """So does the fake."""
+
+
+class RemoteRig(DiskRig):
+    """A remote store, a real server and loopback between them.
+
+    Attributes:
+        node: what answers.
+        http: the server.
+    """
+
+    def __init__(self, directory: str, *, token: str | None = None) -> None:
+        super().__init__(directory)
+        self.node = Node(self.files, self.path, InlineOffload(), token=token)
+        self.http = server_of(self.node)
+        self.port = 0
+        self.store: Store
+
+    @asynccontextmanager
+    async def serving(self, **client: Any) -> AsyncIterator[RemoteRig]:
+        """Listen on a free port, with a client for it."""
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        self.port = listener.socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.http.serve, listener)
+            remote = RemoteStore(self.client(**client))
+            self.store = remote
+            yield self
+            await remote.aclose()
+            nursery.cancel_scope.cancel()
+        self.node.close()
+
+    def client(self, **fields: Any) -> Client:
+        fields.setdefault("token", None)
+        return Client("a", f"http://127.0.0.1:{self.port}", **fields)
+
+    async def settle(self) -> None:
+        with trio.fail_after(10):
+            while self.node._directory is not None and self.node._directory._writing:
+                await trio.lowlevel.checkpoint()
+
 
 class TestLocalStore(StoreContract):
     """A directory, its work done in threads."""
@@ -110,3 +163,12 @@ class TestMemoryStore(StoreContract):
     @pytest.fixture
     def rig(self) -> MemoryRig:
         return MemoryRig()
+
+
+class TestRemoteStore(StoreContract):
+    """A directory behind a server."""
+
+    @pytest.fixture
+    async def rig(self, directory: str) -> AsyncIterator[RemoteRig]:
+        async with RemoteRig(directory).serving() as rig:
+            yield rig
