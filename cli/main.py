@@ -65,6 +65,7 @@ for _command in (
     consume,
     group,
     delete_records,
+    node,
     segments,
     status,
     node,

@@ -162,6 +162,7 @@ class ChunkReader:
 
     def sendable_range(self, start: int, end: int) -> FileRange | None:
         """Return a verified range if sending it would not wait for the device, else None."""
+        assert start < end
         found = self.verified_range(start, end)
         if found is None or not self._files.is_cached(self._file, start, end - start):
             return None
@@ -186,17 +187,23 @@ class ChunkReader:
     def _fill(self, buffer: memoryview, first: int) -> None:
         """Read whole blocks into a buffer and check them."""
         count = blocks_of(len(buffer))
-        self._verified[first : first + count] = bytes(count)
         try:
-            got = self._files.read_into(self._file, first * BLOCK_BYTES, buffer)
-        except OSError as error:
-            raise _unreadable(error, self.path, "payload", first * BLOCK_BYTES) from error
-        if got != len(buffer):
-            at = first * BLOCK_BYTES + got
-            reason = "the file ends here"
-            raise ChunkDamagedError(self.path, region="payload", position=at, reason=reason)
-        check_blocks(self.head, first, buffer, path=self.path)
+            self._read_blocks(buffer, first)
+        except BaseException:  # Whatever it was: what was good once is not known to be now.
+            self._verified[first : first + count] = bytes(count)
+            raise
         self._verified[first : first + count] = b"\1" * count
+
+    def _read_blocks(self, buffer: memoryview, first: int) -> None:
+        at = first * BLOCK_BYTES
+        try:
+            got = self._files.read_into(self._file, at, buffer)
+        except OSError as error:
+            raise _unreadable(error, self.path, "payload", at) from error
+        if got != len(buffer):
+            reason = "the file ends here"
+            raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
+        check_blocks(self.head, first, buffer, path=self.path)
 
 
 def _read(

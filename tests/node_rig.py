@@ -70,10 +70,14 @@ class NodeRig:
         assert self.failures == []
 
     def client(
-        self, *, node: str = "a", cluster: str | None = None, timeouts: Timeouts = QUICK
+        self,
+        *,
+        node: str = "a",
+        cluster: str | None = None,
+        timeouts: Timeouts = QUICK,
+        token: str | None = TOKEN,
     ) -> RemoteStore:
         """A store that asks this node."""
         return RemoteStore(
-            "127.0.0.1", self.port,
-            node=node, cluster_id=cluster, token=self.token, timeouts=timeouts,
-        )  # fmt: skip
+            "127.0.0.1", self.port, node=node, cluster_id=cluster, token=token, timeouts=timeouts
+        )

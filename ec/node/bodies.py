@@ -54,6 +54,7 @@ class RangeBody:
         Raises:
             ChunkDamagedError: a block of it is bad. StoreError: it cannot be read.
         """
+        assert self._first is None, "prepared once"
         if len(self._windows) > 1:
             for window in self._windows:
                 if not self._is_verified(window):
@@ -77,6 +78,7 @@ class RangeBody:
         return await self._part(self._windows[at])
 
     async def _part(self, window: ByteRange) -> Part:
+        assert window.size > 0
         if window.end <= self._reader.head.payload_bytes:
             found = self._reader.sendable_range(window.start, window.end)
             if found is not None:
@@ -90,6 +92,7 @@ class RangeBody:
 
     def _verify(self, window: ByteRange) -> None:
         blocks = covering_blocks(window.start, window.end, self._reader.head.payload_bytes)
+        assert blocks
         try:
             self._reader.verify_blocks(blocks.start, blocks.stop)
         except OSError as error:
@@ -97,6 +100,7 @@ class RangeBody:
 
     def _read(self, window: ByteRange) -> memoryview:
         tail_at = self._reader.head.payload_bytes
+        assert window.start >= tail_at or window.end <= tail_at
         try:
             if window.start >= tail_at:
                 tail = memoryview(self._reader.tail())

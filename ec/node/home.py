@@ -80,6 +80,7 @@ class NodeHome:
         return ChunkDirectory(opened)
 
     def _reserve(self, opened: NodeDirectory) -> int:
+        assert self._directory is None
         if self._reserve_bytes is not None:
             return self._reserve_bytes
         return min(RESERVE_BYTES_MAX, opened.space().total_bytes // RESERVE_FRACTION)

@@ -245,6 +245,7 @@ class NodeService:
             raise RequestRefusedError(400, f"a page has 1 to {LIST_MAX} names")
         after = request.query.get("after", "")
         found = await self._gates.quick.run(lambda: directory.list(after=after, limit=int(limit)))
+        assert len(found) <= int(limit)
         return _json(wire.NamesBody([chunk.name for chunk in found]))
 
     async def _note_sequence(self, directory: ChunkDirectory, request: Request) -> Answer:
@@ -252,6 +253,7 @@ class NodeService:
         if not 0 <= sequence <= CATALOG_SEQUENCE_MAX:
             raise RequestRefusedError(400, f"a catalog sequence is 0 to {CATALOG_SEQUENCE_MAX}")
         await self._gates.quick.run(directory.note_catalog_sequence, sequence)
+        assert directory.identity.catalog_sequence >= sequence
         return _json(wire.SequenceBody(directory.identity.catalog_sequence))
 
     async def _verify(self, directory: ChunkDirectory, chunk: ChunkId) -> Answer:
@@ -265,6 +267,7 @@ class NodeService:
     async def _get(self, directory: ChunkDirectory, request: Request, chunk: ChunkId) -> Answer:
         reader = await self._gates.read.run(directory.reader, chunk)
         size, etag = reader.head.trailer.file_bytes, f'"{reader.head.digest}"'
+        assert reader.head.id == chunk
         headers = [("etag", etag), ("accept-ranges", "bytes")]
         asked = request.headers.get("range")
         if asked is not None and request.headers.get("if-range", etag) != etag:
@@ -282,6 +285,7 @@ class NodeService:
     async def _tail(self, directory: ChunkDirectory, chunk: ChunkId) -> Answer:
         reader = await self._gates.read.run(directory.reader, chunk)
         trailer = reader.head.trailer
+        assert reader.head.id == chunk
         body = RangeBody(
             reader, ByteRange(trailer.payload_bytes, trailer.file_bytes), self._gates.read
         )
@@ -295,10 +299,11 @@ class NodeService:
     # --- Chunks in --------------------------------------------------------------------------
 
     async def _put(self, directory: ChunkDirectory, request: Request, chunk: ChunkId) -> Answer:
-        if request.length_bytes is None:
+        if request.length_bytes is None or "content-length" not in request.headers:
             raise RequestRefusedError(411, "the length of a chunk is said before it is sent")
         if self._puts >= self._puts_max:
             raise NodeOverloadedError(f"{self._puts} chunks are on their way, which is the limit")
+        assert request.length_bytes >= 0
         self._puts += 1
         try:
             receipt = await self._receive(directory, request, chunk, request.length_bytes)
@@ -321,6 +326,7 @@ class NodeService:
                 await gate.run(write.abort)
 
     async def _copy(self, request: Request, write: ChunkWrite, gate: Offload) -> None:
+        assert write.written_bytes == 0
         buffer = memoryview(bytearray(min(WRITE_BYTES, write.file_bytes)))
         while True:
             filled = 0
@@ -337,6 +343,7 @@ def _check_meant(request: Request, identity: NodeIdentity) -> None:
     Raises:
         NodeIdentityError: it is meant for another one.
     """
+    assert identity.node
     said = (
         (request.headers.get(wire.CLUSTER_HEADER), identity.cluster_id),
         (request.headers.get(wire.NODE_HEADER), identity.node),

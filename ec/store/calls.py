@@ -52,6 +52,7 @@ class NodeCalls:
             StoreTimeoutError, StoreUnavailableError.
         """
         wait_s = self.timeouts.answer_s if answer_s is None else answer_s
+        assert wait_s > 0
         return self.pool.exchange(method, target, [*self.headers, *headers], body, answer_s=wait_s)
 
     async def ask(
@@ -68,6 +69,7 @@ class NodeCalls:
         Raises:
             EcError: what it answers instead; StoreTimeoutError, StoreUnavailableError.
         """
+        assert target.startswith("/")
         data = b"" if body is None else msgspec.json.encode(body)
         headers = [] if method == "GET" else [("content-length", str(len(data)))]
         async with self.exchange(method, target, headers, data, answer_s=answer_s) as (
@@ -94,6 +96,7 @@ class NodeCalls:
         Raises:
             EcError: what it says instead.
         """
+        assert expected
         if reply.status not in expected:
             raise await self.failure(connection, reply)
 

@@ -73,6 +73,7 @@ def patience(seconds: float, *, node: str, what: str) -> Iterator[None]:
     Raises:
         StoreTimeoutError, StoreUnavailableError.
     """
+    assert seconds > 0
     try:
         with trio.fail_after(seconds):
             yield
@@ -126,6 +127,7 @@ class Connection:
         Raises:
             NotSentError: not a byte of it left.
         """
+        assert self._left == 0, "the last answer was read to its end"
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
         self.is_reusable = False
         head = self._h11.send(h11.Request(method=method, target=target, headers=list(headers)))
@@ -170,6 +172,7 @@ class Connection:
         if "content-length" not in headers or "transfer-encoding" in headers:
             raise h11.RemoteProtocolError("the answer does not say how long it is")
         length = int(headers["content-length"])  # h11 has checked that it is digits.
+        assert length >= 0
         self._early = self._h11.trailing_data[0]
         self._left = length
         keeps = event.http_version == b"1.1" and "close" not in headers.get("connection", "")
@@ -196,6 +199,7 @@ class Connection:
         """Return the whole body of the answer; its length was judged by the caller."""
         data = bytearray(self._left)
         await self.read_into(memoryview(data))
+        assert self._left == 0
         return bytes(data)
 
 
@@ -233,6 +237,7 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """End the use of a connection: it is kept if it can be."""
+        assert connection not in self._idle, "it was in use"
         if connection.is_reusable and len(self._idle) < self._idle_max:
             self._idle.append(connection)
         else:
@@ -247,6 +252,7 @@ class Pool:
         Raises:
             StoreTimeoutError, StoreUnavailableError.
         """
+        assert target.startswith("/")
         what = f"{method} {target}"
         with patience(self._timeouts.connect_s, node=self._node, what="no connection is free"):
             await self._free.acquire()
@@ -301,6 +307,7 @@ class Pool:
             StoreTimeoutError, StoreUnavailableError.
         """
         connection = await self.request(method, target, headers, body)
+        assert not connection.is_reusable, "in use until its answer was read"
         try:
             with patience(answer_s, node=self._node, what=f"{method} {target}"):
                 reply = await connection.reply()

@@ -139,6 +139,7 @@ class RemoteStore:
             raise StoreUnavailableError(f"{self.node}: sent another part of {chunk}")
         head = decode_head(trailer, tail, path=path)
         check_identity(head, chunk, path=path)
+        assert head.id == chunk
         self._heads[chunk] = head
         while len(self._heads) > HEADS_MAX:
             self._heads.popitem(last=False)
@@ -148,6 +149,7 @@ class RemoteStore:
         """See `Store`."""
         kept = self._heads.get(chunk)
         if kept is not None:
+            assert kept.id == chunk
             self._heads.move_to_end(chunk)
             found = await self._read(kept, start, end)
             if found is not None:
@@ -185,6 +187,7 @@ class RemoteStore:
         return reply.status != 206 or reply.headers.get("etag") == f'"{head.digest}"'
 
     def _check_range(self, reply: Reply, span: ByteRange, file_bytes: int) -> None:
+        assert 0 < span.size <= file_bytes
         expected = f"bytes {span.start}-{span.end - 1}/{file_bytes}"
         found = reply.headers.get("content-range")
         if found != expected or reply.length != span.size:
@@ -195,6 +198,7 @@ class RemoteStore:
     async def _receive_blocks(
         self, connection: Connection, head: ChunkHead, first: int, buffer: memoryview
     ) -> None:
+        assert 0 <= first < head.blocks
         for at in range(0, len(buffer), _STEP_BYTES):
             part = buffer[at : at + _STEP_BYTES]
             await connection.read_into(part)

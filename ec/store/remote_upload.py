@@ -43,6 +43,7 @@ class RemoteUpload:
         Raises:
             As `ec.store.protocol.Store.begin`.
         """
+        assert file_bytes > 0
         target = wire.chunk_path(chunk)
         headers = [
             *calls.headers,
@@ -77,6 +78,7 @@ class RemoteUpload:
 
     async def _send(self, connection: Connection, buffers: Sequence[Buffer], size: int) -> None:
         calls = self._calls
+        assert self._sent_bytes + size <= self._file_bytes
         if connection.has_news():
             raise await self._early_answer(connection)
         try:
@@ -91,6 +93,7 @@ class RemoteUpload:
     ) -> EcError:
         """Return why the node wants no more; it may have said so before it hung up."""
         calls = self._calls
+        assert not self._answered
         try:
             with calls.patience(calls.timeouts.abort_s, f"PUT of {self._chunk}"):
                 reply = await connection.reply()
@@ -103,6 +106,7 @@ class RemoteUpload:
         """See `Upload`."""
         connection = self._running()
         calls = self._calls
+        assert self._sent_bytes <= self._file_bytes
         try:
             if self._sent_bytes != self._file_bytes:
                 sizes = f"{self._sent_bytes} bytes of {self._file_bytes}"

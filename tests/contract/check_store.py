@@ -56,6 +56,9 @@ class Rig(Protocol):
     def names(self) -> list[str]:
         """Return all names in the directory of chunks, temporary ones too."""
 
+    async def settle(self) -> None:
+        """Wait until the node knows of every upload that it has ended."""
+
 
 async def put(store: Store, encoded: Encoded, index: int, step: int = 100_000) -> Receipt:
     """Write a sample's chunk in several pieces."""
@@ -183,6 +186,7 @@ class StoreContract:
         upload = await rig.store.begin(SAMPLE.ids[0], size)
         with pytest.raises(ChunkRefusedError):
             await send(upload, bytes(data))
+        await rig.settle()
         assert rig.names() == []
         assert (await put(rig.store, SAMPLE, 0)).outcome == "stored"
 
@@ -192,6 +196,7 @@ class StoreContract:
         await upload.write([SAMPLE.files[0][:1000]])
         await upload.abort()
         await upload.abort()
+        await rig.settle()
         assert rig.names() == []
         assert await rig.store.list() == ()
         assert (await put(rig.store, SAMPLE, 0)).outcome == "stored"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from ec.store.local import LocalStore
 from ec.store.protocol import Store
 from logd.storage.files import Files, OpenFile
 from tests.contract.check_store import IDENTITY, MemoryStore, StoreContract
+from tests.node_rig import NodeRig
 
 
 class SmallDisk(Files):
@@ -57,6 +60,9 @@ class DiskRig:
     def names(self) -> list[str]:
         return sorted(os.listdir(f"{self.path}/{CHUNKS}"))
 
+    async def settle(self) -> None:
+        """A directory knows at once."""
+
 
 class LocalRig(DiskRig):
     """A local store on a real directory."""
@@ -87,6 +93,27 @@ class MemoryRig:
     def names(self) -> list[str]:
         return sorted(self.fake.files)
 
+    async def settle(self) -> None:
+        """So does the fake."""
+
+
+class RemoteRig(DiskRig):
+    """A remote store, its node in this process on loopback, and the node's disk."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self.node = NodeRig(self.files, self.path)
+        self.store: Store
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[RemoteRig]:
+        """Serve, with a client for it."""
+        async with self.node.serving():
+            remote = self.node.client()
+            self.store = remote
+            yield self
+            remote.close()
+
 
 class TestLocalStore(StoreContract):
     """A directory, its work done in threads."""
@@ -110,3 +137,12 @@ class TestMemoryStore(StoreContract):
     @pytest.fixture
     def rig(self) -> MemoryRig:
         return MemoryRig()
+
+
+class TestRemoteStore(StoreContract):
+    """A directory behind a server."""
+
+    @pytest.fixture
+    async def rig(self, directory: str) -> AsyncIterator[RemoteRig]:
+        async with RemoteRig(directory).serving() as rig:
+            yield rig
