@@ -59,6 +59,7 @@ class HttpConnection:
         self._length = 0
         self._body_bytes = 0
         self._cut_off = False
+        self._closes = False
 
     def _new_h11(self) -> h11.Connection:
         return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
@@ -211,7 +212,9 @@ class HttpConnection:
             ("cache-control", "no-store"),
             *answer.headers,
         ]
-        if close or not self._can_skip_body():
+        # Judged here: h11 forgets who waited for 100 Continue once it has sent an answer.
+        self._closes = close or not self._can_skip_body()
+        if self._closes:
             headers.append(("connection", "close"))
         reason = HTTPStatus(answer.status).phrase
         response = h11.Response(status_code=answer.status, headers=headers, reason=reason)
@@ -259,8 +262,9 @@ class HttpConnection:
 
     async def finish_request(self) -> bool:
         """Read what is left of the body; return whether the connection can be used again."""
-        if not self._can_skip_body():
-            await self._linger()
+        if self._closes:
+            if self._left != 0:
+                await self._linger()
             return False
         try:
             while self._left or (self._left is None and self._h11.their_state is h11.SEND_BODY):
