@@ -25,8 +25,8 @@ from ec.node.service import Gates, NodeService
 from ec.offload import ThreadOffload
 from logd.clock import Clock
 from logd.events import EventLog
+from logd.net.bind import open_listener
 from logd.net.http import HttpServer, Limits, Request
-from logd.net.listen import open_listener
 from logd.process_limits import raise_descriptor_limit
 from logd.storage.files import Files
 from logd.units import KIB, MIB
