@@ -18,6 +18,7 @@ from typing import Final, Literal
 import trio
 
 from cli.errors import EXIT_DONE, EXIT_REFUSED
+from cli.options import Address
 from ec.chunk_write import CHUNK_BYTES_MAX
 from ec.errors import EcError, NodeNotMountedError
 from ec.node.home import NodeHome
@@ -109,26 +110,29 @@ class NodeServer:
         raise_descriptor_limit()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             try:
-                listener = open_listener(*self._options.listen)
-                name = await self._open()
+                name, listener = await self._start()
             except (EcError, OSError) as error:
                 self._events.error("cannot start", reason=str(error))
                 return EXIT_REFUSED
-            listener.listen()
-            sockets = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
+            host, port = listener.socket.getsockname()[:2]
+            say_ready = partial(on_ready, f"node={name} http={Address(host, port)}")
             async with trio.open_nursery() as connections:
-                await self._accept(
-                    sockets,
-                    connections,
-                    signals,
-                    partial(on_ready, f"node={name} http={shown}:{port}"),
-                )
+                await self._accept(listener, connections, signals, say_ready)
                 connections.start_soon(_end_at_next_signal, signals)
                 code = await self._stop()
                 connections.cancel_scope.cancel()
             return code
+
+    async def _start(self) -> tuple[str, trio.SocketListener]:
+        """Return the node's name and its listening port."""
+        bound = open_listener(*self._options.listen)
+        try:
+            name = await self._open()
+            bound.listen()
+        except BaseException:  # Whatever it was, the port is free again.
+            bound.close()
+            raise
+        return name, trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
     async def _open(self) -> str:
         """Return the node's name; "-" where it has none yet."""

@@ -109,37 +109,43 @@ class HttpServer:
         return False
 
     async def _next_head(self, connection: HttpConnection) -> h11.Request | None:
-        with trio.CancelScope() as idle:
-            self._idle.add(idle)
-            try:
-                with trio.fail_after(self._limits.idle_s):
-                    begun = await connection.wait_for_bytes()
-            finally:
-                self._idle.discard(idle)
-            if begun:
-                with trio.fail_after(self._limits.head_s):
-                    return await connection.next_head()
-        return None
+        if not connection.has_begun():
+            with trio.move_on_after(self._limits.idle_s) as idle:
+                self._idle.add(idle)
+                try:
+                    if not await connection.wait_for_bytes():
+                        return None
+                finally:
+                    self._idle.discard(idle)
+            if idle.cancelled_caught:
+                if self._draining:
+                    return None
+                raise trio.TooSlowError
+        # Scopes cost more than heads, which nearly always come whole.
+        head = connection.head_at_hand()
+        if head is None:
+            with trio.fail_after(self._limits.head_s):
+                head = await connection.next_head()
+        return head
 
     def _patience_s(self, size: int) -> float:
         return self._limits.request_s + size / self._limits.bytes_per_s_min
 
     async def _answer(self, connection: HttpConnection, head: h11.Request) -> bool:
         request = _as_request(head, connection)
-        with trio.fail_after(self._patience_s(request.length_bytes or 0)):
+        with trio.fail_after(self._patience_s(request.length_bytes or 0)) as patience:
             answer = await self._asked(request)
-        size = 0 if isinstance(answer.body, bytes) else answer.body.size
-        try:
-            with trio.fail_after(self._patience_s(size)):
+            size = 0 if isinstance(answer.body, bytes) else answer.body.size
+            patience.deadline = trio.current_time() + self._patience_s(size)
+            try:
                 await connection.send(answer, with_body=not request.head_only, close=self._draining)
-        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
-            return False
-        except Exception as error:  # Its head is on its way; the client must see that it broke.
-            self._on_failure(request, error)
-            return False
-        with trio.move_on_after(self._limits.stall_s):
+            except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+            except Exception as error:  # Its head is on its way; the client must see that it broke.
+                self._on_failure(request, error)
+                return False
+            patience.deadline = trio.current_time() + self._limits.stall_s
             return await connection.finish_request()
-        return False
 
     async def _asked(self, request: Request) -> Answer:
         try:

@@ -74,19 +74,32 @@ class HttpConnection:
 
     # --- Heads ------------------------------------------------------------------------------
 
-    async def wait_for_bytes(self) -> bool:
-        """Return when the next request has begun; False when the peer has closed instead.
+    def has_begun(self) -> bool:
+        """Return whether bytes of the next request are there."""
+        return bool(self._h11.trailing_data[0])
 
-        Raises:
-            h11.RemoteProtocolError: what has begun is no request.
-        """
-        if self._h11.trailing_data[0]:
-            return True
+    async def wait_for_bytes(self) -> bool:
+        """Return when the next request has begun; False when the peer has closed instead."""
         return await self._receive_head()
 
+    def head_at_hand(self) -> h11.Request | None:
+        """Return the next request's head if all of it has come.
+
+        Raises:
+            h11.RemoteProtocolError: what has come is no request.
+        """
+        event = self._h11.next_event()
+        return None if event is h11.NEED_DATA else self._begun(event)
+
     async def next_head(self) -> h11.Request | None:
-        """Return the next request's head; None when the peer has closed the connection."""
-        event = await self._next_event()
+        """Return the next request's head; None when the peer has closed the connection.
+
+        Raises:
+            As `head_at_hand`.
+        """
+        return self._begun(await self._next_event())
+
+    def _begun(self, event: object) -> h11.Request | None:
         if not isinstance(event, h11.Request):
             return None
         length = announced_length(event)

@@ -23,7 +23,6 @@ from ec.errors import (
     NoSpaceError,
     StoreUnavailableError,
 )
-from ec.file_system import Handle
 from ec.geometry import ByteRange
 from ec.node.bodies import WINDOW_BYTES, RangeBody, windows
 from ec.node.ranges import RangeNotSatisfiableError, parse_range
@@ -31,6 +30,7 @@ from ec.node_dir import initialise
 from ec.offload import InlineOffload
 from ec.profile import Profile
 from logd.net.http import Limits
+from logd.storage.files import Buffer, OpenFile
 from tests.contract.check_store import CLUSTER, IDENTITY, OTHER, SAMPLE, put
 from tests.ec_samples import encode, noise
 from tests.node_rig import TOKEN, NodeRig
@@ -194,7 +194,7 @@ async def test_a_disk_that_fills_up_in_the_middle_is_told(directory: str) -> Non
     class Filling(SmallDisk):
         writes = 10**9
 
-        def write_at(self, file: Handle, position: int, buffers: Sequence[bytes]) -> int:  # type: ignore[override]  # narrower, for what is written here
+        def write_at(self, file: OpenFile, position: int, buffers: Sequence[Buffer]) -> int:
             self.writes -= 1
             if self.writes < 0:
                 raise OSError(errno.ENOSPC, "full")
@@ -357,7 +357,7 @@ def test_any_text_is_a_range_or_none_or_refused(text: str) -> None:
         try:
             found = parse_range(header, 100)
         except RangeNotSatisfiableError:
-            continue
+            continue  # Refused, which is one of the three.
         assert found is None or 0 <= found.start < found.end <= 100
 
 
@@ -378,7 +378,7 @@ def test_windows_cover_a_range_without_overlap(payload: int, data: st.DataObject
 class Cold(SmallDisk):
     """A disk of which nothing is in the page cache."""
 
-    def is_cached(self, file: Handle, position: int, size: int) -> bool:
+    def is_cached(self, file: OpenFile, position: int, size: int) -> bool:
         return False
 
 
