@@ -254,8 +254,11 @@ class Pool:
         """
         assert target.startswith("/")
         what = f"{method} {target}"
-        with patience(self._timeouts.connect_s, node=self._node, what="no connection is free"):
-            await self._free.acquire()
+        if self._free.value:
+            self._free.acquire_nowait()
+        else:
+            with patience(self._timeouts.connect_s, node=self._node, what="no connection is free"):
+                await self._free.acquire()
         connection: Connection | None = None
         try:
             connection = self._kept()

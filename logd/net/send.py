@@ -154,18 +154,19 @@ async def send_file(sock: trio.socket.SocketType, part: Sendable, *, stall_s: fl
         is gone. TruncatedFileError: the file is shorter than the range.
     """
     sent = 0
-    while sent < part.size:
-        size = min(part.size - sent, SENDFILE_BYTES)
-        try:
-            count = os.sendfile(sock.fileno(), part.file.fd, part.position + sent, size)
-        except BlockingIOError:
-            with trio.fail_after(stall_s):
+    with trio.fail_after(stall_s) as patience:
+        while sent < part.size:
+            size = min(part.size - sent, SENDFILE_BYTES)
+            try:
+                count = os.sendfile(sock.fileno(), part.file.fd, part.position + sent, size)
+            except BlockingIOError:
+                patience.deadline = trio.current_time() + stall_s
                 await trio.lowlevel.wait_writable(sock)
-            continue
-        except OSError as error:
-            raise trio.BrokenResourceError(f"sendfile: {error}") from error
-        if count == 0:
-            raise TruncatedFileError(f"{part.file} ends {part.size - sent} bytes too early")
-        sent += count
-        if sent % TURN_BYTES < count:  # Others have their turn too.
-            await trio.lowlevel.checkpoint()
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"sendfile: {error}") from error
+            if count == 0:
+                raise TruncatedFileError(f"{part.file} ends {part.size - sent} bytes too early")
+            sent += count
+            if sent % TURN_BYTES < count:  # Others have their turn too.
+                await trio.lowlevel.checkpoint()
