@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 import msgspec
+import trio
 
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_id import ChunkId
@@ -113,6 +114,7 @@ class Node:
         self._name = name
         self._token = token
         self._reserve_bytes = reserve_bytes
+        self._opening = trio.Lock()
         self._store: LocalStore | None = None
         self._directory: ChunkDirectory | None = None
 
@@ -123,11 +125,11 @@ class Node:
             NodeNotMountedError: it has no identity. NodeIdentityError, StoreError: as
             `ChunkDirectory.open`.
         """
-        if self._store is None:
-            directory = await self._offload.run(self._open)
-            self._directory = directory
-            self._store = LocalStore(directory, self._offload)
-        return self._store
+        async with self._opening:  # Two that come first would take the lock from each other.
+            if self._store is None:
+                self._directory = await self._offload.run(self._open)
+                self._store = LocalStore(self._directory, self._offload)
+            return self._store
 
     def _open(self) -> ChunkDirectory:
         return ChunkDirectory.open(

@@ -41,7 +41,6 @@ class Reply:
     status: int
     headers: dict[str, str]
     content_bytes: int
-    has_body: bool = True
 
 
 class Exchange:
@@ -117,10 +116,6 @@ class Exchange:
     def is_done(self) -> bool:
         """Whether all of the answer was read, and nothing else."""
         return self._left == 0 and not self._early
-
-    def skip_body(self) -> None:
-        """The answer has no body after all: it is one to HEAD."""
-        self._left = 0
 
 
 class Client:
@@ -205,7 +200,8 @@ class Client:
             except StoreUnavailableError:
                 if not was_used or exchange.answered:
                     raise
-                # The node had closed this one while nobody used it; every call can be repeated.
+                # The node had closed this one while nobody used it. Repeating a call is harmless:
+                # at worst the answer is that it was done already.
                 fresh = True
             finally:
                 with trio.CancelScope(shield=True):
@@ -220,9 +216,6 @@ class Client:
         if body:
             await exchange.send_body([body])
         reply = await exchange.receive_head()
-        if method == "HEAD":
-            exchange.skip_body()
-            return reply, memoryview(b"")
         if reply.content_bytes > limit_bytes:
             sizes = f"{reply.content_bytes} bytes, at most {limit_bytes}"
             raise StoreUnavailableError(f"{self.node}: answers with {sizes}")
