@@ -94,6 +94,7 @@ async def _send_windows(
     source: Source, coder: SegmentCoder, uploads: Sequence[Upload], offload: Offload
 ) -> None:
     """Read and code one window while the one before is sent."""
+    assert len(uploads) == coder.shape.profile.chunks
     buffers = coder.make_buffers(), coder.make_buffers()
     coded: Sequence[memoryview] = ()
     for window in range(coder.windows):
@@ -120,6 +121,7 @@ def _writing(
 def _code_window(
     source: Source, coder: SegmentCoder, window: int, buffers: Sequence[memoryview]
 ) -> Sequence[memoryview]:
+    assert len(buffers) == coder.shape.profile.chunks
     for part, buffer in zip(coder.sources(window), buffers, strict=False):
         got = source.read_into(part.start, buffer[: part.size]) if part.size else 0
         if got != part.size:
@@ -130,6 +132,7 @@ def _code_window(
 async def _send_tails(
     coder: SegmentCoder, draft: Manifest, indexes: Indexes, uploads: Sequence[Upload]
 ) -> Encoded:
+    assert len(uploads) == len(draft.chunks)
     found = [coder.checksums(index) for index in range(len(uploads))]
     manifest = complete(draft, found, indexes)
     parts = chunk_indexes(manifest, indexes)

@@ -266,6 +266,7 @@ class Node:
 
 def _verify(reader: ChunkReader, start: int, end: int) -> None:
     """Verify the blocks of a range that were not verified yet."""
+    assert 0 <= start <= end
     length = reader.head.payload_bytes
     low, high = min(start, length), min(end, length)
     if low < high and reader.verified_range(low, high) is None:

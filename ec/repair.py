@@ -137,6 +137,7 @@ class Rebuild:
 
     async def _read_survivors(self, window: ByteRange) -> dict[int, memoryview | bytes | None]:
         """Return the window of k survivors, data before parity; bad ones are replaced by others."""
+        assert window.size > 0
         k = self._shape.profile.k
         windows: dict[int, memoryview | bytes | None] = {}
 

@@ -57,6 +57,7 @@ class Exchange:
 
     async def send_head(self, method: str, target: str, headers: Sequence[tuple[str, str]]) -> None:
         """Send the request without its body."""
+        assert target.startswith("/")
         data = self._h11.send(h11.Request(method=method, target=target, headers=list(headers)))
         assert data is not None
         await self._stream.send_all(data)
@@ -73,6 +74,7 @@ class Exchange:
 
     async def receive_head(self) -> Reply:
         """Return the head of the answer."""
+        assert self._left == 0
         while True:
             event = await self._next_head()
             if isinstance(event, h11.Response):

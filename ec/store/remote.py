@@ -95,6 +95,7 @@ class RemoteStore:
 
     def _decoded(self, chunk: ChunkId, tail: bytes) -> ChunkHead:
         """Return the head in everything behind a payload; the node is not believed."""
+        assert len(tail) <= TAIL_BYTES_MAX
         where = f"{self.node}:{chunk}"
         last = tail[-TRAILER_BYTES:]
         # The trailer says how long the payload is; the rest of it must then be as long as this.

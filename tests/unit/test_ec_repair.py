@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import msgspec
 import pytest
@@ -116,7 +117,7 @@ async def test_what_is_computed_wrong_is_not_stored() -> None:
     """A kernel that lies, once: the manifest finds it out."""
 
     class Lying(PortableKernel):
-        def multiply(self, rows, sources, targets):  # type: ignore[no-untyped-def]  # As there.
+        def multiply(self, rows: Any, sources: Any, targets: Any) -> None:
             super().multiply(rows, sources, targets)
             targets[0][7] ^= 1
 
