@@ -70,6 +70,8 @@ class SegmentReader:
 
     Args:
         stores: chunk index -> where that chunk is; one that is not in it is lost.
+        last_resort: the same for nodes that had better not be asked, because their breakers are
+            open say: only for what would otherwise be a gap.
         on_trouble: told of every chunk that could not be used, also when the read succeeds.
         hedge_s: how long a direct read may take before the others are asked as well.
     """
@@ -83,12 +85,14 @@ class SegmentReader:
         offload: Offload,
         on_trouble: OnTrouble,
         hedge_s: float = HEDGE_S,
+        last_resort: Mapping[int, Store] | None = None,
     ) -> None:
         assert codec.profile == manifest.profile
         assert all(0 <= index < codec.profile.chunks for index in stores)
         self.manifest = manifest
         self._shape = manifest.geometry
-        self._stores = stores
+        self._first = frozenset(stores)
+        self._stores = {**(last_resort or {}), **stores}
         self._codec = codec
         self._offload = offload
         self._on_trouble = on_trouble
@@ -105,8 +109,14 @@ class SegmentReader:
             preferred: those to decode from first.
         """
         assert 0 <= start <= end <= self._shape.source_bytes
-        call = _Call(set(self._stores) - without, preferred)
+        call = _Call(set(self._first - without), preferred)
         await self._read_part(call, ByteRange(start, end))
+        others = self._stores.keys() - self._first - without
+        if call.gaps and others:
+            gaps, call.gaps = call.gaps, []
+            call.usable |= others
+            for gap in gaps:
+                await self._read_part(call, gap.source)
         call.pieces.sort(key=lambda piece: piece.source.start)
         call.gaps.sort(key=lambda gap: gap.source.start)
         found = sum(p.source.size for p in call.pieces) + sum(g.source.size for g in call.gaps)

@@ -182,6 +182,22 @@ async def test_a_hedge_that_fails_waits_for_the_slow_one(autojump_clock: MockClo
     assert found.data == SAMPLE.source[start : start + 100]
 
 
+async def test_a_last_resort_is_asked_only_for_gaps() -> None:
+    """A node that had better not be asked is left alone while others do."""
+    rig = Rig()
+    stores = dict(enumerate(rig.nodes))
+    avoided = {index: stores.pop(index) for index in (0, 1)}
+    reader = SegmentReader(
+        SAMPLE.manifest, stores, codec=CODEC, offload=InlineOffload(),
+        on_trouble=lambda index, error: None, last_resort=avoided,
+    )  # fmt: skip
+    assert (await reader.read(0, SIZE)).data == SAMPLE.source
+    assert rig.nodes[0].read_bytes == rig.nodes[1].read_bytes == 0
+    rig.nodes[5].is_gone = True
+    assert (await reader.read(0, SIZE)).data == SAMPLE.source
+    assert rig.nodes[0].read_bytes > 0
+
+
 @pytest.mark.parametrize("seed", range(30))
 async def test_whatever_happens_the_bytes_are_right(seed: int, autojump_clock: MockClock) -> None:
     """Nodes gone, slow and damaged at random: pieces are the source's bytes, gaps only past m."""
