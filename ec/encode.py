@@ -64,6 +64,7 @@ async def encode(
     *,
     codec: Codec,
     offload: Offload,
+    window_bytes: int | None = None,
 ) -> Encoded:
     """Write all chunks of an encoding.
 
@@ -71,6 +72,7 @@ async def encode(
         draft: from `ec.segment.draft`.
         indexes: of the whole segment.
         stores: one a chunk, in the order of indexes.
+        window_bytes: of each chunk at once, whole blocks; None for what suits the profile.
 
     Raises:
         EcError: a node refused, or answered for other bytes than were sent. OSError: the source
@@ -81,7 +83,7 @@ async def encode(
     try:
         for index, (store, size) in enumerate(zip(stores, file_bytes(draft), strict=True)):
             uploads.append(await store.begin(draft.chunk_id(index), size))
-        coder = SegmentCoder(draft.geometry, codec)
+        coder = SegmentCoder(draft.geometry, codec, window_bytes=window_bytes)
         await _send_windows(source, coder, uploads, offload)
         return await _send_tails(coder, draft, indexes, uploads)
     finally:
