@@ -36,11 +36,12 @@ from ec.node_identity import NodeIdentity
 from ec.offload import ThreadOffload
 from ec.profile import Profile
 from ec.segment import Segment, draft
-from ec.segment_coder import WINDOW_BYTES, SegmentCoder
+from ec.segment_coder import SegmentCoder
 from ec.store.local import LocalStore
 from logd.storage.files import Files
 
 WINDOWS: Final = 16
+WINDOW_BYTES: Final = 1024 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 CLUSTER: Final = "bench"
 
@@ -51,12 +52,12 @@ def code(spec: dict[str, Any]) -> dict[str, Any]:
     kernel = PortableKernel() if spec["kernel"] == "portable" else choose("auto")[0]
     size = profile.k * WINDOWS * WINDOW_BYTES
     shape = geometry.Geometry(profile, geometry.choose_cuts(size, profile.k, []))
-    buffers = SegmentCoder(shape, Codec(profile, kernel)).make_buffers()
+    buffers = SegmentCoder(shape, Codec(profile, kernel), window_bytes=WINDOW_BYTES).make_buffers()
     for buffer in buffers:
         buffer[:] = os.urandom(len(buffer))
 
     def once() -> None:
-        coder = SegmentCoder(shape, Codec(profile, kernel))
+        coder = SegmentCoder(shape, Codec(profile, kernel), window_bytes=WINDOW_BYTES)
         for window in range(coder.windows):
             coder.code(window, buffers)
 

@@ -24,6 +24,7 @@ from cli.group import group
 from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
+from cli.retain import retain
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -67,6 +68,7 @@ for _command in (
     delete_records,
     node,
     segments,
+    retain,
     status,
     node,
     config,

@@ -93,6 +93,7 @@ class ChunkId:
 
     def sibling(self, index: int) -> ChunkId:
         """Return the id of another chunk of the same encoding."""
+        assert 0 <= index < CHUNKS_MAX
         return replace(self, index=index)
 
     def __str__(self) -> str:

@@ -64,6 +64,7 @@ async def encode(
     *,
     codec: Codec,
     offload: Offload,
+    window_bytes: int | None = None,
 ) -> Encoded:
     """Write all chunks of an encoding.
 
@@ -71,6 +72,7 @@ async def encode(
         draft: from `ec.segment.draft`.
         indexes: of the whole segment.
         stores: one a chunk, in the order of indexes.
+        window_bytes: of each chunk at once, whole blocks; None for what suits the profile.
 
     Raises:
         EcError: a node refused, or answered for other bytes than were sent. OSError: the source
@@ -81,7 +83,7 @@ async def encode(
     try:
         for index, (store, size) in enumerate(zip(stores, file_bytes(draft), strict=True)):
             uploads.append(await store.begin(draft.chunk_id(index), size))
-        coder = SegmentCoder(draft.geometry, codec)
+        coder = SegmentCoder(draft.geometry, codec, window_bytes=window_bytes)
         await _send_windows(source, coder, uploads, offload)
         return await _send_tails(coder, draft, indexes, uploads)
     finally:
@@ -94,6 +96,7 @@ async def _send_windows(
     source: Source, coder: SegmentCoder, uploads: Sequence[Upload], offload: Offload
 ) -> None:
     """Read and code one window while the one before is sent."""
+    assert len(uploads) == coder.shape.profile.chunks
     buffers = coder.make_buffers(), coder.make_buffers()
     coded: Sequence[memoryview] = ()
     for window in range(coder.windows):
@@ -120,6 +123,7 @@ def _writing(
 def _code_window(
     source: Source, coder: SegmentCoder, window: int, buffers: Sequence[memoryview]
 ) -> Sequence[memoryview]:
+    assert len(buffers) == coder.shape.profile.chunks
     for part, buffer in zip(coder.sources(window), buffers, strict=False):
         got = source.read_into(part.start, buffer[: part.size]) if part.size else 0
         if got != part.size:
@@ -130,6 +134,7 @@ def _code_window(
 async def _send_tails(
     coder: SegmentCoder, draft: Manifest, indexes: Indexes, uploads: Sequence[Upload]
 ) -> Encoded:
+    assert len(uploads) == len(draft.chunks)
     found = [coder.checksums(index) for index in range(len(uploads))]
     manifest = complete(draft, found, indexes)
     parts = chunk_indexes(manifest, indexes)

@@ -45,6 +45,7 @@ class Decode:
     @property
     def read_bytes(self) -> int:
         """How many bytes are asked for."""
+        assert self.survivors
         return sum(survivor.size for survivor in self.survivors)
 
 

@@ -15,10 +15,19 @@ from typing import Final
 from ec.checksums import BLOCK_CHECKSUM_BYTES, block_checksums
 from ec.codec import Codec
 from ec.geometry import BLOCK_BYTES, ByteRange, Geometry, blocks_of
+from ec.profile import Profile
 
-WINDOW_BYTES: Final = 1024 * 1024
+# Of two sets of buffers, whatever the profile: long windows cost fewer changes of threads.
+BUFFER_BYTES: Final = 24 * 1024 * 1024
 # Coded and hashed at once: a step of all chunks stays in the processor's second cache, about.
 STEP_BYTES: Final = 256 * 1024
+
+
+def window_bytes_of(profile: Profile) -> int:
+    """Return how long a window of each chunk is, so that two sets of buffers fit the limit."""
+    steps = BUFFER_BYTES // (2 * profile.chunks * STEP_BYTES)
+    assert steps >= 1
+    return steps * STEP_BYTES
 
 
 class SegmentCoder:
@@ -29,7 +38,9 @@ class SegmentCoder:
         windows: how many there are; 0 for an empty segment.
     """
 
-    def __init__(self, shape: Geometry, codec: Codec, *, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, shape: Geometry, codec: Codec, *, window_bytes: int | None = None) -> None:
+        if window_bytes is None:
+            window_bytes = window_bytes_of(shape.profile)
         assert window_bytes > 0
         assert window_bytes % BLOCK_BYTES == 0 == STEP_BYTES % BLOCK_BYTES
         assert codec.profile == shape.profile

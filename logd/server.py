@@ -43,6 +43,8 @@ from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
 from logd.broker.producer_ids import ProducerIds
+from logd.broker.retention import Retention
+from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
 from logd.broker.topics import Topics, TopicServices, random_topic_id
@@ -218,6 +220,7 @@ class Server:
             end_turn=self._end_turn,
             unlink_later=self._unlinker.unlink_later,
             release_ballast=self._directory.release_ballast,
+            retention_check_ms=self._settings.log_retention_check_interval_ms,
         )
 
     def _end_turn(self) -> None:
@@ -260,6 +263,8 @@ class Server:
             disk=self._disk,
         )
         self._make_groups()
+        self._retention = self._broker.retention = self._make_retention()
+        self._broker.problem_sources.append(self._retention.problems)
         sessions = FetchSessions(
             slots=self._settings.max_incremental_fetch_session_cache_slots,
             random_id=lambda: self._random.randrange(1, INT32_MAX),
@@ -298,6 +303,15 @@ class Server:
         self._group_upkeep = GroupUpkeep(self._groups)
         self._topics.on_deleted = self._group_upkeep.forget_topic
         broker.problem_sources.append(partial(group_problems, self._groups))
+
+    def _make_retention(self) -> Retention:
+        clock = RetentionClock(
+            self._services,
+            boot_id=self._boot_id,
+            last=self._directory.last_clock,
+            write_note=self._directory.write_clock_note,
+        )
+        return Retention(self._topics, self._services, self._metrics, clock)
 
     def _connection_limits(self) -> tuple[int, int]:
         return connection_limits(self._descriptors, self._config.settings)
@@ -343,6 +357,7 @@ class Server:
         )
         nursery.start_soon(maintenance.run)
         nursery.start_soon(self._group_upkeep.run)
+        nursery.start_soon(self._retention.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -389,6 +404,7 @@ class Server:
         self._loop.stop_reading()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
             await self._group_upkeep.stop()
+            await self._retention.stop()
             async with trio.open_nursery() as closing:
                 for partition in self._topics.open_partitions():
                     closing.start_soon(partition.close)

@@ -20,8 +20,8 @@ WINDOWS = 4
 TOPIC = "budget"
 # Well above what was measured when they were set, and well below what a task per connection or a
 # parse of every request into objects would cost.
-PIPELINED_MAX = 8.0
-CONNECTIONS_MAX = 4.0
+PIPELINED_MAX = 5.0
+CONNECTIONS_MAX = 3.5
 
 
 def cpu_us_per_request(run: Run, load: dict[str, int], address: tuple[str, int], pid: int) -> float:

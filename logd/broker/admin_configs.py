@@ -54,7 +54,11 @@ _OPERATIONS: Final[tuple[Literal["SET", "DELETE", "APPEND", "SUBTRACT"], ...]] =
 async def handle_describe_configs(
     context: RequestContext, request: DescribeConfigsRequest, _version: int
 ) -> DescribeConfigsResponse:
-    """List the settings of each resource, with value, source, and where they could come from."""
+    """List the settings of each resource, with value, source, and where they could come from.
+
+    What is asked again in the same request is answered once: it is a hundred times as long as the
+    question.
+    """
     results = [
         _describe(
             context.broker,
@@ -62,9 +66,17 @@ async def handle_describe_configs(
             with_synonyms=request.include_synonyms,
             with_documentation=request.include_documentation,
         )
-        for resource in request.resources
+        for resource in _without_repetitions(request.resources)
     ]
     return DescribeConfigsResponse(results=results)
+
+
+def _without_repetitions(asked: list[DescribeConfigsResource]) -> list[DescribeConfigsResource]:
+    unlike = {
+        (one.resource_type, one.resource_name, tuple(one.configuration_keys or ())): one
+        for one in asked
+    }
+    return list(unlike.values())
 
 
 def _describe(

@@ -127,16 +127,18 @@ async def handle_init_producer_id(
 async def handle_describe_producers(
     context: RequestContext, request: DescribeProducersRequest, _version: int
 ) -> DescribeProducersResponse:
-    """List the idempotent producers that each partition remembers."""
+    """List the idempotent producers that each partition remembers, once for each partition."""
+    asked: dict[str, list[int]] = {}
+    for topic in request.topics:
+        asked.setdefault(topic.name, []).extend(topic.partition_indexes)
     topics = [
         TopicResponse(
-            name=topic.name,
+            name=name,
             partitions=[
-                _describe_producers(context.broker, topic.name, index)
-                for index in topic.partition_indexes
+                _describe_producers(context.broker, name, index) for index in dict.fromkeys(indexes)
             ],
         )
-        for topic in request.topics
+        for name, indexes in asked.items()
     ]
     return DescribeProducersResponse(topics=topics)
 

@@ -52,6 +52,9 @@ _TOUCH_BYTES: Final = 256 * 1024
 SMALL_BYTES: Final = 8 * 1024
 """Up to here a read and one send are cheaper than a send, a sendfile and a send."""
 
+_SMALL_BYTES_IN_ALL: Final = 64 * 1024
+"""What one answer holds in memory of such; hundreds of answers may have to wait to be sent."""
+
 FETCH_WAIT_MS_MAX: Final = 10 * 60 * 1000
 """A client may ask to wait longer; it is answered, empty-handed, after this time."""
 
@@ -295,7 +298,7 @@ class FetchHandler:
             budget = min(item.max_bytes, fetch.max_bytes - total)
             try:
                 partition = self._partition(fetch, item)
-                result, is_cold = self._look(partition, item, budget, min_one=total == 0)
+                result, is_cold = self._look(partition, item, budget, before=total)
                 if is_cold:
                     cold.append((len(results), partition, item, budget))
                     total += max(budget, 1)
@@ -315,24 +318,27 @@ class FetchHandler:
         return False
 
     def _look(
-        self, partition: Partition, item: FetchItem, budget: int, *, min_one: bool
+        self, partition: Partition, item: FetchItem, budget: int, *, before: int
     ) -> tuple[PartitionFetched, bool]:
-        """Return what the partition has for the item, and whether a thread must get it."""
+        """Return what the partition has for the item, and whether a thread must get it.
+
+        `before`: the bytes of the partitions before it.
+        """
         records: FileSlice | SmallSlice | None = None
         high_watermark = partition.high_watermark
         is_cold = False
-        if budget > 0 or min_one:
-            found = partition.try_read(item.offset, max_bytes=max(budget, 0), min_one=min_one)
-            records = self._warm(found) if found is not None and found.size else found
+        if budget > 0 or not before:
+            found = partition.try_read(item.offset, max_bytes=max(budget, 0), min_one=not before)
+            records = self._warm(found, before) if found is not None and found.size else found
             is_cold = records is None
         result = PartitionFetched(
             item.index, 0, high_watermark, partition.log.log_start_offset, records
         )
         return result, is_cold
 
-    def _warm(self, found: FileSlice) -> FileSlice | SmallSlice | None:
+    def _warm(self, found: FileSlice, before: int) -> FileSlice | SmallSlice | None:
         """Return what can be sent without waiting for the disk; None where it cannot."""
-        if found.size > SMALL_BYTES:
+        if found.size > SMALL_BYTES or before > _SMALL_BYTES_IN_ALL:
             cached = self._files.is_cached(found.file, found.position, found.size)
             return found if cached else None
         data = self._files.read_cached_at(found.file, found.position, found.size)

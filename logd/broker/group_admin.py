@@ -43,10 +43,14 @@ _FIRST_WITH_NOT_FOUND: Final = 6
 def begin_describe_groups(
     context: RequestContext, request: DescribeGroupsRequest, version: int, answer: Answer
 ) -> None:
-    """Describe each group with its members; one that does not exist is dead."""
+    """Describe each group with its members; one that does not exist is dead.
+
+    One that is named again is described once: an answer is no larger than what the groups hold.
+    """
     groups = context.broker.groups
+    names = dict.fromkeys(request.groups)
     answer.answer(
-        DescribeGroupsResponse(groups=[_describe(groups, one, version) for one in request.groups])
+        DescribeGroupsResponse(groups=[_describe(groups, name, version) for name in names])
     )
 
 

@@ -11,7 +11,7 @@ Source: Kafka protocol guide; KIP-447 (stable fetches), KIP-709 (several groups 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from logd.broker.context import RequestContext
@@ -24,6 +24,8 @@ from logd.policy.group.values import GroupState
 from logd.wire.error_codes import ErrorCode
 from logd.wire.messages.offset_fetch import (
     OffsetFetchRequest,
+    OffsetFetchRequestTopic,
+    OffsetFetchRequestTopics,
     OffsetFetchResponse,
     OffsetFetchResponseGroup,
     OffsetFetchResponsePartition,
@@ -38,10 +40,10 @@ _NOTHING: Final = CommittedOffset(-1, -1, "", -1)
 
 
 class _Asked(NamedTuple):
-    """What is asked of one group; topics with their partitions, None for all."""
+    """What is asked of one group; topics with their partitions, None for all of them."""
 
     group_id: str
-    topics: list[tuple[str, list[int]]] | None
+    topics: dict[str, dict[int, None]] | None
 
 
 _Found = list[tuple[str, list[tuple[int, CommittedOffset]]]]
@@ -50,7 +52,11 @@ _Found = list[tuple[str, list[tuple[int, CommittedOffset]]]]
 def begin_offset_fetch(
     context: RequestContext, request: OffsetFetchRequest, version: int, answer: Answer
 ) -> None:
-    """Return what groups have committed."""
+    """Return what groups have committed.
+
+    What is asked again in the same request is answered once: an answer is no larger than what was
+    committed, plus some bytes for each that was not.
+    """
     groups = context.broker.groups
     asked = _asked(request, version)
     waits_for = [
@@ -72,20 +78,29 @@ def begin_offset_fetch(
 
 
 def _asked(request: OffsetFetchRequest, version: int) -> list[_Asked]:
-    if version >= _FIRST_WITH_SEVERAL_GROUPS:
-        return [
-            _Asked(
-                group.group_id,
-                None
-                if group.topics is None
-                else [(topic.name, topic.partition_indexes) for topic in group.topics],
-            )
-            for group in request.groups
-        ]
-    topics = None
-    if request.topics is not None:
-        topics = [(topic.name, topic.partition_indexes) for topic in request.topics]
-    return [_Asked(request.group_id, topics)]
+    if version < _FIRST_WITH_SEVERAL_GROUPS:
+        return [_Asked(request.group_id, _once_each(None, request.topics))]
+    asked: dict[str, _Asked] = {}
+    for group in request.groups:
+        before = asked.get(group.group_id)
+        if before is None:
+            asked[group.group_id] = _Asked(group.group_id, _once_each(None, group.topics))
+        elif before.topics is not None:
+            topics = _once_each(before.topics, group.topics)
+            asked[group.group_id] = _Asked(group.group_id, topics)
+    return list(asked.values())
+
+
+def _once_each(
+    before: dict[str, dict[int, None]] | None,
+    topics: Sequence[OffsetFetchRequestTopic | OffsetFetchRequestTopics] | None,
+) -> dict[str, dict[int, None]] | None:
+    if topics is None:
+        return None
+    asked = before or {}
+    for topic in topics:
+        asked.setdefault(topic.name, {}).update(dict.fromkeys(topic.partition_indexes))
+    return asked
 
 
 def _respond(groups: Coordinator, asked: list[_Asked], version: int) -> OffsetFetchResponse:
@@ -149,7 +164,7 @@ def _find(groups: Coordinator, asked: _Asked, *, refused: bool) -> _Found:
         return by_topic(offsets.items())
     return [
         (name, [(index, offsets.get((name, index), _NOTHING)) for index in indexes])
-        for name, indexes in asked.topics
+        for name, indexes in asked.topics.items()
     ]
 
 

@@ -262,10 +262,9 @@ class _Part:
 
     def add(self, records: Sequence[KeyedRecord], done: Done) -> None:
         """Put records into the turn's batch."""
-        size_bytes = sum(
-            RECORD_OVERHEAD_BYTES + len(key) + (len(value) if value is not None else 0)
-            for key, value in records
-        )
+        size_bytes = 0
+        for key, value in records:
+            size_bytes += RECORD_OVERHEAD_BYTES + len(key) + len(value or b"")
         if self._records and self._size_bytes + size_bytes > self._batch_bytes_max():
             self._append_batch()
         self._records += records

@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
 
+from logd.broker import deletion
 from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
@@ -54,9 +56,7 @@ SLOW_WRITE_S: Final = 0.005
 """A write slower than this met write-back; the next go through a thread until one is fast again."""
 
 SYNC_BEHIND_S: Final = 0.005
-"""acks=1 data that nobody waits for is synced after this time, so that small appends share a
-sync.
-"""
+"""acks=1 data that nobody waits for is synced after this time: small appends share a sync."""
 
 SYNC_BEHIND_BYTES: Final = 1024 * 1024
 """… or as soon as there is this much of it."""
@@ -109,7 +109,9 @@ class Partition:
     def apply_settings(self, settings: TopicSettings) -> None:
         """Use these settings from now on; no restart, no lost append."""
         self.settings = settings
-        self.log.settings = log_settings(settings)
+        self.log.settings = log_settings(
+            settings, retention_check_ms=self._services.retention_check_ms
+        )
         self._max_message_bytes = settings.max_message_bytes
         self._commits = settings.flush_mode == "commit"
         self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
@@ -482,8 +484,9 @@ class Partition:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """No write runs and none begins inside; appends pile up staged, bounded by
-        back-pressure.
+        """No write runs and none begins inside; appends pile up staged, bounded by back-pressure.
+
+        What poisons the log inside takes the partition offline.
         """
         while self._held:
             await self._write_ended.wait()
@@ -493,6 +496,9 @@ class Partition:
                 await self._write_ended.wait()
             self._write_ended = trio.Event()
             yield
+        except LogFailedError as error:
+            self._go_offline(error)
+            raise
         finally:
             self._held = False
             self._write_ended.set()
@@ -502,28 +508,33 @@ class Partition:
     async def delete_records(self, before_offset: int) -> int:
         """Make `before_offset` the log start offset, durably; return the new log start offset.
 
-        Segments wholly below it are renamed now and unlinked after file.delete.delay.ms.
-
         Raises:
             OffsetOutOfRangeError: beyond the high watermark.
             StorageError: the partition is offline or the new start could not be made durable.
         """
+        return (await self.delete_before(before_offset, "delete-records")).log_start_offset
+
+    async def delete_before(
+        self, offset: int, reason: str, wanted: Callable[[], bool] = deletion.always
+    ) -> DeleteResult:
+        """Delete what lies before `offset`, if that is `wanted` when nobody writes any more.
+
+        What the disk refused before is finished. Segments wholly below are renamed now, and
+        unlinked after file.delete.delay.ms. Raises as `delete_records`.
+        """
         if self.offline is not None:
             raise LogFailedError(self.offline)
+        services = self._services
+        job = partial(deletion.delete_before, self.log, offset, services.release_ballast, wanted)
         async with self.exclusive():
-            result = await self._services.offload.run("admin", self._delete_before, before_offset)
-        self._services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+            old_start = self.log.log_start_offset
+            result = await services.offload.run("write", job)
+        if self.log.wants_checkpoint:  # It rolled: what the last checkpoint spoke of is gone.
+            self.take_checkpoint()
+        services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+        deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
-        return self.log.log_start_offset
-
-    def _delete_before(self, offset: int) -> DeleteResult:
-        """Deleting frees space, and needs a little for its own state: the ballast's."""
-        try:
-            return self.log.delete_before(offset)
-        except DiskFullError:
-            if not self._services.release_ballast():
-                raise
-            return self.log.delete_before(offset)
+        return result
 
     async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
         """Return (offset, timestamp, leader epoch) of the first visible record at or after a time.
@@ -567,7 +578,8 @@ class Partition:
     async def close(self) -> None:
         """Write what is staged and wait for what runs; then the caller closes the log."""
         self.flush()
-        while self._writing is not None:
+        # Also for who has the log to itself: it renames files, by names that are soon others'.
+        while self._writing is not None or self._held:
             await self._write_ended.wait()
             self.flush()
         await self._commit.wait_idle()

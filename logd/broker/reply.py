@@ -29,6 +29,17 @@ class SmallSlice(NamedTuple):
 Part = bytes | SmallSlice | FileSlice
 
 
+def bytes_in_memory(data: bytes | Sequence[Part]) -> int:
+    """Return how much memory an answer holds; ranges of files hold none."""
+    if isinstance(data, bytes):
+        return len(data)
+    return sum(
+        len(part) if isinstance(part, bytes) else part.size
+        for part in data
+        if not isinstance(part, FileSlice)
+    )
+
+
 class ReplyOwner(Protocol):
     """What a reply needs of its connection."""
 

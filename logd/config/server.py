@@ -289,7 +289,7 @@ _STORAGE: Final = (
     ),
     Setting(
         name="log.retention.check.interval.ms", kind=Kind.LONG, default=5 * MINUTE_MS, low=1,
-        unit="ms", doc="How often retention looks for segments to delete.",
+        unit="ms", doc="How often retention looks for segments to delete, so how late it may be.",
     ),
     Setting(
         name="log.cleaner.enable", kind=Kind.BOOLEAN, default=True,
@@ -417,8 +417,7 @@ _LATER: Final = frozenset(
     (
         *(row.name for row in _NODES),
         *("nodes", "node.token.file", "remote.fetch.max.wait.ms"),
-        *("log.retention.hours", "log.retention.minutes", "log.roll.jitter.hours"),
-        *("log.retention.check.interval.ms", "log.cleaner.enable", "log.cleaner.threads"),
+        *("log.roll.jitter.hours", "log.cleaner.enable", "log.cleaner.threads"),
         *("log.cleaner.backoff.ms", "log.cleaner.dedupe.buffer.size"),
     )
 )

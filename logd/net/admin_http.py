@@ -5,6 +5,8 @@
     GET  /metrics      Prometheus text
     GET  /v1/status    the document of `logd status`
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
+    POST /v1/retain    ?topic=NAME[&partition=N][&explain=true][&ignore_clock_guard=true]: deletes
+                       what retention allows now, or says what goes, when and by which rule
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
@@ -23,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from logd.broker import group_status, status
+from logd.broker import group_status, retain, status
 from logd.broker.adopt import adopt
 from logd.broker.context import Broker
 from logd.errors import (
@@ -64,6 +66,7 @@ class AdminHandler:
             "/metrics": {"GET": self._metrics},
             "/v1/status": {"GET": self._status},
             "/v1/segments": {"GET": self._segments},
+            "/v1/retain": {"POST": self._retain},
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
             _GROUP_PREFIX: {"GET": self._group},
@@ -112,6 +115,17 @@ class AdminHandler:
         look = partial(status.segments, self._broker, name, index)
         return _as_json(await self._broker.offload.run("admin", look))
 
+    async def _retain(self, request: Request) -> Response:
+        name, index = _topic_and_partition(request)
+        explain = _is_true(request, "explain")
+        ignore_clock_guard = _is_true(request, "ignore_clock_guard")
+        broker = self._broker
+        answer = await (retain.explain if explain else retain.retain)(
+            broker.retention, broker.topics, name, index, ignore_clock_guard=ignore_clock_guard
+        )
+        # Ten thousand segments make two megabytes: not on the loop.
+        return await broker.offload.run("admin", _as_json, answer)
+
     async def _groups(self, _request: Request) -> Response:
         return _as_json(group_status.list_groups(self._broker.groups))
 
@@ -146,6 +160,13 @@ def _topic_and_partition(request: Request) -> tuple[str, int | None]:
     if not name:
         raise HttpError(400, f"say which topic: {request.path}?topic=NAME")
     return name, _as_index(request.query.get("partition"))
+
+
+def _is_true(request: Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise HttpError(400, f"{name} is true or false")
+    return text == "true"
 
 
 def _as_index(text: str | None) -> int | None:

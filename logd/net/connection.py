@@ -13,7 +13,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from socket import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from logd.broker.fetch import FetchShape
 from logd.broker.group_shortcuts import CommitRoute
@@ -34,13 +34,21 @@ if TYPE_CHECKING:
         def make_quiet(self, connection: Connection) -> None: ...
 
 
+OUTBOX_BYTES_MAX: Final = 1024 * 1024
+"""A client that does not read its answers is not read from beyond this."""
+
+
 class Connection:
     """The state of a connection. Fields are written by the serving loop alone.
 
     Attributes:
         replies: one for each request that awaits its answer, in the order of the requests.
         in_flight: the requests that those answer.
+        line_bytes: what the complete ones among them hold in memory.
+        read_on: ends the pause for which there are too many answers; None where it is not paused
+            for that.
         input: a frame that is not complete yet, its first `filled` bytes; None between frames.
+        is_sending: whether the next turn goes on with it, whatever its socket tells.
         pauses: how many reasons there are not to read from the client now.
         frame_started_at: when the first byte of an incomplete frame came.
         epoll: which one watches the socket.
@@ -49,8 +57,9 @@ class Connection:
 
     __slots__ = ("active_at", "address", "client_id", "closed", "commit_route", "epoll", "events",
                  "fd", "fetch_shape", "filled", "frame_started_at", "heartbeat_at",
-                 "in_flight", "input", "is_ready", "needed", "outbox", "owner", "pauses",
-                 "produce_route", "replies", "requests", "sock")  # fmt: skip
+                 "in_flight", "input", "is_ready", "is_sending", "line_bytes", "needed", "outbox",
+                 "owner", "pauses", "produce_route", "read_on", "replies", "requests",
+                 "sock")  # fmt: skip
 
     def __init__(
         self,
@@ -68,13 +77,16 @@ class Connection:
         self.client_id: str | None = None
         self.replies: deque[Reply] = deque()
         self.in_flight = 0
+        self.line_bytes = 0
         self.outbox = Outbox(sock)
         self.input: bytearray | None = None
         self.filled = 0
         self.needed = 0
         self.pauses = 0
+        self.read_on: Callable[[], None] | None = None
         self.closed = False
         self.is_ready = False
+        self.is_sending = False
         self.epoll = epoll
         self.events = 0  # what the epoll watches for
         self.requests = 0
@@ -100,6 +112,28 @@ class Connection:
     def close_for(self, reason: str) -> None:
         """Close the connection, for a reason that is logged."""
         self.owner.close(self, reason)
+
+    @property
+    def has_whole_frame(self) -> bool:
+        """Whether requests were received, but not parsed because the connection was paused."""
+        return self.input is not None and self.filled >= self.needed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has more answers than are kept for a client that does not read them."""
+        return self.line_bytes + self.outbox.buffered_bytes > OUTBOX_BYTES_MAX
+
+    def pause_while_full(self) -> None:
+        """Read and parse no more, whatever was received, until there is room for answers."""
+        if self.read_on is None:
+            self.read_on = self.pause()
+
+    def read_on_if_room(self) -> None:
+        """End that pause if the client has taken enough of its answers."""
+        read_on = self.read_on
+        if read_on is not None and not self.is_full:
+            self.read_on = None
+            read_on()
 
     def pause_for(self, partition: Partition) -> None:
         """Read no more until the partition's syncs have caught up."""

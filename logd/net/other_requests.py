@@ -19,7 +19,7 @@ from logd.broker.reply import Reply
 from logd.errors import LogdError, MalformedRequestError
 from logd.net.connection import Connection
 from logd.wire import quirks
-from logd.wire.api_keys import API_VERSIONS, HEARTBEAT, OFFSET_COMMIT
+from logd.wire.api_keys import API_VERSIONS, HEARTBEAT, OFFSET_COMMIT, OFFSET_FETCH
 from logd.wire.frame import REQUEST_START
 from logd.wire.messages.heartbeat import HeartbeatRequest
 from logd.wire.messages.offset_commit import OffsetCommitRequest
@@ -95,6 +95,9 @@ class OtherRequests:
         if api.begin is not None:
             late = LateReply(connection, api, version=version, correlation_id=correlation_id)
             api.begin(context, request, version, late)
+            if api_key == OFFSET_FETCH and late.data is None:
+                # Until it is known how much that answers, no more of the kind.
+                late.on_sent = connection.pause()
             if isinstance(request, HeartbeatRequest):
                 self.shortcuts.learn_heartbeat(frame, request, version)
                 connection.note_heartbeat()
@@ -134,6 +137,7 @@ class OtherRequests:
             self._close(connection, "internal error")
             return
         if not connection.closed:
+            connection.line_bytes += len(frame)
             reply.complete(frame)
             resume()
             self._end_turn()

@@ -41,12 +41,12 @@ import trio
 from logd.broker.context import Broker
 from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
-from logd.broker.reply import Part, Reply, SmallSlice
+from logd.broker.reply import Part, Reply, SmallSlice, bytes_in_memory
 from logd.broker.services import PartitionServices
 from logd.broker.sync_points import SyncPointWriter
 from logd.errors import MalformedRequestError
 from logd.net.buffers import Arena
-from logd.net.connection import Connection
+from logd.net.connection import OUTBOX_BYTES_MAX, Connection
 from logd.net.other_requests import OtherRequests
 from logd.net.partial_frames import PartialFrames
 from logd.net.quiet import QuietConnections
@@ -68,9 +68,6 @@ LINGER_S: Final = 0.001
 
 CHECKPOINT_S: Final = 0.005
 """A busy loop lets the other tasks run this often."""
-
-OUTBOX_BYTES_MAX: Final = 1024 * 1024
-"""A client that does not read its answers is not read from beyond this."""
 
 
 class ServeLoop:
@@ -101,7 +98,9 @@ class ServeLoop:
         self._hooks: dict[int, Callable[[], None]] = {offload.wake_fd: self._deliver}
         self.connections: dict[int, Connection] = {}
         self._ready: list[Connection] = []
+        # Those that the next turn goes on with, though their sockets have nothing to tell.
         self._sending: list[Connection] = []
+        self._rests = False
         self._arena = Arena()
         self._partial = PartialFrames(
             frame_bytes_max=self._frame_bytes_max,
@@ -134,7 +133,9 @@ class ServeLoop:
         monotonic = self._clock.monotonic
         turn_ended = self.metrics.turn_ended
         while True:
+            self._rests = True
             await trio.lowlevel.wait_readable(epoll_fd)
+            self._rests = False
             now = monotonic()
             checkpoint_at = now + CHECKPOINT_S
             ready = poll(0)
@@ -162,6 +163,8 @@ class ServeLoop:
         if self._sending:
             sending, self._sending = self._sending, []
             for sender in sending:
+                sender.is_sending = False
+                self._parse_kept(sender)
                 self._send(sender)
         connections = self.connections
         for fd, events in ready:
@@ -249,12 +252,15 @@ class ServeLoop:
         self.on_close(connection)
 
     def resume(self, connection: Connection) -> None:
-        """Parse what came before the pause, then read on."""
-        if connection.input is not None:
-            filled = connection.filled
-            self._parse_all(connection, self._partial.take(connection), 0, filled)
-        if not connection.closed:
-            self._watch(connection)
+        """Parse what came before the pause, in the next turn, then read on; both not before there
+        is room for answers.
+        """
+        if connection.is_full:
+            connection.pause_while_full()
+        elif connection.has_whole_frame:
+            self._go_on_next_turn(connection)
+            return
+        self._watch(connection)
 
     def mark_ready(self, connection: Connection) -> None:
         """The connection has an answer to send at the end of the turn."""
@@ -279,7 +285,7 @@ class ServeLoop:
     def _watch(self, connection: Connection) -> None:
         takes_answers = connection.outbox.buffered_bytes <= OUTBOX_BYTES_MAX
         events = select.EPOLLIN if takes_answers and not connection.pauses else 0
-        if connection.outbox and connection not in self._sending:
+        if connection.outbox and not connection.is_sending:
             events |= select.EPOLLOUT
         if events != connection.events and not connection.closed:
             connection.events = events
@@ -356,6 +362,15 @@ class ServeLoop:
         filled = connection.filled
         self._parse_all(connection, self._partial.take(connection), 0, filled)
         return count
+
+    def _parse_kept(self, connection: Connection) -> None:
+        """Parse what came before a pause, if that is over."""
+        if connection.pauses or not connection.has_whole_frame:
+            return
+        filled = connection.filled
+        self._parse_all(connection, self._partial.take(connection), 0, filled)
+        if not connection.closed:
+            self._watch(connection)
 
     def _parse_all(
         self, connection: Connection, buffer: bytearray, position: int, end: int
@@ -438,13 +453,20 @@ class ServeLoop:
         reply.api_key = api_key
         connection.replies.append(reply)
         connection.in_flight += reply.count
+        data = reply.data
+        if data is not None:
+            connection.line_bytes += bytes_in_memory(data)
+            if connection.is_full:
+                connection.pause_while_full()
         if connection.in_flight >= self._requests_max:
             self._pause_until_answered(connection)
 
     def _pause_until_answered(self, connection: Connection) -> None:
         """Too many requests in flight: read on when the oldest of them are answered."""
         self.metrics.at_limit.value += 1
-        connection.replies[-1].on_sent = connection.pause()
+        last = connection.replies[-1]
+        # One that has this set pauses the connection until then already.
+        last.on_sent = last.on_sent or connection.pause()
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -455,6 +477,7 @@ class ServeLoop:
                 connection.is_ready = False
                 if not connection.closed:
                     self._send_replies(connection)
+                    connection.read_on_if_room()
 
     def _send_replies(self, connection: Connection) -> None:
         """Move answers from the front of the line to the socket."""
@@ -477,6 +500,10 @@ class ServeLoop:
             if reply.on_sent is not None:
                 reply.on_sent()
         self._count_answers(api_key, started_at, count)
+        if connection.line_bytes:
+            connection.line_bytes = sum(
+                bytes_in_memory(reply.data) for reply in replies if reply.data is not None
+            )
         if not outbox and chunks:
             self.send_bytes(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
             return
@@ -508,9 +535,18 @@ class ServeLoop:
             self.close(connection, "" if not error.filename else str(error))
             return
         if outbox and writable:
-            self._sending.append(connection)  # Its share of this turn is used up.
+            self._go_on_next_turn(connection)  # Its share of this turn is used up.
         if outbox or connection.events != select.EPOLLIN:
             self._watch(connection)
+        connection.read_on_if_room()
+
+    def _go_on_next_turn(self, connection: Connection) -> None:
+        if not connection.is_sending:
+            connection.is_sending = True
+            self._sending.append(connection)
+        if self._rests:  # Nothing but this would end its rest.
+            self._rests = False
+            self._offload.post(_ignore_wake, None)
 
 
 def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> list[bytes]:
@@ -531,3 +567,7 @@ def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> li
 
 def _ignore_close(_connection: Connection) -> None:
     """Until a listener counts its connections."""
+
+
+def _ignore_wake(_result: object, _error: BaseException | None) -> None:
+    """To be woken is all."""

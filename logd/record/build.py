@@ -15,13 +15,14 @@ from crc32c import crc32c
 
 from logd.record import batch
 from logd.record.compression import compress
-from logd.record.varint import write_varint
+from logd.record.varint import varint, write_varint
 
 Headers = Sequence[tuple[str, bytes | None]]
 NewRecord = tuple[bytes | None, bytes | None, Headers, int]
 """Key, value, headers, timestamp in milliseconds."""
 
-_NULL = -1
+_NULL = varint(-1)
+_NO_HEADERS = varint(0)
 _NO_LEADER_EPOCH = -1
 
 
@@ -65,12 +66,16 @@ class BatchBuilder:
         if not self.count:
             self._base_timestamp_ms = timestamp_ms
         self._max_timestamp_ms = max(self._max_timestamp_ms, timestamp_ms)
-        body = bytearray(1)  # attributes: none are defined
-        write_varint(body, timestamp_ms - self._base_timestamp_ms)
-        write_varint(body, delta)
-        _write_field(body, key)
-        _write_field(body, value)
-        _write_headers(body, headers)
+        body = b"".join((
+            b"\0",  # attributes: none are defined
+            varint(timestamp_ms - self._base_timestamp_ms),
+            varint(delta),
+            _NULL if key is None else varint(len(key)),
+            key or b"",
+            _NULL if value is None else varint(len(value)),
+            value or b"",
+            _headers(headers) if headers else _NO_HEADERS,
+        ))  # fmt: skip
         write_varint(self._payload, len(body))
         self._payload += body
         self._next_delta = delta + 1
@@ -142,17 +147,11 @@ def set_crc(buffer: bytearray) -> None:
     buffer[batch.CRC_START - 4 : batch.CRC_START] = crc.to_bytes(4, "big")
 
 
-def _write_field(out: bytearray, field: bytes | None) -> None:
-    if field is None:
-        write_varint(out, _NULL)
-        return
-    write_varint(out, len(field))
-    out += field
-
-
-def _write_headers(out: bytearray, headers: Headers) -> None:
-    write_varint(out, len(headers))
-    for key, value in headers:
+def _headers(headers: Headers) -> bytes:
+    out = bytearray(varint(len(headers)))
+    for name, value in headers:
         # The counterpart of how records.iterate decodes: what is no UTF-8 comes back as it was.
-        _write_field(out, key.encode("utf-8", "surrogateescape"))
-        _write_field(out, value)
+        key = name.encode("utf-8", "surrogateescape")
+        out += varint(len(key)) + key
+        out += _NULL if value is None else varint(len(value)) + value
+    return bytes(out)

@@ -10,6 +10,8 @@ Source: Apache Kafka, "Protocol Primitive Types", VARINT and VARLONG.
 
 from __future__ import annotations
 
+from typing import Final
+
 from logd.errors import CorruptRecordsError
 from logd.units import INT64_MAX
 
@@ -61,9 +63,25 @@ def _read(buffer: bytes, position: int, *, bits: int, bytes_max: int) -> tuple[i
 
 def write_varint(out: bytearray, value: int) -> None:
     """Append `value` (at most 64 bits, signed) to `out` in as few bytes as it needs."""
+    out += _KNOWN[value] if 0 <= value < _KNOWN_COUNT else _encode(value)
+
+
+def varint(value: int) -> bytes:
+    """Return `value` (at most 64 bits, signed) in as few bytes as it needs."""
+    return _KNOWN[value] if 0 <= value < _KNOWN_COUNT else _encode(value)
+
+
+def _encode(value: int) -> bytes:
     assert -INT64_MAX - 1 <= value <= INT64_MAX
+    out = bytearray()
     rest = value << 1 ^ value >> 63
     while rest > 0x7F:
         out.append(rest & 0x7F | 0x80)
         rest >>= 7
     out.append(rest)
+    return bytes(out)
+
+
+# Lengths and offset deltas are nearly always small: 70 KB save a loop in bytecode for each.
+_KNOWN_COUNT: Final = 2048
+_KNOWN: Final = tuple(map(_encode, range(_KNOWN_COUNT)))

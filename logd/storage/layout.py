@@ -5,6 +5,7 @@
         meta                        format version and cluster id (data_directory, state_file)
         boot                        the boot id of the run that wrote last (data_directory)
         clean-stop                  marker of a clean stop (clean_stop, state_file)
+        clock                       what time it was, for retention (clock_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
         sync.journal                what is known to be synced (sync_journal)
         ballast                     space to give back in need (data_directory)
@@ -31,6 +32,7 @@ LOCK_NAME: Final = "lock"
 META_NAME: Final = "meta"
 BOOT_NAME: Final = "boot"
 CLEAN_STOP_NAME: Final = "clean-stop"
+CLOCK_NAME: Final = "clock"
 CATALOG_NAME: Final = "catalog.sqlite"
 JOURNAL_NAME: Final = "sync.journal"
 BALLAST_NAME: Final = "ballast"

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -87,6 +88,10 @@ class LogState:
         plan_is_stale: something changed that the appender's bounds depend on.
         failed: why the log takes and gives nothing any more.
         unknown_files: names in the directory that are none of ours nor of Kafka's.
+        cuts: (base offset, name) of saved tails; None until a deletion asks. Only recovery saves
+            some, and it is over.
+        doomed_paths, deleted_paths: of deleted segments, files that are still to be renamed, and
+            those that were while a later step failed.
     """
 
     def __init__(
@@ -125,6 +130,9 @@ class LogState:
         self.sealed_bytes = parts.sealed_bytes
         self.snapshot_offsets = parts.snapshot_offsets
         self.unknown_files = parts.unknown_files
+        self.cuts: list[tuple[int, str]] | None = None
+        self.doomed_paths: deque[str] = deque()
+        self.deleted_paths: list[str] = []
         self.failed: LogFailedError | None = None
         self.damage_found_in_active = False
         self.plan_is_stale = True

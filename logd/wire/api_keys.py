@@ -10,6 +10,7 @@ from typing import Final
 PRODUCE: Final = 0
 FETCH: Final = 1
 OFFSET_COMMIT: Final = 8
+OFFSET_FETCH: Final = 9
 HEARTBEAT: Final = 12
 API_VERSIONS: Final = 18
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from logd.policy.clock_guard import ClockNote
 from logd.storage import sync_journal
 from logd.storage.catalog import SqliteCatalog
 from logd.storage.clean_stop import CleanLog, CleanStop, read_clean_stop, write_clean_stop
+from logd.storage.clock_note import read_clock_note, write_clock_note
 from logd.storage.files import Files
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.state_file import read_state, write_state
@@ -57,6 +59,15 @@ def test_clean_stop_marker(directory: str) -> None:
     assert read_clean_stop(Files(), path, cluster_id="cluster") == STOP
     write_clean_stop(Files(), f"{directory}/new", STOP, cluster_id="cluster")
     assert Path(directory, "new").read_bytes().hex() == golden("clean_stop_v1").hex()
+
+
+def test_clock_note(directory: str) -> None:
+    """Payload version 1."""
+    note = ClockNote(1_700_000_000_000, 5_000_000, BOOT)
+    path = put(directory, "old", golden("clock_note_v1"))
+    assert read_clock_note(Files(), path) == note
+    write_clock_note(Files(), f"{directory}/new", note)
+    assert Path(directory, "new").read_bytes().hex() == golden("clock_note_v1").hex()
 
 
 def test_offset_index(directory: str) -> None:

@@ -220,3 +220,15 @@ def assert_goes_on(member: RawMember, topic: str) -> None:
     """A healthy member is accepted, in the generation that it is in."""
     assert member.heartbeat() == 0
     assert member.commit(topic, 7) == 0
+
+
+def flood(line: Line, frames: bytes, healthy: RawMember) -> None:
+    """Send for as long as the server reads; the healthy member is served meanwhile."""
+    line.socket.setblocking(False)
+    blocked = 0
+    while blocked < 3:
+        try:
+            line.socket.send(frames)
+        except BlockingIOError:
+            blocked += 1
+            assert healthy.heartbeat() == 0

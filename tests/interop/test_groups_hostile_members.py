@@ -24,6 +24,7 @@ from tests.interop.raw_group import (
     RawMember,
     assert_goes_on,
     find_the_coordinator,
+    flood,
     frame,
 )
 from tests.server_process import ServerProcess
@@ -199,18 +200,6 @@ def test_describing_without_end_and_without_reading(server: ServerProcess, topic
         flood(line, frame(describe_groups, asked, 6) * 2000, one)
         assert_goes_on(one, topic)
         assert server.resident_bytes() - resident < 32 * 1024 * 1024
-
-
-def flood(line: Line, frames: bytes, healthy: RawMember) -> None:
-    """Send for as long as the server reads; the healthy member is served meanwhile."""
-    line.socket.setblocking(False)
-    blocked = 0
-    while blocked < 3:
-        try:
-            line.socket.send(frames)
-        except BlockingIOError:
-            blocked += 1
-            assert healthy.heartbeat() == 0
 
 
 # Joins without end

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ec.chunk_file",),
     ("ec.segment",),
     # DECISION
-    ("logd.policy", "ec.margin", "ec.plan"),
+    ("logd.policy", "ec.breaker", "ec.margin", "ec.plan"),
     ("ec.placement",),
     # STORAGE
     ("logd.storage", "ec.file_system"),
@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.events", "ec.store"),
     ("logd.offload", "ec.node"),
     ("ec.encode", "ec.read"),
-    ("ec.repair", "ec.scrub"),
+    ("ec.prove", "ec.repair", "ec.scrub"),
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
@@ -169,6 +169,13 @@ def check_used(modules: Modules) -> Iterator[str]:
 # Run by name, not imported.
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts of the library that nothing in this repository calls before logd.cold does.
-AWAITED = ("ec.margin", "ec.placement", "ec.plan", "ec.store.remote")
+AWAITED = (
+    "ec.margin",
+    "ec.placement",
+    "ec.prove",
+    "ec.repair",
+    "ec.store.guarded",
+    "ec.store.remote",
+)
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

@@ -37,6 +37,19 @@ async def describe(
     return response.results[0]
 
 
+async def test_what_is_asked_twice_is_described_once(server: Server) -> None:
+    """The same settings of the same resource; other settings of it are another question."""
+    asked = [
+        describe_configs.DescribeConfigsResource(
+            resource_type=TOPIC, resource_name="orders", configuration_keys=keys
+        )
+        for keys in (None, ["segment.bytes"], None, [], ["segment.bytes"])
+    ]
+    request = describe_configs.DescribeConfigsRequest(resources=asked)
+    results = (await ask(server, describe_configs, request, 4)).results
+    assert [len(one.configs) for one in results] == [len(TOPIC_SETTINGS), 1]
+
+
 @pytest.mark.parametrize("version", versions_of(describe_configs))
 async def test_every_topic_setting_is_described(server: Server, version: int) -> None:
     """All settings, with value, source, type, synonyms and documentation where there is room."""

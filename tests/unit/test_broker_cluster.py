@@ -134,15 +134,18 @@ async def test_producers_that_arrive_together_share_no_id() -> None:
 
 
 async def test_describe_producers(server: Server) -> None:
-    """What each partition remembers of its producers; an unknown partition is said to be."""
+    """What each partition remembers of its producers, once; an unknown one is said to be."""
     await server.topics.create("t", 1, {})
     server.partition("t").log.producers.described = [
         SimpleNamespace(producer_id=9, epoch=2, last_sequence=41, last_timestamp_ms=777)
     ]
-    topic = describe_producers.TopicRequest(name="t", partition_indexes=[0, 5])
-    request = describe_producers.DescribeProducersRequest(topics=[topic])
-    response = await ask(server, describe_producers, request, 0)
-    good, bad = response.topics[0].partitions
+    twice = [
+        describe_producers.TopicRequest(name="t", partition_indexes=indexes)
+        for indexes in ([0, 5, 0], [0])
+    ]
+    request = describe_producers.DescribeProducersRequest(topics=twice)
+    (topic,) = (await ask(server, describe_producers, request, 0)).topics
+    good, bad = topic.partitions
     (one,) = good.active_producers
     assert (one.producer_id, one.producer_epoch, one.last_sequence, one.last_timestamp) == (
         9,

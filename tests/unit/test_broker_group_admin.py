@@ -69,6 +69,12 @@ def test_describing(server: Server, version: int) -> None:
         assert none.error_message
 
 
+def test_a_group_that_is_named_twice_is_described_once(server: Server) -> None:
+    """So no small request has an answer of any size."""
+    stable(server)
+    assert [one.group_id for one in describe(server, "g", "none", "g", "none")] == ["g", "none"]
+
+
 def test_describing_other_states(server: Server) -> None:
     """What is not agreed on yet is not told; a group of offsets alone is empty."""
     (seat,) = stable(server)

@@ -240,6 +240,35 @@ def test_several_groups_in_one_fetch(server: Server, version: int) -> None:
     assert (third.error_code, third.topics) == (ErrorCode.INVALID_GROUP_ID, [])
 
 
+@pytest.mark.parametrize("version", [8, 9])
+def test_what_is_asked_twice_in_one_fetch_is_told_once(server: Server, version: int) -> None:
+    """Of groups, topics and partitions; who asks for all of a group once is told all."""
+    for group in ("a", "b"):
+        commit(server, {("t", 0): (1, -1, ""), ("t", 1): (2, -1, "")}, group=group)
+    asked, topic = offset_fetch.OffsetFetchRequestGroup, offset_fetch.OffsetFetchRequestTopics
+    request = offset_fetch.OffsetFetchRequest(
+        groups=[
+            asked(group_id="a", topics=[topic(name="t", partition_indexes=[1, 1, 9])]),
+            asked(group_id="b", topics=[topic(name="t", partition_indexes=[1])]),
+            asked(group_id="b", topics=None),
+            asked(
+                group_id="a",
+                topics=[
+                    topic(name="t", partition_indexes=[0, 1]),
+                    topic(name="t", partition_indexes=[9]),
+                ],
+            ),
+            asked(group_id="b", topics=None),
+        ]
+    )
+    groups = begin(server, offset_fetch, request, version).response.groups
+    assert [
+        (group.group_id, topic.name, [one.committed_offset for one in topic.partitions])
+        for group in groups
+        for topic in group.topics
+    ] == [("a", "t", [2, -1, 1]), ("b", "t", [1, 2])]
+
+
 def test_a_stable_fetch_waits_for_commits_on_their_way(server: Server) -> None:
     """It tells what is committed when those that were under way have landed, no later."""
     commit(server, {("t", 0): (1, -1, "")})

@@ -11,14 +11,14 @@ from ec.chunk_write import Receipt
 from ec.codec import Codec
 from ec.encode import encode
 from ec.errors import ChunkRefusedError, EcError, NoSpaceError, StoreError
-from ec.geometry import BLOCK_BYTES
+from ec.geometry import BLOCK_BYTES, Geometry, choose_cuts
 from ec.indexes import Indexes
 from ec.kernels.portable import PortableKernel
 from ec.manifest import Manifest
 from ec.offload import InlineOffload
 from ec.profile import Profile
 from ec.segment import Segment, draft, file_bytes
-from ec.segment_coder import WINDOW_BYTES, SegmentCoder
+from ec.segment_coder import BUFFER_BYTES, SegmentCoder
 from ec.store.protocol import Store, Upload
 from tests.contract.check_store import MemoryStore, MemoryUpload
 from tests.ec_samples import ENCODING, Encoded, noise
@@ -67,6 +67,7 @@ async def run(expected: Encoded, stores: Sequence[Store], source: Bytes) -> tupl
     encoded = await encode(
         source, manifest, indexes_of(expected), stores,
         codec=Codec(manifest.profile, PortableKernel()), offload=InlineOffload(),
+        window_bytes=WINDOW_BYTES,
     )  # fmt: skip
     assert encoded.manifest == expected.manifest
     return encoded.receipts
@@ -76,6 +77,7 @@ def memory_stores(count: int) -> list[MemoryStore]:
     return [MemoryStore() for _ in range(count)]
 
 
+WINDOW_BYTES = 4 * BLOCK_BYTES
 K2 = 2 * WINDOW_BYTES
 
 
@@ -98,14 +100,13 @@ async def test_chunks_are_those_of_all_at_once(size: int) -> None:
 
 
 def test_memory_does_not_depend_on_the_segment() -> None:
-    """The buffers of a window, whatever the size."""
-    for size in (10**9, 10**12):
-        shape = replace(
-            encode_at_once(b"", Profile(16, 4)).manifest.geometry,
-            cuts=tuple(size * i // 16 for i in range(17)),
-        )
-        coder = SegmentCoder(shape, Codec(Profile(16, 4), PortableKernel()))
-        assert sum(map(len, coder.make_buffers())) == 20 * WINDOW_BYTES
+    """Nor on the profile: two sets of buffers stay within the limit, and are not much below."""
+    for profile in (Profile(2, 1), Profile(4, 2), Profile(16, 4)):
+        for size in (10**9, 10**12):
+            shape = Geometry(profile, choose_cuts(size, profile.k, []))
+            coder = SegmentCoder(shape, Codec(profile, PortableKernel()))
+            held = 2 * sum(map(len, coder.make_buffers()))
+            assert 0.8 * BUFFER_BYTES < held <= BUFFER_BYTES
 
 
 SAMPLE = encode_at_once(noise(3 * K2 + 5), Profile(2, 2))

@@ -6,13 +6,16 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from ec.breaker import Breaker
 from ec.chunk_dir import ChunkDirectory
 from ec.chunk_id import ChunkId
 from ec.node_dir import CHUNKS, initialise
 from ec.offload import InlineOffload, Offload, ThreadOffload
+from ec.store.guarded import GuardedStore
 from ec.store.local import LocalStore
 from ec.store.protocol import Store
 from logd.storage.files import Files, OpenFile
@@ -129,6 +132,16 @@ class TestInlineLocalStore(StoreContract):
     @pytest.fixture
     def rig(self, directory: str) -> LocalRig:
         return LocalRig(directory, InlineOffload())
+
+
+class TestGuardedStore(StoreContract):
+    """A directory behind a breaker that has no reason to open."""
+
+    @pytest.fixture
+    def rig(self, directory: str) -> LocalRig:
+        rig = LocalRig(directory, InlineOffload())
+        rig.store = GuardedStore(rig.store, breaker=Breaker(), rng=Random(1))
+        return rig
 
 
 class TestMemoryStore(StoreContract):
