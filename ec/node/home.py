@@ -90,15 +90,29 @@ class NodeHome:
 
         Raises:
             NodeIdentityError: it is another node's, or not empty, or the identity makes no sense.
-            StoreError: the file system refuses.
+            NodeNotMountedError: it was this node's, and its disk has gone. StoreError: the file
+            system refuses.
         """
         check_identity(identity)
         if self._node is not None and identity.node != self._node:
             raise NodeIdentityError(f"this is node {self._node}, not {identity.node}")
+        if self._directory is not None:
+            await self._check_same(self._directory, identity)
+            return
         try:
             await self._offload.run(initialise, self._files, self._path, identity)
         except OSError as error:
             raise StoreError(f"{self._path}: {error}") from error
+
+    async def _check_same(self, opened: ChunkDirectory, identity: NodeIdentity) -> None:
+        """Check that the directory, which is in use, is the one that is asked for.
+
+        One whose disk has gone is not made anew: what lies under a mount point is another disk.
+        """
+        found = opened.identity
+        if (found.cluster_id, found.node) != (identity.cluster_id, identity.node):
+            raise NodeIdentityError(f"this is node {found.node} of cluster {found.cluster_id}")
+        await self._offload.run(opened.space)
 
     def close(self) -> None:
         """Let go of the directory."""

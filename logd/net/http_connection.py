@@ -33,6 +33,8 @@ _RECEIVE_BYTES: Final = 64 * KIB
 # it still sends is taken meanwhile.
 _GOODBYE_S: Final = 1.0
 _GOODBYE_BYTES: Final = 64 * MIB
+# A body may be late by so many stalls before its pace counts.
+_PACE_GRACE: Final = 2
 
 
 class _Announced:
@@ -58,6 +60,7 @@ class HttpConnection:
         self._early = b""
         self._length = 0
         self._body_bytes = 0
+        self._waited_s = 0.0
         self._cut_off = False
         self._closes = False
 
@@ -120,6 +123,7 @@ class HttpConnection:
             self._h11.start_next_cycle()
         self._left = None
         self._length = self._body_bytes = 0
+        self._waited_s = 0.0
 
     async def _receive_head(self) -> bool:
         # h11 judges only heads that are incomplete: none may arrive whole and too long.
@@ -201,10 +205,17 @@ class HttpConnection:
             await self._send_event(h11.InformationalResponse(status_code=100, headers=[]))
 
     async def _paced(self, receive: Any, *arguments: object) -> Any:
-        with trio.move_on_after(self._limits.stall_s):
-            return await receive(*arguments)
+        """Wait for bytes of a body: each time for a while, and all in all as its pace allows."""
+        limits = self._limits
+        received = self._body_bytes if self._left is None else self._length - self._left
+        paced_s = _PACE_GRACE * limits.stall_s + received / limits.bytes_per_s_min
+        began = trio.current_time()
+        with trio.move_on_after(min(limits.stall_s, paced_s - self._waited_s)):
+            found = await receive(*arguments)
+            self._waited_s += trio.current_time() - began
+            return found
         self._cut_off = True
-        raise HttpError(408, f"no byte of the body came for {self._limits.stall_s} s")
+        raise HttpError(408, f"the body comes too slowly: {received} bytes so far")
 
     # --- Answers ----------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Limits:
         stall_s: without a byte of a body, either way.
         request_s: for the handler, and again for sending the answer; what a body takes at
             `bytes_per_s_min` comes on top.
-        bytes_per_s_min: a body that comes, or is taken, more slowly in the long run is given up.
+        bytes_per_s_min: a body that comes more slowly in the long run is given up.
     """
 
     head_bytes: int = 16 * KIB

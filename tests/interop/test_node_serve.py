@@ -348,7 +348,10 @@ async def test_a_disk_that_is_unmounted_and_comes_back(tmp_path: Path) -> None:
             await put(store, SAMPLE, 0)
             os.rename(path, f"{path}.away")
             os.mkdir(path)
-            for call in (store.health(), store.head(SAMPLE.ids[0]), put(store, SAMPLE, 1)):
+            for call in (
+                store.health(), store.head(SAMPLE.ids[0]), put(store, SAMPLE, 1),
+                store.initialise(IDENTITY),
+            ):  # fmt: skip
                 with pytest.raises(NodeNotMountedError):
                     await call
             assert os.listdir(path) == []
