@@ -120,6 +120,15 @@ class ChunkDirectory:
                 self._open.popitem(last=False)
         return found
 
+    def open_reader(self, chunk: ChunkId) -> ChunkReader | None:
+        """Return a chunk that is open already, or None; asks no disk, not even whether it is there.
+
+        Does not block.
+        """
+        assert isinstance(chunk, ChunkId)
+        with self._guard:
+            return self._open.get(chunk)
+
     def _opened(self, chunk: ChunkId) -> ChunkReader:
         path = self._home.path_of(chunk)
         with self._home.translated():

@@ -16,6 +16,7 @@ from bench.suites.commits import commit_rows
 from bench.suites.disk import disk_rows
 from bench.suites.encode import encode_rows
 from bench.suites.fetch import fetch_rows
+from bench.suites.node import node_rows
 from bench.suites.recover import recover_rows
 
 SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
@@ -24,6 +25,7 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
     "commits": commit_rows,
     "fetch": fetch_rows,
     "encode": encode_rows,
+    "node": node_rows,
     "recover": recover_rows,
 }
 

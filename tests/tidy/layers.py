@@ -175,7 +175,6 @@ AWAITED = (
     "ec.prove",
     "ec.repair",
     "ec.store.guarded",
-    "ec.store.remote",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)
