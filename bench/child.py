@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings, cleaning, group_load
+from bench import bare_disk, ceilings, cleaning, coding, group_load, node_load
 from bench.fetch_load import FetchLoad, drain, fetch
 from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
@@ -68,6 +68,14 @@ JOBS: Final[dict[str, Job]] = {
     "write-log": cleaning.write_log,
     "compact-log": cleaning.compact_log,
     "rebuild-log": cleaning.rebuild_log,
+    "code": coding.code,
+    "bare-code": coding.bare_code,
+    "encode": coding.encode_files,
+    "bare-encode": coding.bare_encode,
+    "serve-node": node_load.serve_node,
+    "serve-ranges": node_load.serve_ranges,
+    "get-ranges": node_load.get_ranges,
+    "read-ranges": node_load.read_ranges,
 }
 
 

@@ -21,6 +21,7 @@ NAMES: Final = (
     "commits",
     "fetch",
     "encode",
+    "node",
     "degraded",
     "repair",
     "compact",

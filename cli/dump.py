@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @common_options("json")
 @pass_target
 def dump(target: Target, files: tuple[str, ...], records: bool, verify: bool) -> None:
-    """Show what is in files of a data directory: .log, .index, .timeindex, state files, …
+    """Show what is in files of a data directory or a storage node: .log, .index, .chunk, …
 
-    Checksums of batches and state files are always verified; damage is named with its position, and
-    the exit code is then 4. No server is needed, and nothing is changed.
+    Checksums of batches, chunks and state files are always verified; damage is named with its
+    position, and the exit code is then 4. No server is needed, and nothing is changed.
 
     \b
     Example:
@@ -50,11 +50,14 @@ def dump(target: Target, files: tuple[str, ...], records: bool, verify: bool) ->
 
 def _dump(path: str, depth: Depth, write: Callable[[str, Item], bytes]) -> str:
     """Print one file; return the first damage found in it, as a line."""
+    from cli.chunk_items import is_of_node, node_items
     from logd.storage.files import Files
     from logd.storage.inspect import DAMAGE, inspect_file
 
+    files = Files()
+    items = node_items(files, path) if is_of_node(path) else inspect_file(files, path, depth)
     first_damage = ""
-    for item in inspect_file(Files(), path, depth):
+    for item in items:
         sys.stdout.buffer.write(write(path, item))
         if item.kind == DAMAGE and not first_damage:
             reason = item.fields["reason"]

@@ -22,6 +22,7 @@ from cli.demo import demo
 from cli.dump import dump
 from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, shows_traceback
 from cli.group import group
+from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
 from cli.retain import retain
@@ -66,10 +67,12 @@ for _command in (
     consume,
     group,
     delete_records,
+    node,
     segments,
     retain,
     compact,
     status,
+    node,
     config,
     dump,
     check,

@@ -58,8 +58,9 @@ from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
 from logd.events import EventLog
 from logd.metrics import LATENCY_BOUNDS_SECONDS, Registry
+from logd.net.bind import open_listener
 from logd.net.idle import close_idle
-from logd.net.listen import KafkaListener, open_listener
+from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
 from logd.process_limits import connection_limits, raise_descriptor_limit

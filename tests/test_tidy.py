@@ -237,6 +237,17 @@ def test_a_planted_dead_file_is_found() -> None:
     assert "imported by nobody" in problems_of(check_used, **sources)[0]
 
 
+def test_a_part_that_is_no_longer_awaited_is_found() -> None:
+    """Once somebody calls it, the exception for it must go."""
+    assert not problems_of(check_used, ec__margin="")
+    sources = {
+        "ec__margin": "",
+        "logd__cold__reader": "import ec.margin",
+        "cli__main": "import logd.cold.reader",
+    }
+    assert "AWAITED" in problems_of(check_used, **sources)[0]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -392,7 +403,10 @@ def test_planted_unfinished_code_is_found(text: str) -> None:
 
 def test_assert_density_counts_asserts_per_function() -> None:
     """Two asserts in three functions are two thirds."""
-    text = "def f():\n    assert x\n    assert y\ndef g(): ...\nclass A:\n    def h(self): ..."
+    text = (
+        "def f():\n    assert x\n    assert y\ndef g(): return 1\n"
+        "class A:\n    def h(self): pass\n    def declared(self): ..."
+    )
     density = assert_density(
         planted(logd__storage__x=text, logd__broker__y=text), ("logd.storage",)
     )

@@ -15,7 +15,9 @@ from bench.suites.append import append_rows
 from bench.suites.commits import commit_rows
 from bench.suites.compact import compact_rows
 from bench.suites.disk import disk_rows
+from bench.suites.encode import encode_rows
 from bench.suites.fetch import fetch_rows
+from bench.suites.node import node_rows
 from bench.suites.recover import recover_rows
 
 SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
@@ -23,12 +25,13 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
     "append": append_rows,
     "commits": commit_rows,
     "fetch": fetch_rows,
+    "encode": encode_rows,
+    "node": node_rows,
     "recover": recover_rows,
     "compact": compact_rows,
 }
 
 NOT_YET: Final[dict[str, str]] = {
-    "encode": "there is no erasure coding in this version",
-    "degraded": "there is no erasure coding in this version, so nothing is read degraded",
-    "repair": "there is no erasure coding in this version, so there is nothing to repair",
+    "degraded": "there is no cold tier in this version, so nothing is read degraded",
+    "repair": "there is no cold tier in this version, so there is nothing to repair",
 }

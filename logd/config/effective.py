@@ -318,7 +318,7 @@ def _check_loopback(settings: ServerSettings) -> str | None:
         ("listeners", settings.listeners),
         ("admin.listen", settings.admin_listen),
     ):
-        if not _is_loopback(split_address(address)[0]):
+        if not is_loopback(split_address(address)[0]):
             return (
                 f"{name}: {address} is not a loopback address, and nobody is authenticated; "
                 "say --insecure if that is meant"
@@ -326,7 +326,8 @@ def _check_loopback(settings: ServerSettings) -> str | None:
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens there."""
     if host in ("localhost", "127.0.0.1", "::1"):
         return True
     # Milliseconds to import, and the usual addresses are known by sight.

@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from socket import socket
-from typing import Final
+from typing import Any, Final, Protocol
+
+import trio
 
 from logd.storage.file_slice import FileSlice
 
@@ -123,3 +125,48 @@ class Outbox:
             )
         self._sent += count
         return count, self._sent == part.size
+
+
+class Sendable(Protocol):
+    """A range of an open file whose bytes were verified."""
+
+    @property
+    def file(self) -> Any:
+        """The open file; its `fd` is a descriptor."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Where the range begins."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+        ...
+
+
+async def send_file(sock: trio.socket.SocketType, part: Sendable, *, stall_s: float) -> None:
+    """Send a range of a file from a task of its own, as fast as the other end takes it.
+
+    Raises:
+        trio.TooSlowError: nothing was taken for `stall_s`. trio.BrokenResourceError: the other end
+        is gone. TruncatedFileError: the file is shorter than the range.
+    """
+    sent = 0
+    with trio.fail_after(stall_s) as patience:
+        while sent < part.size:
+            size = min(part.size - sent, SENDFILE_BYTES)
+            try:
+                count = os.sendfile(sock.fileno(), part.file.fd, part.position + sent, size)
+            except BlockingIOError:
+                patience.deadline = trio.current_time() + stall_s
+                await trio.lowlevel.wait_writable(sock)
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"sendfile: {error}") from error
+            if count == 0:
+                raise TruncatedFileError(f"{part.file} ends {part.size - sent} bytes too early")
+            sent += count
+            if sent % TURN_BYTES < count:  # Others have their turn too.
+                await trio.lowlevel.checkpoint()

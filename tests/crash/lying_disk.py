@@ -187,10 +187,15 @@ class LyingDisk(Files):
         self._count("rename")
         inode = self._track(old)
         super().rename(old, new)
-        # One change of both names: they are in one directory.
-        old_name = old.rpartition("/")[2]
+        old_directory, _, old_name = old.rpartition("/")
+        if old_directory != new.rpartition("/")[0]:
+            # Two changes, each durable when its own directory is synced.
+            self._changed(new, lambda names, name: names.__setitem__(name, inode))
+            self._changed(old, _forget)
+            return
 
         def change(names: Names, name: str) -> None:
+            """One change of both names: they are in one directory."""
             names.pop(old_name, None)
             names[name] = inode
 

@@ -15,24 +15,33 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # vocabulary
     ("logd", "ec"),
     ("logd.units", "logd.errors", "ec.errors"),
+    ("ec.profile",),
+    ("ec.chunk_id",),
     ("logd.config", "logd.metrics"),
     # FORMAT
     ("logd.record", "ec.field"),
     ("logd.wire", "ec.matrix"),
     ("ec.kernels",),
     ("ec.codec", "ec.geometry"),
-    ("ec.chunk_file", "ec.manifest"),
+    ("ec.checksums", "ec.indexes"),
+    ("ec.manifest", "ec.segment_coder"),
+    ("ec.chunk_file",),
+    ("ec.segment",),
     # DECISION
-    ("logd.policy", "ec.placement"),
-    ("ec.plan",),
+    ("logd.policy", "ec.breaker", "ec.margin", "ec.plan"),
+    ("ec.placement",),
     # STORAGE
-    ("logd.storage", "ec.chunk_dir"),
+    ("logd.storage", "ec.file_system"),
+    ("ec.chunk_reader", "ec.node_identity"),
+    ("ec.node_dir",),
+    ("ec.chunk_write",),
+    ("ec.chunk_dir",),
     # DRIVER
     ("logd.clock", "logd.process_limits", "ec.offload"),
     ("logd.events", "ec.store"),
     ("logd.offload", "logd.cleaner_process", "ec.node"),
     ("ec.encode", "ec.read"),
-    ("ec.repair", "ec.scrub"),
+    ("ec.prove", "ec.repair", "ec.scrub"),
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
@@ -148,6 +157,10 @@ def check_used(modules: Modules) -> Iterator[str]:
         last = module.name.rpartition(".")[2]
         if module.is_package or last == "__main__" or module.name in STARTED_FROM_OUTSIDE:
             continue
+        if module.name in AWAITED:
+            if module.name in imported:
+                yield module.at(1, f"{module.name} is imported now: take it out of AWAITED")
+            continue
         if is_within(module.name, ("tests", "tools", *GENERATED)) or module.name in imported:
             continue
         yield module.at(1, f"{module.name} is imported by nobody")
@@ -155,5 +168,13 @@ def check_used(modules: Modules) -> Iterator[str]:
 
 # Run by name, not imported.
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
+# Parts of the library that nothing in this repository calls before logd.cold does.
+AWAITED = (
+    "ec.margin",
+    "ec.placement",
+    "ec.prove",
+    "ec.repair",
+    "ec.store.guarded",
+)
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from logd.net.listen import open_listener
+from logd.net.bind import open_listener
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -1,0 +1,253 @@
+"""An open chunk file: nothing leaves it that was not verified.
+
+Opening reads and checks everything but the payload; what is kept in memory is some tens of KiB.
+A range is read with the blocks around it, each is checked, and the buffer that was checked is the
+one that is handed out. Blocks are remembered once verified, so that a server may hand such ranges
+to sendfile; that remembers what the device gave, and a block that goes bad under it later is found
+by the next scrub, or by the reader of the record batch.
+
+Handles may be used by several threads at once.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ec import checksums
+from ec.chunk_file import (
+    TRAILER_BYTES,
+    ChunkHead,
+    Region,
+    Trailer,
+    check_blocks,
+    check_identity,
+    decode_head,
+    decode_trailer,
+    tail_range,
+)
+from ec.chunk_id import ChunkId
+from ec.errors import ChunkDamagedError
+from ec.file_system import FileSystem, Handle
+from ec.geometry import BLOCK_BYTES, block_span, blocks_of, covering_blocks
+
+# How much is read at once when all of a chunk is verified.
+STEP_BLOCKS: Final = 16
+# What a device reports for a sector that it cannot read.
+_UNREADABLE: Final = (errno.EIO, errno.EBADMSG, errno.EILSEQ)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """A verified range of an open file, for sendfile; it keeps the file open."""
+
+    file: Handle
+    position: int
+    size: int
+
+
+class ChunkReader:
+    """One chunk file, open and its head verified.
+
+    Attributes:
+        path: of the file.
+        head: all of it but the payload.
+    """
+
+    def __init__(self, files: FileSystem, file: Handle, path: str, head: ChunkHead) -> None:
+        assert file is not None
+        assert head.blocks == blocks_of(head.payload_bytes)
+        self._files = files
+        self._file = file
+        self.path = path
+        self.head = head
+        # One byte a block; a byte is set whole, so threads do not disturb each other.
+        self._verified = bytearray(head.blocks)
+
+    @classmethod
+    def open(
+        cls, files: FileSystem, path: str, expected: ChunkId | None, *, file: Handle = None
+    ) -> ChunkReader:
+        """Open a chunk file and verify everything but its payload.
+
+        Args:
+            expected: what the file must be; None to take it as what it says it is.
+            file: the file, where it is open already.
+
+        Raises:
+            ChunkDamagedError: a region is bad, or it is another chunk. ChunkVersionError: it is
+            of a newer version. FileNotFoundError: there is none. OSError: it cannot be opened.
+        """
+        if file is None:
+            file = files.open_read(path)
+        trailer = read_trailer(files, file, path)
+        span = tail_range(trailer)
+        tail = _read(files, file, span.start, span.size, path=path, region=trailer.region_at)
+        head = decode_head(trailer, tail, path=path)
+        if expected is not None:
+            check_identity(head, expected, path=path)
+        return cls(files, file, path, head)
+
+    def read(self, start: int, end: int) -> memoryview:
+        """Return the payload's bytes `start` to `end`, verified.
+
+        Raises:
+            ChunkDamagedError: a block around it is bad. OSError: it cannot be read.
+        """
+        length = self.head.payload_bytes
+        assert 0 <= start <= end <= length
+        blocks = covering_blocks(start, end, length)
+        if not blocks:
+            return memoryview(b"")
+        span = block_span(blocks.start, blocks.stop, length)
+        buffer = memoryview(bytearray(span.size))
+        self._fill(buffer, blocks.start)
+        return buffer[start - span.start : end - span.start]
+
+    def verify_blocks(self, first: int, end: int) -> None:
+        """Read the blocks `first` to `end` and check them, whether they were before or not.
+
+        Raises:
+            ChunkDamagedError: the first bad one. OSError: they cannot be read.
+        """
+        assert 0 <= first <= end <= self.head.blocks
+        buffer = memoryview(bytearray(min(end - first, STEP_BLOCKS) * BLOCK_BYTES))
+        for block in range(first, end, STEP_BLOCKS):
+            span = block_span(block, min(block + STEP_BLOCKS, end), self.head.payload_bytes)
+            self._fill(buffer[: span.size], block)
+
+    def verify(self) -> None:
+        """Read the whole payload and check it; the head was checked when it was opened.
+
+        Raises:
+            As `verify_blocks`.
+        """
+        self.verify_blocks(0, self.head.blocks)
+
+    def findings(self) -> tuple[ChunkDamagedError, ...]:
+        """Return all bad blocks of the payload.
+
+        Raises:
+            OSError: it cannot be read, for another reason than a bad sector.
+        """
+        found: list[ChunkDamagedError] = []
+        for block in range(0, self.head.blocks, STEP_BLOCKS):
+            end = min(block + STEP_BLOCKS, self.head.blocks)
+            try:
+                self.verify_blocks(block, end)
+            except ChunkDamagedError:
+                found += [bad for at in range(block, end) if (bad := self._finding(at))]
+        return tuple(found)
+
+    def _finding(self, block: int) -> ChunkDamagedError | None:
+        try:
+            self.verify_blocks(block, block + 1)
+        except ChunkDamagedError as error:
+            return error
+        return None
+
+    def drop_cache(self) -> None:
+        """Let the next read come from the device; what was verified before counts no more."""
+        self._files.drop_cache(self._file)
+        self._verified[:] = bytes(len(self._verified))
+
+    def verified_range(self, start: int, end: int) -> FileRange | None:
+        """Return a range for sendfile if all its blocks were verified, else None."""
+        assert start < end
+        blocks = covering_blocks(start, end, self.head.payload_bytes)
+        if not all(self._verified[blocks.start : blocks.stop]):
+            return None
+        return FileRange(self._file, start, end - start)
+
+    def sendable_range(self, start: int, end: int) -> FileRange | None:
+        """Return a verified range if sending it would not wait for the device, else None."""
+        assert start < end
+        found = self.verified_range(start, end)
+        if found is None or not self._files.is_cached(self._file, start, end - start):
+            return None
+        return found
+
+    def tail(self) -> bytes:
+        """Return everything behind the payload, read again and verified.
+
+        Raises:
+            ChunkDamagedError: it is not what it was when the chunk was opened. OSError.
+        """
+        span = tail_range(self.head.trailer)
+        region = self.head.trailer.region_at
+        tail = _read(self._files, self._file, span.start, span.size, path=self.path, region=region)
+        if checksums.digest(tail) != self.head.digest:
+            reason = "was intact when the file was opened, and is no more"
+            raise ChunkDamagedError(
+                self.path, region=region(span.start), position=span.start, reason=reason
+            )
+        return tail
+
+    def _fill(self, buffer: memoryview, first: int) -> None:
+        """Read whole blocks into a buffer and check them."""
+        count = blocks_of(len(buffer))
+        try:
+            self._read_blocks(buffer, first)
+        except BaseException:  # Whatever it was: what was good once is not known to be now.
+            self._verified[first : first + count] = bytes(count)
+            raise
+        self._verified[first : first + count] = b"\1" * count
+
+    def _read_blocks(self, buffer: memoryview, first: int) -> None:
+        at = first * BLOCK_BYTES
+        try:
+            got = self._files.read_into(self._file, at, buffer)
+        except OSError as error:
+            raise _unreadable(error, self.path, "payload", at) from error
+        if got != len(buffer):
+            reason = "the file ends here"
+            raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
+        check_blocks(self.head, first, buffer, path=self.path)
+
+
+def _read(
+    files: FileSystem,
+    file: Handle,
+    position: int,
+    size: int,
+    *,
+    path: str,
+    region: Callable[[int], Region],
+) -> bytes:
+    """Return exactly that many bytes.
+
+    Raises:
+        ChunkDamagedError: the device cannot read them, or the file ends before. OSError.
+    """
+    try:
+        data = files.read_at(file, position, size)
+    except OSError as error:
+        raise _unreadable(error, path, region(position), position) from error
+    if len(data) != size:
+        at = position + len(data)
+        reason = "the file ends here"
+        raise ChunkDamagedError(path, region=region(at), position=at, reason=reason)
+    return data
+
+
+def _unreadable(error: OSError, path: str, region: Region, position: int) -> Exception:
+    """Return a bad sector as damage, any other error as it is."""
+    if error.errno not in _UNREADABLE:
+        return error
+    reason = f"the device cannot read it: {error.strerror}"
+    return ChunkDamagedError(path, region=region, position=position, reason=reason)
+
+
+def read_trailer(files: FileSystem, file: Handle, path: str) -> Trailer:
+    """Return a chunk file's trailer alone: enough to know which chunk it is and how long.
+
+    Raises:
+        ChunkDamagedError, ChunkVersionError, OSError: as `ChunkReader.open`.
+    """
+    size = files.size(file)
+    assert size >= 0
+    at = max(0, size - TRAILER_BYTES)
+    last = _read(files, file, at, size - at, path=path, region=lambda _: "trailer")
+    return decode_trailer(last, file_bytes=size, path=path)

@@ -1,0 +1,226 @@
+"""Read a range of a coded segment from its nodes, whatever k of them are left.
+
+`ec.plan` says which chunks; here they are asked. A chunk that cannot be read, or is damaged, counts
+as lost for this call, is reported, and the plan is made again without it, until the range is whole
+or fewer than k chunks are left. Then the part that no chunk holds is a gap, and the rest is served.
+
+A node that is slow costs at most one hedge delay: when a direct read takes longer, the range is
+computed from the others at the same time, and what comes first counts.
+
+Only chunks of the manifest's own encoding are ever asked for: its uuid is a part of every name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from ec.codec import Codec
+from ec.errors import ChunkRefusedError, EcError
+from ec.geometry import ByteRange, ChunkRange
+from ec.manifest import Manifest
+from ec.offload import Offload
+from ec.plan import Decode, Direct, Gap, Step, plan_read
+from ec.store.protocol import Store
+
+HEDGE_S: Final = 0.5
+
+# Told of a chunk's index and of what was wrong with it or its node.
+OnTrouble = Callable[[int, EcError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of the segment: as they lie in a chunk, or computed."""
+
+    source: ByteRange
+    data: memoryview
+    is_decoded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """A range of a segment: pieces and gaps, together all of it, each in order."""
+
+    pieces: tuple[Piece, ...]
+    gaps: tuple[Gap, ...]
+
+    @property
+    def data(self) -> bytes:
+        """All pieces one behind the other; of use where there is no gap."""
+        assert not self.gaps
+        return b"".join(piece.data for piece in self.pieces)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One read: which chunks it can still use."""
+
+    usable: set[int]
+    preferred: Sequence[int] = ()
+    pieces: list[Piece] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+
+
+class SegmentReader:
+    """Reads one encoding of one segment; holds no state, so calls may overlap.
+
+    Args:
+        stores: chunk index -> where that chunk is; one that is not in it is lost.
+        last_resort: the same for nodes that had better not be asked, because their breakers are
+            open say: only for what would otherwise be a gap.
+        on_trouble: told of every chunk that could not be used, also when the read succeeds.
+        hedge_s: how long a direct read may take before the others are asked as well.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        stores: Mapping[int, Store],
+        *,
+        codec: Codec,
+        offload: Offload,
+        on_trouble: OnTrouble,
+        hedge_s: float = HEDGE_S,
+        last_resort: Mapping[int, Store] | None = None,
+    ) -> None:
+        assert codec.profile == manifest.profile
+        assert all(0 <= index < codec.profile.chunks for index in stores)
+        self.manifest = manifest
+        self._shape = manifest.geometry
+        self._first = frozenset(stores)
+        self._stores = {**(last_resort or {}), **stores}
+        self._codec = codec
+        self._offload = offload
+        self._on_trouble = on_trouble
+        self._hedge_s = hedge_s
+
+    async def read(
+        self, start: int, end: int, *, without: frozenset[int] = frozenset(),
+        preferred: Sequence[int] = (),
+    ) -> ReadResult:  # fmt: skip
+        """Return the segment's bytes `start` to `end`.
+
+        Args:
+            without: chunks that must not be used, as if they were lost.
+            preferred: those to decode from first.
+        """
+        assert 0 <= start <= end <= self._shape.source_bytes
+        call = _Call(set(self._first - without), preferred)
+        await self._read_part(call, ByteRange(start, end))
+        others = self._stores.keys() - self._first - without
+        if call.gaps and others:
+            gaps, call.gaps = call.gaps, []
+            call.usable |= others
+            for gap in gaps:
+                await self._read_part(call, gap.source)
+        call.pieces.sort(key=lambda piece: piece.source.start)
+        call.gaps.sort(key=lambda gap: gap.source.start)
+        found = sum(p.source.size for p in call.pieces) + sum(g.source.size for g in call.gaps)
+        assert found == end - start
+        return ReadResult(tuple(call.pieces), tuple(call.gaps))
+
+    async def _read_part(self, call: _Call, wanted: ByteRange) -> None:
+        """Carry out the plan for a range, its steps side by side."""
+        plan = plan_read(self._shape, wanted, call.usable, preferred=call.preferred)
+        async with trio.open_nursery() as nursery:
+            for step in plan.steps:
+                nursery.start_soon(self._take_step, call, step)
+
+    async def _take_step(self, call: _Call, step: Step) -> None:
+        """Carry out one step; one that fails is planned anew without the chunk that failed."""
+        if isinstance(step, Gap):
+            call.gaps.append(step)
+            return
+        if isinstance(step, Direct):
+            piece = await self._direct(call, step)
+        else:
+            piece = await self._decode(call, step)
+        if piece is None:
+            await self._read_part(call, step.source)
+        else:
+            call.pieces.append(piece)
+
+    # --- From the chunk itself --------------------------------------------------------------
+
+    async def _direct(self, call: _Call, step: Direct) -> Piece | None:
+        """Read a living chunk; when that takes long, compute the range from others as well."""
+        found: list[Piece] = []
+
+        async def read() -> None:
+            data = await self._ask(call, step.part)
+            if data is not None:
+                found.append(Piece(step.source, data, is_decoded=False))
+            scope.cancel()
+
+        async def hedge() -> None:
+            await trio.sleep(self._hedge_s)
+            others = call.usable - {step.part.chunk}
+            plan = plan_read(self._shape, step.source, others, preferred=call.preferred)
+            for other in plan.steps:
+                if isinstance(other, Decode):
+                    piece = await self._decode(call, other)
+                    if piece is not None:
+                        found.append(piece)
+                        scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            scope = nursery.cancel_scope
+            nursery.start_soon(read)
+            nursery.start_soon(hedge)
+        return found[0] if found else None
+
+    async def _ask(self, call: _Call, part: ChunkRange) -> memoryview | None:
+        """Return a range of a chunk; None if it cannot be had, and the chunk is not asked again."""
+        if not part.size:
+            return memoryview(b"")
+        store = self._stores[part.chunk]
+        try:
+            found = await store.read(self.manifest.chunk_id(part.chunk), part.start, part.end)
+            if len(found) != part.size:
+                raise ChunkRefusedError(f"{store.node}: gave {len(found)} of {part.size} bytes")
+        except EcError as error:
+            call.usable.discard(part.chunk)
+            self._on_trouble(part.chunk, error)
+            return None
+        return found
+
+    # --- From others ------------------------------------------------------------------------
+
+    async def _decode(self, call: _Call, step: Decode) -> Piece | None:
+        """Compute a range from the first k of those asked; None if fewer than k answered well."""
+        k = self._shape.profile.k
+        windows: dict[int, memoryview] = {}
+
+        async def ask(part: ChunkRange) -> None:
+            found = await self._ask(call, part)
+            if found is not None and len(windows) < k:
+                windows[part.chunk] = found
+                if len(windows) == k:
+                    nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for part in step.survivors:
+                nursery.start_soon(ask, part)
+        if len(windows) < k:
+            return None
+        target = bytearray(step.part.size)
+        await self._offload.run(self._rebuild, windows, step.part, target)
+        return Piece(step.source, memoryview(target), is_decoded=True)
+
+    def _rebuild(
+        self, windows: Mapping[int, memoryview], part: ChunkRange, target: bytearray
+    ) -> None:
+        padded = {index: _padded(window, part.size) for index, window in windows.items()}
+        self._codec.rebuild(padded, {part.chunk: target})
+
+
+def _padded(window: memoryview, size: int) -> memoryview | bytes | None:
+    """Return a window with the zeros behind it that are not stored; None for zeros alone."""
+    assert len(window) <= size
+    if not len(window):
+        return None
+    return window if len(window) == size else bytes(window).ljust(size, b"\0")

@@ -1,0 +1,231 @@
+"""Make lost chunks again: copied from a node that still has them, or computed from k others.
+
+All lost chunks of a segment are computed in one pass, window by window, from verified blocks. What
+comes out is checked against the manifest before the nodes give it a name: a repaired chunk is byte
+for byte the lost one, or it is not made at all. Nothing is staged; memory does not depend on the
+chunks' length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import trio
+
+from ec import checksums
+from ec.chunk_file import ChunkHead, chunk_entry, encode_tail
+from ec.chunk_id import ChunkId
+from ec.chunk_write import Receipt
+from ec.codec import Codec
+from ec.encode import together
+from ec.errors import (
+    ChunkDamagedError,
+    ChunkRefusedError,
+    EcError,
+    GenerationMixError,
+    NotEnoughChunksError,
+)
+from ec.geometry import BLOCK_BYTES, ByteRange
+from ec.indexes import Indexes, join
+from ec.manifest import Manifest
+from ec.offload import Offload
+from ec.read import OnTrouble
+from ec.segment import chunk_indexes, file_bytes
+from ec.store.protocol import Store, Upload
+
+# Of every chunk at once.
+WINDOW_BYTES: Final = 1024 * 1024
+assert WINDOW_BYTES % BLOCK_BYTES == 0
+
+
+async def copy(chunk: ChunkId, source: Store, target: Store) -> Receipt:
+    """Copy a chunk from one node to another.
+
+    Raises:
+        EcError: the source's is not there or damaged, or the target refuses.
+    """
+    head = await source.head(chunk)
+    size = head.payload_bytes
+    upload = await target.begin(chunk, head.trailer.file_bytes)
+    try:
+        for start in range(0, size, WINDOW_BYTES):
+            await upload.write([await source.read(chunk, start, min(start + WINDOW_BYTES, size))])
+        tail = encode_tail(head.manifest, chunk.index, head.checksums, head.indexes)
+        return await _finish(upload, tail)
+    finally:
+        with trio.CancelScope(shield=True):
+            await upload.abort()
+
+
+class Rebuild:
+    """Computes lost chunks of one encoding.
+
+    Args:
+        survivors: chunk index -> where it is; those that turn out bad are left out and reported.
+        targets: chunk index -> where the chunk that is made shall be.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        survivors: Mapping[int, Store],
+        targets: Mapping[int, Store],
+        *,
+        codec: Codec,
+        offload: Offload,
+        on_trouble: OnTrouble,
+    ) -> None:
+        assert codec.profile == manifest.profile
+        assert targets
+        assert not survivors.keys() & targets.keys()
+        self._manifest = manifest
+        self._shape = manifest.geometry
+        self._survivors = dict(survivors)
+        self._targets = targets
+        self._codec = codec
+        self._offload = offload
+        self._on_trouble = on_trouble
+        self._found = {index: bytearray() for index in targets}
+        self.read_bytes = 0
+
+    async def run(self) -> dict[int, Receipt]:
+        """Make all chunks; return what their nodes answered.
+
+        Raises:
+            NotEnoughChunksError: fewer than k survivors are good. ChunkDamagedError: what was
+            computed is not what the manifest says. GenerationMixError: a survivor is of another
+            encoding. EcError: a target refuses. Nothing gets a name then, unless a node had
+            finished already: and that one is right.
+        """
+        indexes = await self._whole_indexes()
+        sizes = file_bytes(self._manifest)
+        uploads: dict[int, Upload] = {}
+        try:
+            for index, store in self._targets.items():
+                chunk = self._manifest.chunk_id(index)
+                uploads[index] = await store.begin(chunk, sizes[index])
+            longest = max(self._shape.payload_bytes(index) for index in self._targets)
+            for start in range(0, longest, WINDOW_BYTES):
+                await self._window(ByteRange(start, min(start + WINDOW_BYTES, longest)), uploads)
+            tails = self._tails(indexes)
+            receipts = await together(
+                [_finishing(uploads[index], tails[index]) for index in self._targets]
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                for upload in uploads.values():
+                    await upload.abort()
+        return dict(zip(self._targets, receipts, strict=True))
+
+    # --- Windows ----------------------------------------------------------------------------
+
+    async def _window(self, window: ByteRange, uploads: Mapping[int, Upload]) -> None:
+        """Compute one window of all lost chunks and send it."""
+        windows = await self._read_survivors(window)
+        targets = {index: memoryview(bytearray(window.size)) for index in self._targets}
+        await self._offload.run(self._codec.rebuild, windows, targets)
+        calls: list[Callable[[], Awaitable[None]]] = []
+        for index, target in targets.items():
+            part = self._shape.beside(index, window.start, window.end)
+            if any(target[part.size :]):
+                raise self._wrong(index, window.start + part.size)
+            self._found[index] += checksums.block_checksums(target[: part.size])
+            if part.size:
+                calls.append(_writing(uploads[index], target[: part.size]))
+        await together(calls)
+
+    async def _read_survivors(self, window: ByteRange) -> dict[int, memoryview | bytes | None]:
+        """Return the window of k survivors, data before parity; bad ones are replaced by others."""
+        assert window.size > 0
+        k = self._shape.profile.k
+        windows: dict[int, memoryview | bytes | None] = {}
+
+        async def ask(index: int) -> None:
+            part = self._shape.beside(index, window.start, window.end)
+            if not part.size:
+                windows[index] = None
+                return
+            chunk = self._manifest.chunk_id(index)
+            try:
+                found = await self._survivors[index].read(chunk, part.start, part.end)
+            except EcError as error:
+                self._lose(index, error)
+                return
+            self.read_bytes += len(found)
+            is_whole = len(found) == window.size
+            windows[index] = found if is_whole else bytes(found).ljust(window.size, b"\0")
+
+        while len(windows) < k:
+            missing = sorted(self._survivors.keys() - windows.keys())[: k - len(windows)]
+            if len(windows) + len(missing) < k:
+                left = len(self._survivors)
+                raise NotEnoughChunksError(f"{left} good chunks of {self._codec.profile} are left")
+            async with trio.open_nursery() as nursery:
+                for index in missing:
+                    nursery.start_soon(ask, index)
+        return windows
+
+    def _lose(self, index: int, error: EcError) -> None:
+        assert index in self._survivors
+        del self._survivors[index]
+        self._on_trouble(index, error)
+
+    # --- Behind the payload -----------------------------------------------------------------
+
+    async def _whole_indexes(self) -> Indexes:
+        """Return the segment's indexes: from any parity chunk, else from all data chunks."""
+        k = self._shape.profile.k
+        heads: dict[int, ChunkHead] = {}
+        for index in sorted(self._survivors, reverse=True):
+            head = await self._head(index)
+            if head is not None:
+                heads[index] = head
+                if index >= k:
+                    return head.indexes
+        if heads.keys() >= set(range(k)):
+            return join([heads[index].indexes for index in range(k)])
+        raise NotEnoughChunksError(f"{len(heads)} good chunks of {self._codec.profile} are left")
+
+    async def _head(self, index: int) -> ChunkHead | None:
+        chunk = self._manifest.chunk_id(index)
+        try:
+            head = await self._survivors[index].head(chunk)
+        except EcError as error:
+            self._lose(index, error)
+            return None
+        if head.manifest != self._manifest:
+            raise GenerationMixError(f"{chunk} has another manifest than the one to repair by")
+        return head
+
+    def _tails(self, whole: Indexes) -> dict[int, bytes]:
+        """Return what goes behind each payload, when that is what the manifest says."""
+        parts = chunk_indexes(self._manifest, whole)
+        tails = {}
+        for index, found in self._found.items():
+            entry = self._manifest.chunks[index]
+            if chunk_entry(entry.payload_bytes, found, parts[index]) != entry:
+                raise self._wrong(index, 0)
+            tails[index] = encode_tail(self._manifest, index, bytes(found), parts[index])
+        return tails
+
+    def _wrong(self, index: int, position: int) -> ChunkDamagedError:
+        name = self._manifest.chunk_id(index).name
+        reason = "what was computed is not what the manifest says"
+        return ChunkDamagedError(name, region="payload", position=position, reason=reason)
+
+
+def _writing(upload: Upload, part: memoryview) -> Callable[[], Awaitable[None]]:
+    return lambda: upload.write([part])
+
+
+def _finishing(upload: Upload, tail: bytes) -> Callable[[], Awaitable[Receipt]]:
+    return lambda: _finish(upload, tail)
+
+
+async def _finish(upload: Upload, tail: bytes) -> Receipt:
+    await upload.write([tail])
+    receipt = await upload.finish()
+    if receipt.digest != checksums.digest(tail):
+        raise ChunkRefusedError(f"{receipt.id}: the node has other bytes than were sent")
+    return receipt

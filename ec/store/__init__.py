@@ -1,0 +1,1 @@
+"""Storage nodes: one protocol (`protocol`), a directory here (`local`), a server there."""
