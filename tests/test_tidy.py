@@ -18,6 +18,7 @@ from logd import errors
 from logd.wire.error_codes import ErrorCode, code_for
 from tests.tidy.calls import check_calls, check_exceptions_are_needed
 from tests.tidy.layers import (
+    AWAITED,
     LAYERS,
     RANKS,
     check_cycles,
@@ -237,6 +238,15 @@ def test_a_planted_dead_file_is_found() -> None:
     assert "imported by nobody" in problems_of(check_used, **sources)[0]
 
 
+def test_a_module_that_is_no_longer_awaited_is_found() -> None:
+    """The list of what comes before its driver shrinks by itself."""
+    name = min(AWAITED)
+    alone = {name.replace(".", "__"): ""}
+    assert problems_of(check_used, **alone) == []
+    used = problems_of(check_used, **alone, logd__cold="", logd__cold__x=f"import {name}")
+    assert any("take it out" in problem for problem in used)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -279,7 +289,7 @@ def test_calls_in_their_place_are_not_reported() -> None:
     assert not problems_of(
         check_calls,
         logd__storage__files="import os, mmap\nos.open('a', 0)",
-        logd__storage__catalog="import sqlite3",
+        logd__storage__catalog_database="import sqlite3",
         logd__storage__layout="import os\nos.path.join('a', 'b')",
         logd__net__send="import os\nos.sendfile(1, 2, 0, 3)",
         logd__clock="import time\ntime.time()",
