@@ -161,6 +161,9 @@ def check_used(modules: Modules) -> Iterator[str]:
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Decisions that come before their driver -> who will import them. Each is tested by itself.
 AWAITED = {
+    "logd.policy.backoff": "logd.cold's calls of nodes",
+    "logd.policy.breaker": "logd.cold's calls of nodes",
+    "logd.policy.node_health": "logd.cold's probes, and listings",
     "logd.policy.cold.coverage": "logd.cold's reader, retention and status",
     "logd.policy.cold.leases": "logd.cold's tier",
     "logd.policy.cold.removal": "logd.cold's removal of chunks",
