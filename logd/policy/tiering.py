@@ -17,6 +17,7 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Final
 
+from logd.config.topic import TopicSettings
 from logd.policy.cold.proof import ReleaseTerms, release_at_ms
 from logd.policy.cold.values import ColdState, Generation, Profile, SegmentKey
 from logd.units import format_byte_count, format_duration_ms
@@ -78,6 +79,21 @@ class TieringRules:
     after_ms: int
     after_bytes: int
     force: bool = False
+
+
+def tiering_rules(topic: TopicSettings, *, force: bool = False) -> TieringRules:
+    """Return a topic's rules; what is compacted is not coded, whatever the server's default is."""
+    return TieringRules(
+        enabled=topic.cold_enable and not topic.compacted,
+        after_ms=topic.cold_after_ms,
+        after_bytes=topic.cold_after_bytes,
+        force=force,
+    )
+
+
+def release_terms(topic: TopicSettings) -> ReleaseTerms:
+    """Return when a topic's hot copies may go."""
+    return ReleaseTerms(grace_ms=topic.cold_grace_ms, hot_retention_ms=topic.cold_hot_retention_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,8 +163,9 @@ STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 AWAITED = {
     "logd.policy.backoff": "logd.cold's calls of nodes",
     "logd.policy.breaker": "logd.cold's calls of nodes",
-    "logd.policy.node_health": "logd.cold's probes, and listings",
     "logd.policy.cold.coverage": "logd.cold's reader, retention and status",
+    "logd.policy.cold.preflight": "logd.cold's tier",
+    "logd.policy.tiering": "logd.broker's maintenance",
     "logd.policy.cold.leases": "logd.cold's tier",
     "logd.policy.cold.removal": "logd.cold's removal of chunks",
 }

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logd.config.effective import check_topic_override, load_server_settings, topic_settings
+from logd.errors import InvalidConfigError
 from logd.policy.cold.preflight import (
     Fit,
     NodeFacts,
@@ -37,6 +39,8 @@ from logd.policy.tiering import (
     plan_releases,
     plan_tiering,
     profile_advice,
+    release_terms,
+    tiering_rules,
 )
 from logd.units import GIB, KIB, MIB
 
@@ -130,6 +134,34 @@ def test_on_demand_only_what_must_be_is_kept() -> None:
     plan = plan_tiering([(facts, force)], now_ms=NOW_MS)
     assert chosen(plan) == [10]
     assert why(plan) == {0: Wait.LEASED, 20: Wait.NOT_VISIBLE, 30: Wait.ACTIVE}
+
+
+def test_rules_come_from_a_topics_settings() -> None:
+    """As they are set; a compacted topic is not coded, though the server's default says so."""
+    server = load_server_settings(file=None, environment={}, flags={"cold.enable": "true"}).settings
+    settings = topic_settings(server, {"cold.after.ms": "5", "cold.after.bytes": "6"})
+    assert tiering_rules(settings) == TieringRules(enabled=True, after_ms=5, after_bytes=6)
+    assert tiering_rules(settings, force=True).force
+    compacted = topic_settings(server, {"cleanup.policy": "compact,delete"})
+    assert compacted.cold_enable
+    assert not tiering_rules(compacted).enabled
+    with pytest.raises(InvalidConfigError, match="compact"):
+        topic_settings(server, {"cleanup.policy": "compact", "remote.storage.enable": "true"})
+    kept = topic_settings(server, {"cold.grace.ms": "7", "cold.hot.retention.ms": "8"})
+    assert release_terms(kept) == ReleaseTerms(grace_ms=7, hot_retention_ms=8)
+
+
+def test_the_settings_and_the_decisions_know_the_same_profiles() -> None:
+    """What `cold.profile` takes is what can be coded with."""
+    for k, m in product(range(20), range(7)):
+        text = f"{k}+{m}"
+        try:
+            check_topic_override("cold.profile", text)
+        except InvalidConfigError:
+            with pytest.raises(ValueError, match="no profile"):
+                Profile.parse(text)
+        else:
+            assert str(Profile.parse(text)) == text
 
 
 def test_a_plan_can_be_read() -> None:

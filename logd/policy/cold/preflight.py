@@ -24,7 +24,7 @@ from logd.units import KIB, format_byte_count
 CHUNK_ENDING_BYTES: Final = 65 * KIB
 _BLOCK_BYTES: Final = 64 * KIB
 _CHECKSUM_BYTES: Final = 8
-# How far cuts may lie from k equal parts: docs/formats/chunk-file.md.
+# The longest data chunk is at most that much longer than a k-th: `ec.geometry`'s bound.
 _CUT_SHARE: Final = 32
 
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from logd.config.topic import (
+    DATA_CHUNKS_MAX,
+    DATA_CHUNKS_MIN,
+    PARITY_CHUNKS_MAX,
+    PARITY_CHUNKS_MIN,
+)
 from logd.units import INT64_MAX
 
-DATA_CHUNKS_MIN: Final = 2
-DATA_CHUNKS_MAX: Final = 16
-PARITY_CHUNKS_MIN: Final = 1
-PARITY_CHUNKS_MAX: Final = 4
 ENCODING_BYTES: Final = 16
 GENERATION_MAX: Final = 2**53 - 1  # Exact in every JSON reader.
 
