@@ -168,7 +168,6 @@ AWAITED = {
     "logd.policy.tiering": "logd.broker's maintenance",
     "logd.policy.cold.leases": "logd.cold's tier",
     "logd.policy.cold.rebuild": "logd.cold, for `serve --rebuild-catalog`",
-    "logd.policy.cold.removal": "logd.cold's removal of chunks",
 }
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)
