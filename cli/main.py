@@ -14,6 +14,7 @@ import click
 
 from cli.bench import bench
 from cli.check import check
+from cli.compact import compact
 from cli.config import config
 from cli.consume import consume
 from cli.delete_records import delete_records
@@ -23,6 +24,7 @@ from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, shows_traceback
 from cli.group import group
 from cli.options import common_options
 from cli.produce import produce
+from cli.retain import retain
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -65,6 +67,8 @@ for _command in (
     group,
     delete_records,
     segments,
+    retain,
+    compact,
     status,
     config,
     dump,

@@ -26,6 +26,9 @@ class Clock:
     # because the serving loop asks several times a turn.
     monotonic = staticmethod(time.monotonic)
 
+    # Blocks; for processes and threads that have nothing else to do, never for the loop.
+    sleep = staticmethod(time.sleep)
+
     def boot_ms(self) -> int:
         """Return milliseconds since the machine started, time asleep included."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

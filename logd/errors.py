@@ -224,6 +224,19 @@ class DamagedRangeError(StorageError):
     """The offset lies in a damaged, quarantined range of the log."""
 
 
+class CompactionError(LogdError):
+    """A log could not be compacted; it is what it was, and serves as before."""
+
+
+class BatchTooLargeToCompactError(CompactionError):
+    """A batch needs more memory than a round of compaction may take. Names file and position."""
+
+
+class SegmentsChangedError(CompactionError):
+    """The segments that a round of compaction read are not the log's any more: records were deleted
+    meanwhile. What the round wrote is of no use; the next one begins with what is there."""
+
+
 class DataDirectoryError(LogdError):
     """The data directory cannot be used: locked, of another cluster, of a newer format, …"""
 

@@ -34,7 +34,7 @@ Job = Callable[[], object]
 Delivery = Callable[[object, BaseException | None], None]
 
 # Threads per kind of work. "sync" may be changed by the setting sync.threads.
-KINDS: Final = {"sync": 16, "write": 4, "disk": 4, "admin": 2, "catalog": 1}
+KINDS: Final = {"sync": 16, "write": 4, "disk": 4, "delete": 4, "admin": 2, "catalog": 1}
 
 
 # Unlike os.eventfd_write it does not let go of the interpreter, which the woken loop would take at

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
+from logd.broker.cleaning import ProcessCleaner
+from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
@@ -43,8 +45,11 @@ from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
 from logd.broker.producer_ids import ProducerIds
+from logd.broker.retention import Retention
+from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
+from logd.broker.topic_names import OFFSETS_TOPIC
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
@@ -217,6 +222,7 @@ class Server:
             end_turn=self._end_turn,
             unlink_later=self._unlinker.unlink_later,
             release_ballast=self._directory.release_ballast,
+            retention_check_ms=self._settings.log_retention_check_interval_ms,
         )
 
     def _end_turn(self) -> None:
@@ -259,6 +265,9 @@ class Server:
             disk=self._disk,
         )
         self._make_groups()
+        self._retention = self._broker.retention = self._make_retention()
+        self._broker.problem_sources.append(self._retention.problems)
+        self._make_compaction()
         sessions = FetchSessions(
             slots=self._settings.max_incremental_fetch_session_cache_slots,
             random_id=lambda: self._random.randrange(1, INT32_MAX),
@@ -286,8 +295,9 @@ class Server:
 
     def _make_groups(self) -> None:
         broker = self._broker
+        self._offsets_log = OffsetsLog(broker, self._services)
         self._groups = broker.groups = Coordinator(
-            OffsetsLog(broker, self._services),
+            self._offsets_log,
             self._topics,
             self._config,
             self._services,
@@ -297,6 +307,37 @@ class Server:
         self._group_upkeep = GroupUpkeep(self._groups)
         self._topics.on_deleted = self._group_upkeep.forget_topic
         broker.problem_sources.append(partial(group_problems, self._groups))
+
+    def _make_retention(self) -> Retention:
+        clock = RetentionClock(
+            self._services,
+            boot_id=self._boot_id,
+            last=self._directory.last_clock,
+            write_note=self._directory.write_clock_note,
+        )
+        return Retention(self._topics, self._services, self._metrics, clock)
+
+    def _make_compaction(self) -> None:
+        self._compaction = self._broker.compaction = Compaction(
+            self._topics,
+            self._config,
+            self._services,
+            ProcessCleaner(self._offload),
+            self._metrics,
+            bound=self._compaction_bound,
+            now_ms=self._retention.clock.now_ms,
+            prepare=self._prepare_compaction,
+        )
+        self._broker.problem_sources.append(self._compaction.problems)
+
+    def _compaction_bound(self, partition: Partition) -> int:
+        if partition.topic_name != OFFSETS_TOPIC:
+            return partition.high_watermark
+        return min(partition.high_watermark, self._offsets_log.compaction_bound(partition.index))
+
+    async def _prepare_compaction(self, partition: Partition) -> None:
+        if partition.topic_name == OFFSETS_TOPIC:
+            await self._group_upkeep.write_snapshot(partition.index)
 
     def _connection_limits(self) -> tuple[int, int]:
         return connection_limits(self._descriptors, self._config.settings)
@@ -342,6 +383,8 @@ class Server:
         )
         nursery.start_soon(maintenance.run)
         nursery.start_soon(self._group_upkeep.run)
+        nursery.start_soon(self._retention.run)
+        nursery.start_soon(self._compaction.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -387,7 +430,9 @@ class Server:
         self._kafka.stop()
         self._loop.stop_reading()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+            await self._compaction.stop()
             await self._group_upkeep.stop()
+            await self._retention.stop()
             async with trio.open_nursery() as closing:
                 for partition in self._topics.open_partitions():
                     closing.start_soon(partition.close)

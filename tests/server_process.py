@@ -16,6 +16,9 @@ from typing import Self
 READY_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
 
+# Tests append records of long ago, and read them: on a slow machine after the first look, perhaps.
+ENVIRONMENT = {"LOGD_LOG_RETENTION_CHECK_INTERVAL_MS": str(24 * 3600 * 1000)}
+
 
 class ServerProcess:
     """`logd serve` as a user starts it. Use as a context manager; the process is always ended."""
@@ -46,7 +49,9 @@ class ServerProcess:
         ]  # fmt: skip
         started = time.monotonic()
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, env=os.environ | ENVIRONMENT
+            )
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], READY_TIMEOUT_S)
         line = self.process.stdout.readline().decode() if readable else ""

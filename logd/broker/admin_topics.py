@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Final
 
 from logd.broker.context import Broker, RequestContext
+from logd.broker.settling import settle
 from logd.broker.topic import Topic
 from logd.broker.topic_names import check_not_internal, check_replication_factor
 from logd.errors import (
@@ -94,6 +95,7 @@ async def _create(
     return CreatableTopicResult(
         name=asked.name,
         topic_id=topic_id,
+        error_message=None,
         num_partitions=count,
         replication_factor=1,
         configs=_describe(broker, overrides),
@@ -286,10 +288,12 @@ async def _delete_records(
 async def _move_log_start(broker: Broker, name: str, index: int, offset: int) -> int:
     partition = broker.topics.partition(name, index)
     check_not_internal(name)
-    if "delete" not in partition.settings.cleanup_policy:
+    if partition.settings.cleanup_policy == ("compact",):
         raise PolicyViolationError(
             f"topic {name} is only compacted; records are deleted where cleanup.policy has delete"
         )
+    if offset == HIGH_WATERMARK or offset > partition.high_watermark:
+        await settle([partition])
     if offset == HIGH_WATERMARK:
         offset = partition.high_watermark
     if not 0 <= offset <= partition.high_watermark:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from logd.broker import permissions
 from logd.broker.context import Broker, RequestContext
 from logd.broker.topic import Topic
 from logd.errors import (
@@ -189,6 +190,11 @@ async def handle_describe_cluster(
         cluster_id=broker.cluster_id,
         controller_id=broker.node_id,
         brokers=[DescribeClusterBroker(broker_id=broker.node_id, host=host, port=port)],
+        cluster_authorized_operations=(
+            permissions.ON_CLUSTER
+            if request.include_cluster_authorized_operations
+            else permissions.NOT_ASKED
+        ),
     )
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from logd.broker.compaction import Compaction
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.groups import Coordinator
 from logd.broker.problems import Problem
 from logd.broker.producer_ids import ProducerIds
+from logd.broker.retention import Retention
 from logd.broker.topics import Topics
 from logd.clock import Clock
 from logd.events import EventLog
@@ -37,6 +39,8 @@ class Broker:
             theirs.
         started_at: monotonic seconds.
         groups: the coordinator of all consumer groups; set once, before the first request.
+        retention: what deletes old segments; set once, likewise.
+        compaction: what compacts, by itself and on demand; set once, likewise.
         not_ready: why the broker does not serve yet, or None; the server clears it.
     """
 
@@ -54,6 +58,8 @@ class Broker:
     started_at: float
     disk: DiskSpace
     groups: Coordinator = field(init=False)
+    retention: Retention = field(init=False)
+    compaction: Compaction = field(init=False)
     node_id: int = NODE_ID
     not_ready: str | None = "starting"
     problem_sources: list[Callable[[], Iterable[Problem]]] = field(default_factory=list)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from logd.broker import permissions
 from logd.broker.context import RequestContext
 from logd.broker.group_deletes import delete_group
 from logd.broker.group_entry import GroupEntry
@@ -48,10 +49,12 @@ def begin_describe_groups(
     One that is named again is described once: an answer is no larger than what the groups hold.
     """
     groups = context.broker.groups
-    names = dict.fromkeys(request.groups)
-    answer.answer(
-        DescribeGroupsResponse(groups=[_describe(groups, name, version) for name in names])
-    )
+    described = [_describe(groups, name, version) for name in dict.fromkeys(request.groups)]
+    if request.include_authorized_operations:
+        for one in described:
+            if not one.error_code:
+                one.authorized_operations = permissions.ON_GROUP
+    answer.answer(DescribeGroupsResponse(groups=described))
 
 
 def _describe(groups: Coordinator, group_id: str, version: int) -> DescribedGroup:
@@ -144,6 +147,7 @@ def begin_delete_groups(
 
 
 def _delete(groups: Coordinator, result: DeletableGroupResult, then: Callable[[], None]) -> None:
+    groups.tick(result.group_id)
     entry = groups.entries.get(result.group_id)
     result.error_code = _may_not_delete(groups, result.group_id, entry)
     if entry is None or result.error_code:

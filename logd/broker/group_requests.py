@@ -102,7 +102,8 @@ def _as_join(context: RequestContext, request: JoinGroupRequest, version: int) -
     client_id = context.client_id or ""
     instance_id = request.group_instance_id
     name = (client_id if instance_id is None else instance_id)[:MEMBER_NAME_CHARACTERS_MAX]
-    has_timeout = version >= _FIRST_WITH_REBALANCE_TIMEOUT and request.rebalance_timeout_ms >= 0
+    # With no time to sync in, no member would ever have an assignment.
+    has_timeout = version >= _FIRST_WITH_REBALANCE_TIMEOUT and request.rebalance_timeout_ms > 0
     return Join(
         member_id=request.member_id,
         new_member_id=f"{name}-{context.broker.groups.new_uuid()}",

@@ -173,9 +173,10 @@ class GroupUpkeep:
     async def write_due_snapshots(self) -> None:
         """Write the snapshots that are due."""
         for partition in self._groups.log.snapshot_due():
-            await self._write_snapshot(partition)
+            await self.write_snapshot(partition)
 
-    async def _write_snapshot(self, partition: int) -> None:
+    async def write_snapshot(self, partition: int) -> None:
+        """Write the snapshot of one partition of the offsets log."""
         groups = self._groups
         offset = groups.log.state_offset(partition)
         await groups.log.write_snapshot(partition, snapshot_pairs(groups, partition), offset)

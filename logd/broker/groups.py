@@ -245,6 +245,12 @@ class Coordinator:
         delay_s = max(0, deadline_ms - self.now_ms()) / 1000
         self.services.timers.call_later(delay_s, partial(self._tick, entry, deadline_ms))
 
+    def tick(self, group_id: str) -> None:
+        """Do what is due in a group, if it exists; its timer may be some milliseconds late."""
+        entry = self.entries.get(group_id)
+        if entry is not None and not self.stopped:
+            self._stimulate(entry, lambda: entry.group.tick(self.now_ms()))
+
     def _tick(self, entry: GroupEntry, deadline_ms: int) -> None:
         if entry.timer_at_ms != deadline_ms or self.stopped:
             return  # Else an earlier one was set meanwhile.

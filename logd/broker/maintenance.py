@@ -14,6 +14,7 @@ import trio
 from logd.broker.context import Broker
 from logd.broker.disk_space import CHECK_INTERVAL_S
 from logd.broker.services import PartitionServices
+from logd.errors import StorageError
 from logd.metrics import Histogram
 
 JOURNAL_INTERVAL_S: Final = 0.1
@@ -85,7 +86,15 @@ class Maintenance:
         """Roll idle logs whose active segment is older than segment.ms."""
         now_ms = self._services.clock.now_ms()
         for partition in list(self._broker.topics.open_partitions()):
-            await partition.roll_if_due(now_ms)
+            try:
+                await partition.roll_if_due(now_ms)
+            except StorageError as error:  # The others' turn comes all the same.
+                self._broker.events.warning(
+                    "idle log not rolled",
+                    topic=partition.topic_name,
+                    partition=partition.index,
+                    reason=str(error),
+                )
 
     async def expire_producers(self) -> None:
         """Forget producer ids that have been idle for producer.id.expiration.ms."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from logd.broker import permissions
 from logd.broker.context import Broker, RequestContext
 from logd.broker.topic import Topic
 from logd.broker.topic_names import check_topic_name, is_internal
@@ -48,12 +49,20 @@ async def handle_metadata(
             await _describe_asked(broker, topic, version=version, may_create=may_create)
             for topic in _without_repetitions(asked)
         ]
+    if request.include_topic_authorized_operations:
+        for described in topics:
+            if not described.error_code:
+                described.topic_authorized_operations = permissions.ON_TOPIC
     host, port = broker.advertised()
+    includes_cluster = request.include_cluster_authorized_operations
     return MetadataResponse(
         brokers=[MetadataResponseBroker(node_id=broker.node_id, host=host, port=port)],
         cluster_id=broker.cluster_id,
         controller_id=broker.node_id,
         topics=topics,
+        cluster_authorized_operations=(
+            permissions.ON_CLUSTER if includes_cluster else permissions.NOT_ASKED
+        ),
     )
 
 

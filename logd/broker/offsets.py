@@ -10,11 +10,13 @@ OffsetForLeaderEpoch 2-4 (KIP-101, KIP-320).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from logd.broker.context import Broker, RequestContext
 from logd.broker.partition import Partition
+from logd.broker.settling import settle
 from logd.errors import (
     FencedLeaderEpochError,
     InvalidRequestError,
@@ -59,7 +61,8 @@ _NOTHING: Final[Found] = (-1, -1, -1)
 async def handle_list_offsets(
     context: RequestContext, request: ListOffsetsRequest, version: int
 ) -> ListOffsetsResponse:
-    """Answer each partition by itself."""
+    """Answer each partition by itself, with all that was acknowledged before."""
+    await settle(_asked_for_end(context.broker, request))
     repeated = _repeated(
         (topic.name, part.partition_index) for topic in request.topics for part in topic.partitions
     )
@@ -77,6 +80,17 @@ async def handle_list_offsets(
         ]
         topics.append(ListOffsetsTopicResponse(name=topic.name, partitions=partitions))
     return ListOffsetsResponse(topics=topics)
+
+
+def _asked_for_end(broker: Broker, request: ListOffsetsRequest) -> set[Partition]:
+    """The partitions of which more is asked than where they begin."""
+    found = set()
+    for topic in request.topics:
+        for asked in topic.partitions:
+            if asked.timestamp not in (EARLIEST, EARLIEST_LOCAL, LATEST_TIERED):
+                with suppress(LogdError):  # Said in the partition's answer.
+                    found.add(broker.topics.partition(topic.name, asked.partition_index))
+    return found
 
 
 async def _list_one(

@@ -175,6 +175,15 @@ class OffsetsLog:
             problems += [f"{name}: {problem}" for problem in found]
         return problems
 
+    def compaction_bound(self, partition: int) -> int:
+        """Return the offset up to which a partition may be compacted: the snapshot's on disk.
+
+        A start goes on from the snapshot. A tombstone behind it must still be there then, or its
+        key would come back.
+        """
+        part = self._parts.get(partition)
+        return 0 if part is None else part.snapshot_offset
+
     def state_offset(self, partition: int) -> int:
         """Return the offset that a snapshot taken now is of: below it all is done or applied."""
         return self._part(partition).state_offset
@@ -239,11 +248,13 @@ class _Part:
 
     Attributes:
         state_offset: below it every record was applied, or given up.
+        snapshot_offset: of the snapshot on disk; 0 if there is none, or none that can be used.
     """
 
     def __init__(self, index: int, topics: Topics, services: PartitionServices) -> None:
         self.index = index
         self.state_offset = 0
+        self.snapshot_offset = 0
         self._topics = topics
         self._services = services
         self._records: list[KeyedRecord] = []
@@ -330,6 +341,7 @@ class _Part:
         self.state_offset = loaded.offset
         self._new_records, self._new_bytes = loaded.tail_records, loaded.tail_bytes
         self._snapshot_pairs = loaded.snapshot_pairs
+        self.snapshot_offset = loaded.snapshot_offset or 0
         if loaded.failed is None:
             return loaded.problems
         await partition.retire(f"its offsets cannot be loaded: {loaded.failed}")
@@ -370,6 +382,7 @@ class _Part:
         finally:
             self._is_writing = False
         self._snapshot_pairs = len(taken)
+        self.snapshot_offset = offset
         partition.take_checkpoint()
 
 

@@ -23,13 +23,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
 
+from logd.broker import deletion
 from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
+from logd.broker.round_gate import RoundGate
 from logd.broker.services import PartitionServices
 from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
@@ -54,9 +57,7 @@ SLOW_WRITE_S: Final = 0.005
 """A write slower than this met write-back; the next go through a thread until one is fast again."""
 
 SYNC_BEHIND_S: Final = 0.005
-"""acks=1 data that nobody waits for is synced after this time, so that small appends share a
-sync.
-"""
+"""acks=1 data that nobody waits for is synced after this time: small appends share a sync."""
 
 SYNC_BEHIND_BYTES: Final = 1024 * 1024
 """… or as soon as there is this much of it."""
@@ -70,6 +71,7 @@ class Partition:
         high_watermark: offsets below it are visible; see the invariants.
         offline: why the partition serves nothing any more, or None.
         is_congested: producers should pause; as of the last write or sync.
+        round: lets a round of compaction read the files, until they go away.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Partition:
         self._fetches: list[Wakeable] = []
         self._congested: list[Callable[[], None]] = []
         self.is_congested = False
+        self.round = RoundGate()
         self.apply_settings(settings)
 
     def __repr__(self) -> str:
@@ -109,7 +112,9 @@ class Partition:
     def apply_settings(self, settings: TopicSettings) -> None:
         """Use these settings from now on; no restart, no lost append."""
         self.settings = settings
-        self.log.settings = log_settings(settings)
+        self.log.settings = log_settings(
+            settings, retention_check_ms=self._services.retention_check_ms
+        )
         self._max_message_bytes = settings.max_message_bytes
         self._commits = settings.flush_mode == "commit"
         self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
@@ -482,8 +487,9 @@ class Partition:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """No write runs and none begins inside; appends pile up staged, bounded by
-        back-pressure.
+        """No write runs and none begins inside; appends pile up staged, bounded by back-pressure.
+
+        What poisons the log inside takes the partition offline.
         """
         while self._held:
             await self._write_ended.wait()
@@ -493,6 +499,9 @@ class Partition:
                 await self._write_ended.wait()
             self._write_ended = trio.Event()
             yield
+        except LogFailedError as error:
+            self._go_offline(error)
+            raise
         finally:
             self._held = False
             self._write_ended.set()
@@ -502,39 +511,39 @@ class Partition:
     async def delete_records(self, before_offset: int) -> int:
         """Make `before_offset` the log start offset, durably; return the new log start offset.
 
-        Segments wholly below it are renamed now and unlinked after file.delete.delay.ms.
-
         Raises:
             OffsetOutOfRangeError: beyond the high watermark.
             StorageError: the partition is offline or the new start could not be made durable.
         """
+        return (await self.delete_before(before_offset, "delete-records")).log_start_offset
+
+    async def delete_before(
+        self, offset: int, reason: str, wanted: Callable[[], bool] = deletion.always
+    ) -> DeleteResult:
+        """Delete what lies before `offset`, if that is `wanted` when nobody writes any more.
+
+        What the disk refused before is finished. Segments wholly below are renamed now, and
+        unlinked after file.delete.delay.ms. Raises as `delete_records`.
+        """
         if self.offline is not None:
             raise LogFailedError(self.offline)
+        services = self._services
+        job = partial(deletion.delete_before, self.log, offset, services.release_ballast, wanted)
         async with self.exclusive():
-            result = await self._services.offload.run("admin", self._delete_before, before_offset)
-        self._services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+            old_start = self.log.log_start_offset
+            result = await services.offload.run("delete", job)
+        if self.log.wants_checkpoint:  # It rolled: what the last checkpoint spoke of is gone.
+            self.take_checkpoint()
+        services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
+        deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
-        return self.log.log_start_offset
-
-    def _delete_before(self, offset: int) -> DeleteResult:
-        """Deleting frees space, and needs a little for its own state: the ballast's."""
-        try:
-            return self.log.delete_before(offset)
-        except DiskFullError:
-            if not self._services.release_ballast():
-                raise
-            return self.log.delete_before(offset)
+        return result
 
     async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        """Return (offset, timestamp, leader epoch) of the first visible record at or after a time.
-
-        (-1, -1, -1) where there is none.
-        """
-        found = await self._services.offload.run("disk", self._offset_for_timestamp, timestamp_ms)
+        """Return offset, timestamp, epoch of the first visible record not before a time, or -1s."""
+        job = partial(self.log.offset_for_timestamp, timestamp_ms, below=self.high_watermark)
+        found = await self._services.offload.run("disk", job)
         return found if found is not None else (-1, -1, -1)
-
-    def _offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int, int] | None:
-        return self.log.offset_for_timestamp(timestamp_ms, below=self.high_watermark)
 
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
@@ -567,7 +576,8 @@ class Partition:
     async def close(self) -> None:
         """Write what is staged and wait for what runs; then the caller closes the log."""
         self.flush()
-        while self._writing is not None:
+        # Also for who has the log to itself: it renames files, by names that are soon others'.
+        while self._writing is not None or self._held:
             await self._write_ended.wait()
             self.flush()
         await self._commit.wait_idle()
@@ -577,6 +587,7 @@ class Partition:
     async def retire(self, reason: str) -> None:
         """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""
         self._stop_serving(LogFailedError(reason))
+        await self.round.close()
         await self.close()
         self.log.fail(LogFailedError(reason))
 

@@ -17,6 +17,7 @@ from logd.errors import CorruptFileError
 from logd.storage import layout
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.log import Log
+from logd.storage.log_settings import LogSettings
 from logd.storage.open_files import OpenFiles
 from logd.storage.recovery import RecoveryReport
 
@@ -88,6 +89,9 @@ class LogPartitionFactory:
         name = layout.partition_directory_name(spec.topic, spec.index)
         return f"{self._topics_path}/{name}"
 
+    def _log_settings(self, spec: PartitionSpec) -> LogSettings:
+        return log_settings(spec.settings, retention_check_ms=self._services.retention_check_ms)
+
     def _create_one(self, spec: PartitionSpec) -> tuple[Log, None]:
         log = Log.create(
             self._services.files,
@@ -95,14 +99,14 @@ class LogPartitionFactory:
             topic_id=spec.topic_id,
             topic=spec.topic,
             partition=spec.index,
-            settings=log_settings(spec.settings),
+            settings=self._log_settings(spec),
             open_files=self._open_files,
         )
         return log, None
 
     def _open_one(self, spec: PartitionSpec) -> tuple[Log, RecoveryReport | None]:
         key = (spec.topic_id, spec.index)
-        settings = log_settings(spec.settings)
+        settings = self._log_settings(spec)
         clean = self._clean.logs.get(key) if self._clean is not None else None
         if clean is not None:
             try:
@@ -138,7 +142,7 @@ class LogPartitionFactory:
             topic_id=spec.topic_id,
             topic=spec.topic,
             partition=spec.index,
-            settings=log_settings(spec.settings),
+            settings=self._log_settings(spec),
             open_files=self._open_files,
             clean=clean,
         )

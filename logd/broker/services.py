@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from logd.broker.disk_space import DiskSpace
+from logd.broker.log_settings import RETENTION_CHECK_MS
 from logd.broker.timers import Timers
 from logd.broker.turn import Turn
 from logd.clock import Clock
@@ -32,6 +33,7 @@ class PartitionServices:
 
     Attributes:
         unsynced_max_bytes: flush.unsynced.max.bytes, beyond which producers pause.
+        retention_check_ms: log.retention.check.interval.ms; segments last no shorter for its sake.
         end_turn: finish the loop's turn after work that a task did: write, answer, wake.
         unlink_later: remove renamed files after a delay in seconds.
         release_ballast: give back the space that is kept for freeing space. Blocking.
@@ -50,6 +52,7 @@ class PartitionServices:
     end_turn: Callable[[], None]
     unlink_later: Callable[[Sequence[str], float], None]
     release_ballast: Callable[[], bool]
+    retention_check_ms: int = RETENTION_CHECK_MS
 
 
 def partition_metrics(registry: Registry) -> PartitionMetrics:

@@ -11,6 +11,7 @@ Source: Apache Kafka's broker configs (names, defaults, limits); the sentences a
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,6 +65,8 @@ class ServerSettings:
     log_cleaner_threads: int
     log_cleaner_backoff_ms: int
     log_cleaner_dedupe_buffer_size: int
+    log_cleaner_io_max_bytes_per_second: float
+    log_cleaner_memory_max_bytes: int | None
 
     producer_id_expiration_ms: int
 
@@ -289,23 +292,37 @@ _STORAGE: Final = (
     ),
     Setting(
         name="log.retention.check.interval.ms", kind=Kind.LONG, default=5 * MINUTE_MS, low=1,
-        unit="ms", doc="How often retention looks for segments to delete.",
+        unit="ms", doc="How often retention looks for segments to delete, so how late it may be.",
     ),
     Setting(
         name="log.cleaner.enable", kind=Kind.BOOLEAN, default=True,
-        doc="Whether topics with cleanup.policy=compact are compacted.",
+        doc="Whether topics with cleanup.policy=compact are compacted by themselves; "
+        "`logd compact` works either way.",
     ),
     Setting(
-        name="log.cleaner.threads", kind=Kind.INT, default=1, low=0,
-        doc="Logs that are compacted at the same time.",
+        name="log.cleaner.threads", kind=Kind.INT, default=1, low=0, dynamic=True,
+        doc="Logs that are compacted at the same time, each in a process of its own; "
+        "`logd compact` may have as many more.",
     ),
     Setting(
         name="log.cleaner.backoff.ms", kind=Kind.LONG, default=15 * SECOND_MS, low=0, unit="ms",
-        doc="How long the cleaner waits when no log needs it.",
+        dynamic=True, doc="How long the cleaner waits when no log needs it.",
     ),
     Setting(
         name="log.cleaner.dedupe.buffer.size", kind=Kind.LONG, default=128 * MIB, low=MIB,
-        unit="bytes", doc="Memory for the keys of one compaction.",
+        unit="bytes", dynamic=True,
+        doc="Memory for the keys of the log.cleaner.threads compactions that run at the same time.",
+    ),
+    Setting(
+        name="log.cleaner.io.max.bytes.per.second", kind=Kind.DOUBLE, default=sys.float_info.max,
+        low=1, unit="bytes", dynamic=True,
+        doc="What the log.cleaner.threads compactions together may read and write in a second.",
+    ),
+    Setting(
+        name="log.cleaner.memory.max.bytes", kind=Kind.LONG, default=None, low=192 * MIB,
+        unit="bytes", dynamic=True, ours=True,
+        doc="Memory that one compaction's process may take before it is refused more. Not set: its "
+        "share of log.cleaner.dedupe.buffer.size and 128 MiB.",
     ),
     Setting(
         name="producer.id.expiration.ms", kind=Kind.INT, default=DAY_MS, low=1, unit="ms",
@@ -417,9 +434,7 @@ _LATER: Final = frozenset(
     (
         *(row.name for row in _NODES),
         *("nodes", "node.token.file", "remote.fetch.max.wait.ms"),
-        *("log.retention.hours", "log.retention.minutes", "log.roll.jitter.hours"),
-        *("log.retention.check.interval.ms", "log.cleaner.enable", "log.cleaner.threads"),
-        *("log.cleaner.backoff.ms", "log.cleaner.dedupe.buffer.size"),
+        "log.roll.jitter.hours",
     )
 )
 

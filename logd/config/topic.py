@@ -89,10 +89,6 @@ class TopicSettings:
         return DEFAULT_FLUSH_INTERVAL_MS if self.flush_ms == NEVER else self.flush_ms
 
 
-def _check_not_empty(value: Value) -> str | None:
-    return None if value else "at least one word is needed"
-
-
 def _check_gzip_level(value: Value) -> str | None:
     return "0 is not a level; -1 or 1 to 9 is" if value == 0 else None
 
@@ -117,9 +113,9 @@ def _check_profile(value: Value) -> str | None:
 _KAFKA: Final = (
     Setting(
         name="cleanup.policy", kind=Kind.LIST, default=("delete",), choices=("delete", "compact"),
-        rule=_check_not_empty, server_names=("log.cleanup.policy",),
+        server_names=("log.cleanup.policy",),
         doc="delete: old segments go when retention allows; compact: the last record of each key "
-        "stays; both may be given.",
+        "stays; both may be given, or none: then all stays.",
     ),
     Setting(
         name="compression.gzip.level", kind=Kind.INT, default=-1, low=-1, high=9,
@@ -195,7 +191,7 @@ _KAFKA: Final = (
         name="max.compaction.lag.ms", kind=Kind.LONG, default=NEVER, low=1, unit="ms",
         server_names=("log.cleaner.max.compaction.lag.ms",),
         doc="A record is compacted at the latest this long after it was written, whatever "
-        "min.cleanable.dirty.ratio says.",
+        "min.cleanable.dirty.ratio says; so its segment is sealed by then.",
     ),
     Setting(
         name="max.message.bytes", kind=Kind.INT, default=MIB + 12, low=0, unit="bytes",
@@ -258,7 +254,8 @@ _KAFKA: Final = (
     Setting(
         name="retention.ms", kind=Kind.LONG, default=7 * DAY_MS, low=-1, unit="ms",
         server_names=("log.retention.ms", "log.retention.minutes", "log.retention.hours"),
-        doc="How long a segment stays after its newest record's timestamp; -1: for ever.",
+        doc="How long a segment stays after its newest record's timestamp; -1: for ever. An idle "
+        "partition's last segment goes as well.",
     ),
     Setting(
         name="segment.bytes", kind=Kind.INT, default=GIB, low=14, unit="bytes",
@@ -278,7 +275,8 @@ _KAFKA: Final = (
     Setting(
         name="segment.ms", kind=Kind.LONG, default=7 * DAY_MS, low=1, unit="ms",
         server_names=("log.roll.ms", "log.roll.hours"),
-        doc="The age at which a segment is sealed, be it full or not.",
+        doc="The age at which a segment is sealed, be it full or not; an eighth of retention.ms, "
+        "where that deletes and is sooner, so that records do not stay much longer than that.",
     ),
     Setting(
         name="unclean.leader.election.enable", kind=Kind.BOOLEAN, default=False,
@@ -340,8 +338,7 @@ _OURS: Final = (
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
 _LATER: Final = frozenset(
     (
-        *("retention.ms", "retention.bytes", "delete.retention.ms", "min.cleanable.dirty.ratio"),
-        *("min.compaction.lag.ms", "max.compaction.lag.ms", "segment.jitter.ms"),
+        "segment.jitter.ms",
         *("remote.storage.enable", "cold.enable", "cold.profile", "cold.after.ms"),
         *("cold.after.bytes", "cold.grace.ms", "cold.hot.retention.ms", "cold.compression"),
     )

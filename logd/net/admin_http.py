@@ -5,6 +5,10 @@
     GET  /metrics      Prometheus text
     GET  /v1/status    the document of `logd status`
     GET  /v1/segments  ?topic=NAME[&partition=N]: the rows of `logd segments`
+    POST /v1/retain    ?topic=NAME[&partition=N][&explain=true][&ignore_clock_guard=true]: deletes
+                       what retention allows now, or says what goes, when and by which rule
+    POST /v1/compact   ?topic=NAME[&partition=N]: begins to compact; the job, or the one under way
+    GET  /v1/compact   [?id=N]: how far jobs are, or one of them, and what each partition came to
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
@@ -23,8 +27,9 @@ from typing import Any, Final
 
 import msgspec
 
-from logd.broker import group_status, status
+from logd.broker import group_status, retain, status
 from logd.broker.adopt import adopt
+from logd.broker.compaction_round import NotCompactedError
 from logd.broker.context import Broker
 from logd.errors import (
     DataDirectoryError,
@@ -64,6 +69,8 @@ class AdminHandler:
             "/metrics": {"GET": self._metrics},
             "/v1/status": {"GET": self._status},
             "/v1/segments": {"GET": self._segments},
+            "/v1/retain": {"POST": self._retain},
+            "/v1/compact": {"POST": self._compact, "GET": self._compact_job},
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
             _GROUP_PREFIX: {"GET": self._group},
@@ -112,6 +119,30 @@ class AdminHandler:
         look = partial(status.segments, self._broker, name, index)
         return _as_json(await self._broker.offload.run("admin", look))
 
+    async def _retain(self, request: Request) -> Response:
+        name, index = _topic_and_partition(request)
+        explain = _is_true(request, "explain")
+        ignore_clock_guard = _is_true(request, "ignore_clock_guard")
+        broker = self._broker
+        answer = await (retain.explain if explain else retain.retain)(
+            broker.retention, broker.topics, name, index, ignore_clock_guard=ignore_clock_guard
+        )
+        # Ten thousand segments make two megabytes: not on the loop.
+        return await broker.offload.run("admin", _as_json, answer)
+
+    async def _compact(self, request: Request) -> Response:
+        name, index = _topic_and_partition(request)
+        return _as_json(self._broker.compaction.request(name, index).as_document())
+
+    async def _compact_job(self, request: Request) -> Response:
+        number = _as_number(request.query.get("id"), "a compaction's id")
+        if number is None:
+            return _as_json([job.as_document() for job in self._broker.compaction.jobs()])
+        job = self._broker.compaction.job(number)
+        if job is None:
+            raise HttpError(404, f"there is no compaction of id {number}")
+        return _as_json(job.as_document())
+
     async def _groups(self, _request: Request) -> Response:
         return _as_json(group_status.list_groups(self._broker.groups))
 
@@ -145,14 +176,21 @@ def _topic_and_partition(request: Request) -> tuple[str, int | None]:
     name = request.query.get("topic")
     if not name:
         raise HttpError(400, f"say which topic: {request.path}?topic=NAME")
-    return name, _as_index(request.query.get("partition"))
+    return name, _as_number(request.query.get("partition"), "a partition")
 
 
-def _as_index(text: str | None) -> int | None:
+def _is_true(request: Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise HttpError(400, f"{name} is true or false")
+    return text == "true"
+
+
+def _as_number(text: str | None, what: str) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise HttpError(400, "a partition is a number from 0 on")
+        raise HttpError(400, f"{what} is a number from 0 on")
     return int(text)
 
 
@@ -161,4 +199,4 @@ def _status_of(error: LogdError) -> int:
         return 404
     if isinstance(error, DataDirectoryError | UnsupportedFormatError):
         return 409
-    return 400 if isinstance(error, RequestError) else 503
+    return 400 if isinstance(error, RequestError | NotCompactedError) else 503

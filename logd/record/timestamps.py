@@ -15,7 +15,7 @@ Source: KIP-32, KIP-937; docs/adr says why batches stay opaque.
 from __future__ import annotations
 
 from logd.errors import InvalidTimestampError
-from logd.record.batch import LOG_APPEND_TIME_BIT, NO_TIMESTAMP, BatchHeader
+from logd.record.batch import DELETE_HORIZON_BIT, LOG_APPEND_TIME_BIT, NO_TIMESTAMP, BatchHeader
 
 
 def check_timestamps(
@@ -54,6 +54,9 @@ def check_timestamp_type(header: BatchHeader) -> None:
 def latest_timestamp_ms(header: BatchHeader) -> int:
     """Return the greatest timestamp that a batch's header speaks of; -1 for none.
 
-    For the time index and retention: right also for producers that never set the max timestamp.
+    Right also for producers that never set the max timestamp: then the first record's stands for
+    it, unless compaction has put a delete horizon in its place.
     """
-    return max(header.base_timestamp, header.max_timestamp)
+    if header.max_timestamp >= 0 or header.attributes & DELETE_HORIZON_BIT:
+        return header.max_timestamp
+    return max(header.base_timestamp, NO_TIMESTAMP)

@@ -20,7 +20,7 @@ from typing import Final
 from logd.errors import DataDirectoryError, UnsupportedFormatError
 from logd.record.batch import CONTROL_BIT, TRANSACTIONAL_BIT
 from logd.storage.files import Files, OpenFile
-from logd.storage.layout import LOG_SUFFIX, parse_segment_file_name
+from logd.storage.layout import LOG_SUFFIX, REPLACEMENT_NAME, parse_segment_file_name
 from logd.storage.log_walk import Damage, walk_log
 from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME
 from logd.storage.segment_scan import is_old_message
@@ -107,10 +107,16 @@ def copy_partition(files: Files, source: str, target: str, *, reserve_bytes: int
         reserve_bytes: free space that must remain.
 
     Raises:
-        DataDirectoryError: there is not enough space; nothing was copied.
+        DataDirectoryError: there is not enough space, or a compaction was cut short; nothing was
+            copied.
         OSError: the copy failed; the next one of the same name removes what there is of it.
     """
     parent = target.rpartition("/")[0]
+    if files.exists(f"{source}/{REPLACEMENT_NAME}"):
+        raise DataDirectoryError(
+            f"{source} holds a half-finished replacement of segments; start and stop the server "
+            "that wrote it once"
+        )
     names = [name for _, name in _segments(files, source)]
     need_bytes = sum(files.stat_size(f"{source}/{name}") for name in names)
     free_bytes = files.free_bytes(parent)

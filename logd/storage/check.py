@@ -31,6 +31,7 @@ _KNOWN_NAMES: Final = frozenset(
         layout.META_NAME,
         layout.BOOT_NAME,
         layout.CLEAN_STOP_NAME,
+        layout.CLOCK_NAME,
         layout.CATALOG_NAME,
         layout.CATALOG_NAME + WAL_SUFFIX,
         layout.JOURNAL_NAME,
@@ -118,12 +119,12 @@ def _read_cluster_id(files: Files, path: str, report: CheckReport) -> str | None
 def _read_clean_stop(
     files: Files, path: str, cluster_id: str | None, report: CheckReport
 ) -> CleanStop | None:
-    for name in (layout.BOOT_NAME, layout.CLEAN_STOP_NAME):
+    for name in (layout.BOOT_NAME, layout.CLEAN_STOP_NAME, layout.CLOCK_NAME):
         state_path = f"{path}/{name}"
         try:
             read_state(files, state_path, limit_bytes=STATE_BYTES_MAX)
             report.checked(files.stat_size(state_path))
-        except FileNotFoundError:  # Neither must be there: a new directory, an unclean stop.
+        except FileNotFoundError:  # None must be there: a new directory, an unclean stop.
             continue
         except (LogdError, OSError) as error:
             report.found_error(state_path, error)

@@ -12,16 +12,17 @@ may hold anything there: the next start cuts the one and rebuilds the other.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from logd.errors import CorruptFileError, CorruptRecordsError, LogdError
 from logd.record.records import check_records
-from logd.record.timestamps import latest_timestamp_ms
 from logd.storage import layout
 from logd.storage.check_report import CheckReport, Finding, Severity
 from logd.storage.clean_stop import CleanLog
+from logd.storage.compaction_state import read_compaction
 from logd.storage.damage import DAMAGED_NAME, DamagedRange, DamageList
 from logd.storage.files import Files, OpenFile
 from logd.storage.group_snapshot import group_snapshot_path
@@ -38,8 +39,10 @@ from logd.storage.offset_index import OffsetIndex
 from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME, read_epochs, read_log_start
 from logd.storage.partition_listing import PartitionListing, list_partition
 from logd.storage.producer_state import decode_snapshot
+from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.segment_scan import ScannedBatch
 from logd.storage.state_file import read_state
+from logd.storage.swap import Replacement, check_new_files, read_replacement, replacement_path
 from logd.storage.sync_journal import SyncPoint
 from logd.storage.time_index import TimeIndex
 
@@ -55,13 +58,19 @@ class Expected:
         clean: what the marker of the last clean stop says of it, None after a crash.
         synced: its recovery point, None if the journal has none.
         may_have_gaps: the topic is compacted, so offsets may be missing.
+        compacted_below: the topic was compacted once, up to here.
         coded: (first, next) offsets of its coded segments, rising: they need no hot file.
     """
 
     clean: CleanLog | None = None
     synced: SyncPoint | None = None
     may_have_gaps: bool = False
+    compacted_below: int = 0
     coded: tuple[tuple[int, int], ...] = ()
+
+    def may_miss(self, offset: int) -> bool:
+        """Whether no record need be there right before `offset`."""
+        return self.may_have_gaps or offset <= self.compacted_below
 
     def is_coded(self, first_offset: int, next_offset: int) -> bool:
         """Return whether all of these offsets are in coded segments."""
@@ -81,14 +90,21 @@ def check_partition(files: Files, directory: str, expected: Expected, report: Ch
         report.found_error(directory, error)
         return
     _check_small_files(files, directory, report)
-    end_offset = _check_segments(files, directory, listing.bases, names, expected, report)
+    with contextlib.suppress(LogdError, OSError):  # Reported with the small files.
+        compacted_below = read_compaction(files, directory).first_uncleaned_offset
+        expected = replace(expected, compacted_below=compacted_below)
+    bases = listing.bases
+    replacement = _check_replacement(files, directory, listing, report)
+    if replacement is not None:
+        bases = sorted(replacement.new_bases.union(bases).difference(replacement.gone))
+    end_offset = _check_segments(files, directory, bases, names, expected, report, replacement)
     for offset in listing.snapshots:
         name = layout.segment_file_name(offset, layout.PRODUCERS_SUFFIX)
         _check_snapshot(files, f"{directory}/{name}", report)
     if layout.GROUPS_SNAPSHOT_NAME in names:
         _check_groups(files, directory, end_offset, report)
     _note_others(directory, listing, expected, report)
-    _check_ends(files, directory, listing.bases, end_offset, expected, report)
+    _check_ends(files, directory, bases, end_offset, expected, report)
 
 
 def _check_segments(
@@ -98,6 +114,7 @@ def _check_segments(
     names: frozenset[str],
     expected: Expected,
     report: CheckReport,
+    replacement: Replacement | None,
 ) -> int:
     """Check all segments; return the offset behind the last whole batch."""
     next_offset = bases[0] if bases else 0
@@ -105,7 +122,8 @@ def _check_segments(
         if base != next_offset:
             _report_gap(directory, base, next_offset, expected, report)
         is_active = index == len(bases) - 1
-        check = _SegmentCheck(files, directory, base, is_active, expected, report)
+        attempt = replacement.attempt if replacement and base in replacement.new_bases else None
+        check = _SegmentCheck(files, directory, base, is_active, expected, report, attempt)
         next_offset = max(check.run(names), base)
     return next_offset
 
@@ -117,7 +135,7 @@ def _report_gap(
     if base < next_offset:
         reason = f"begins at offset {base}, but the segment before it ends at {next_offset}"
         report.add(Finding("damage", path, 0, reason, base, next_offset))
-    elif not expected.may_have_gaps and not expected.is_coded(next_offset, base):
+    elif not expected.may_miss(base) and not expected.is_coded(next_offset, base):
         reason = f"offsets {next_offset} to {base - 1} are missing before this segment"
         report.add(Finding("damage", path, 0, reason, next_offset, base))
 
@@ -132,6 +150,8 @@ class _SegmentCheck:
     is_active: bool
     expected: Expected
     report: CheckReport
+    attempt: int | None = None
+    names: frozenset[str] = frozenset()
     next_offset: int = 0
     latest_ms: int = -1
     has_damage: bool = False
@@ -140,10 +160,11 @@ class _SegmentCheck:
 
     def run(self, names: frozenset[str]) -> int:
         """Check log and indexes; return the offset behind the last whole batch."""
+        self.names = names
         path = self._path(layout.LOG_SUFFIX)
         self.next_offset = self.base
-        self.offset_entries = self._load(names, OffsetIndex, layout.INDEX_SUFFIX)
-        self.time_entries = self._load(names, TimeIndex, layout.TIME_INDEX_SUFFIX)
+        self.offset_entries = self._load(OffsetIndex, layout.INDEX_SUFFIX)
+        self.time_entries = self._load(TimeIndex, layout.TIME_INDEX_SUFFIX)
         try:
             file = self.files.open_read(path)
             for found in walk_log(self.files, file, base_offset=self.base):
@@ -157,8 +178,15 @@ class _SegmentCheck:
         self._check_entries_left()
         return self.next_offset
 
+    def _name(self, suffix: str) -> str:
+        if self.attempt is not None:
+            name = layout.cleaned_file_name(self.base, self.attempt, suffix)
+            if name in self.names:
+                return name
+        return layout.segment_file_name(self.base, suffix)
+
     def _path(self, suffix: str) -> str:
-        return f"{self.directory}/{layout.segment_file_name(self.base, suffix)}"
+        return f"{self.directory}/{self._name(suffix)}"
 
     @property
     def _may_be_torn(self) -> bool:
@@ -168,7 +196,7 @@ class _SegmentCheck:
 
     def _take_batch(self, file: OpenFile, batch: ScannedBatch) -> None:
         header = batch.header
-        if header.base_offset > self.next_offset and not self.expected.may_have_gaps:
+        if header.base_offset > self.next_offset and not self.expected.may_miss(header.base_offset):
             reason = f"offsets {self.next_offset} to {header.base_offset - 1} are missing"
             finding = Finding(
                 "note", file.path, batch.position, reason, self.next_offset, header.base_offset
@@ -184,7 +212,7 @@ class _SegmentCheck:
             )  # fmt: skip
         self._match_offset_entries(batch)
         self._match_time_entries(batch)
-        self.latest_ms = max(self.latest_ms, latest_timestamp_ms(header))
+        self.latest_ms = max(self.latest_ms, batch_timestamp_ms(header))
         self.next_offset = header.next_offset
         self.report.batches += 1
         self.report.records += header.count
@@ -210,9 +238,9 @@ class _SegmentCheck:
 
     # --- the indexes ------------------------------------------------------------------------------
 
-    def _load(self, names: frozenset[str], kind: type[MappedIndex], suffix: str) -> _Entries:
+    def _load(self, kind: type[MappedIndex], suffix: str) -> _Entries:
         path = self._path(suffix)
-        if layout.segment_file_name(self.base, suffix) not in names:
+        if self._name(suffix) not in self.names:
             return deque()
         entries: _Entries = deque()
         try:
@@ -242,7 +270,7 @@ class _SegmentCheck:
             at, (timestamp_ms, relative) = entries.popleft()
             if self.has_damage and self.base + relative < batch.header.base_offset:
                 continue
-            latest_ms = latest_timestamp_ms(batch.header)
+            latest_ms = batch_timestamp_ms(batch.header)
             if not self.latest_ms < timestamp_ms <= latest_ms:
                 reason = f"offset {self.base + relative} is not the first of {timestamp_ms} ms"
                 self._wrong_entry(layout.TIME_INDEX_SUFFIX, at, reason)
@@ -264,6 +292,26 @@ class _SegmentCheck:
         self.report.add(Finding(severity, self._path(suffix), position, reason))
 
 
+def _check_replacement(
+    files: Files, directory: str, listing: PartitionListing, report: CheckReport
+) -> Replacement | None:
+    """Check and return a replacement that a crash cut short; None if there is none."""
+    if not listing.is_replacing:
+        return None
+    path = replacement_path(directory)
+    try:
+        replacement = read_replacement(files, directory)
+        if replacement is None:
+            return None
+        check_new_files(files, directory, replacement)
+    except (LogdError, OSError) as error:
+        report.found_error(path, error)
+        return None
+    report.checked(files.stat_size(path))
+    report.note(path, "a compaction that a crash cut short; the next start finishes it")
+    return replacement
+
+
 # --- what stands beside the segments --------------------------------------------------------------
 
 
@@ -272,6 +320,7 @@ def _check_small_files(files: Files, directory: str, report: CheckReport) -> Non
         (EPOCHS_NAME, read_epochs),
         (LOG_START_NAME, read_log_start),
         (DAMAGED_NAME, DamageList.load),
+        (layout.COMPACTION_NAME, read_compaction),
     ):
         path = f"{directory}/{name}"
         try:

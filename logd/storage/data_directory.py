@@ -9,6 +9,7 @@ Names are in `layout`. Beside the topics, the catalog and the sync journal it ho
   directory with other things in it and without `meta` is somebody else's and is refused.
 * `boot`: a state file (payload version 1): the boot id of the run that wrote last, as text.
 * `clean-stop`: see clean_stop.
+* `clock`: see clock_note.
 * `ballast`: zeros of no meaning. When the disk is full, releasing them makes room for what frees
   more.
 
@@ -31,8 +32,10 @@ from typing import Final
 
 from logd import __version__
 from logd.errors import CorruptFileError, DataDirectoryError, UnsupportedFormatError
+from logd.policy.clock_guard import ClockNote
 from logd.storage import layout
 from logd.storage.clean_stop import CleanStop, read_clean_stop, write_clean_stop
+from logd.storage.clock_note import read_clock_note, write_clock_note
 from logd.storage.files import Files, OpenFile
 from logd.storage.state_file import read_state, remove_state, write_state
 from logd.units import GIB, KIB
@@ -74,6 +77,7 @@ class DataDirectory:
         cluster_id: 22 characters, as Kafka writes ids.
         clean_stop: what the last clean stop noted; None after a crash and in a new directory.
         last_boot_id: of the run that wrote last; None if no run has come so far.
+        last_clock: what that run noted of the time; None where it noted nothing.
         problems: what a person should know, one line each.
     """
 
@@ -86,6 +90,7 @@ class DataDirectory:
         self.cluster_id = ""
         self.clean_stop: CleanStop | None = None
         self.last_boot_id: str | None = None
+        self.last_clock: ClockNote | None = None
         self.problems: list[str] = []
 
     @classmethod
@@ -180,6 +185,12 @@ class DataDirectory:
             self.clean_stop = None  # The last stop was not clean, or there was none.
         except (CorruptFileError, UnsupportedFormatError, OSError) as error:
             self.problems.append(f"{error}; starting as after a crash")
+        try:
+            self.last_clock = read_clock_note(self._files, self._path_of(layout.CLOCK_NAME))
+        except FileNotFoundError:
+            self.last_clock = None  # No run came so far.
+        except (CorruptFileError, UnsupportedFormatError) as error:
+            self.problems.append(f"{error}; retention takes the clock as it is")
         assert self.cluster_id
 
     # --- paths ------------------------------------------------------------------------------------
@@ -231,6 +242,15 @@ class DataDirectory:
         assert self._lock is not None, "the data directory is closed"
         path = self._path_of(layout.CLEAN_STOP_NAME)
         write_clean_stop(self._files, path, stop, cluster_id=self.cluster_id)
+
+    def write_clock_note(self, note: ClockNote) -> None:
+        """Note what time it is for the next run; durable once this returns.
+
+        Raises:
+            OSError: the last note stays.
+        """
+        assert self._lock is not None, "the data directory is closed"
+        write_clock_note(self._files, self._path_of(layout.CLOCK_NAME), note)
 
     # --- space ------------------------------------------------------------------------------------
 

@@ -240,6 +240,10 @@ class Files:
         """Return a file's length by name."""
         return os.stat(path, follow_symlinks=False).st_size
 
+    def modified_ms(self, path: str) -> int:
+        """Return when a file was last written, by the wall clock of that time."""
+        return os.stat(path, follow_symlinks=False).st_mtime_ns // 1_000_000
+
     def make_directory(self, path: str) -> None:
         """Make one directory; it must not exist."""
         os.mkdir(path, 0o750)

@@ -5,7 +5,8 @@ does not fit is an item too, of kind "damage", with the position where the troub
 walk goes on behind it where that makes sense. Opening a file here repairs, allocates and locks
 nothing, which is why the classes that the server opens its files with are not used.
 
-A file's kind is known by its name (`layout`); `.deleted` behind a name does not change the kind.
+A file's kind is known by its name (`layout`); `.deleted` or `.cleaned` behind a name does not
+change the kind.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def inspect_file(files: Files, path: str, depth: Depth) -> Iterator[Item]:
         UnsupportedFormatError: the name is none that we give to files.
         OSError: it cannot be read.
     """
-    name = os.path.basename(path).removesuffix(layout.DELETED_SUFFIX)
+    name = layout.base_file_name(os.path.basename(path))
     try:
         yield from _reader(name, files, path)(files, path, depth)
     except CorruptFileError as error:
@@ -178,7 +179,7 @@ def _first_offset(head: bytes) -> int:
 
 def _base_offset(path: str) -> int | None:
     """Return the offset in a segment file's name; None for a copy under another name."""
-    name = os.path.basename(path).removesuffix(layout.DELETED_SUFFIX)
+    name = layout.base_file_name(os.path.basename(path))
     parsed = layout.parse_segment_file_name(name)
     return None if parsed is None else parsed[0]
 

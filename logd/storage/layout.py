@@ -5,6 +5,7 @@
         meta                        format version and cluster id (data_directory, state_file)
         boot                        the boot id of the run that wrote last (data_directory)
         clean-stop                  marker of a clean stop (clean_stop, state_file)
+        clock                       what time it was, for retention (clock_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
         sync.journal                what is known to be synced (sync_journal)
         ballast                     space to give back in need (data_directory)
@@ -12,6 +13,8 @@
             <topic>-<partition>/            one partition's log
                 <20 digits>.log .index .timeindex .producers ...
                 groups.snapshot             committed offsets, of __consumer_offsets alone
+                compaction                  how far the log is compacted
+                replacement                 which segments are being replaced just now
             <topic id>-<partition>-delete/  a deleted one, to be unlinked
 
 The 20 digits are the base offset of a segment, zero-padded, so that names sort as offsets do; they
@@ -31,6 +34,7 @@ LOCK_NAME: Final = "lock"
 META_NAME: Final = "meta"
 BOOT_NAME: Final = "boot"
 CLEAN_STOP_NAME: Final = "clean-stop"
+CLOCK_NAME: Final = "clock"
 CATALOG_NAME: Final = "catalog.sqlite"
 JOURNAL_NAME: Final = "sync.journal"
 BALLAST_NAME: Final = "ballast"
@@ -45,6 +49,11 @@ GROUPS_SNAPSHOT_NAME: Final = "groups.snapshot"
 DELETED_SUFFIX: Final = ".deleted"
 # Appended to a file's whole name while its next version is written; left over only by a crash.
 TEMP_SUFFIX: Final = ".tmp"
+# Behind the name of a file that compaction wrote and that is not part of the log yet.
+CLEANED_SUFFIX: Final = ".cleaned"
+# What compaction knows of a partition, and the manifest of a replacement that is under way.
+COMPACTION_NAME: Final = "compaction"
+REPLACEMENT_NAME: Final = "replacement"
 
 TOPIC_ID_BYTES: Final = 16
 TOPIC_NAME_CHARACTERS_MAX: Final = 249
@@ -54,6 +63,7 @@ PARTITIONS_MAX: Final = 100_000
 _OFFSET_DIGITS: Final = 20
 _TOPIC_NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{TOPIC_NAME_CHARACTERS_MAX}}}")
 _SEGMENT_FILE: Final = re.compile(rf"([0-9]{{{_OFFSET_DIGITS}}})(\.[a-z0-9.]+)")
+_CLEANED: Final = re.compile(rf"([0-9]{{{_OFFSET_DIGITS}}})(?:\.[0-9]+)?(\.[a-z]+)\.cleaned")
 _PARTITION_DIRECTORY: Final = re.compile(r"(.+)-(0|[1-9][0-9]{0,4})", re.DOTALL)
 _DELETED_DIRECTORY: Final = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,4})-delete")
 
@@ -73,6 +83,25 @@ def segment_file_name(base_offset: int, suffix: str) -> str:
     """Return the name of one file of a segment: `00000000000000000042.log`."""
     assert suffix.startswith(".")
     return offset_name(base_offset) + suffix
+
+
+def cleaned_file_name(base_offset: int, attempt: int, suffix: str) -> str:
+    """Return the name of one file of a compacted segment before it has its own: `….7.log.cleaned`.
+
+    Args:
+        attempt: tells runs of the cleaner apart.
+    """
+    assert attempt >= 0
+    assert suffix.startswith(".")
+    return f"{offset_name(base_offset)}.{attempt}{suffix}{CLEANED_SUFFIX}"
+
+
+def base_file_name(name: str) -> str:
+    """Return a segment file's own name: without what marks it as new or as deleted."""
+    name = name.removesuffix(DELETED_SUFFIX)
+    assert "/" not in name
+    cleaned = _CLEANED.fullmatch(name)
+    return name if cleaned is None else cleaned[1] + cleaned[2]
 
 
 def parse_segment_file_name(name: str) -> tuple[int, str] | None:

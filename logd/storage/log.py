@@ -25,22 +25,28 @@ a failed write leaves no byte behind; a failed sync ends the log; only verified 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from logd.errors import LogFailedError
+from logd.policy.compaction import CompactionFacts, CompactionPlan
+from logd.policy.retention import SegmentFacts
 from logd.record.batch import BatchHeader, Writable
 from logd.storage import log_open, partition_files
+from logd.storage.clean_order import CleanLimits, CleanOrder, CleanResult
 from logd.storage.clean_stop import CleanLog
 from logd.storage.damage import DamagedRange
 from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files, OpenFile
 from logd.storage.log_append import CHECKPOINT_BYTES, LogAppender
 from logd.storage.log_checkpoint import Checkpoint, take_checkpoint, write_checkpoint
-from logd.storage.log_delete import DeleteResult, delete_before
+from logd.storage.log_compact import clean_order, compaction_facts, replace_segments
+from logd.storage.log_delete import DeleteResult, delete_before, is_deletion_unfinished
 from logd.storage.log_describe import describe_segment
+from logd.storage.log_facts import oldest_segments
 from logd.storage.log_read import LogReader
 from logd.storage.log_settings import LogSettings
-from logd.storage.log_state import LogParts, LogState
+from logd.storage.log_state import LogParts, LogState, retry_if_replaced
 from logd.storage.log_times import TimeLookup
 from logd.storage.log_write import SegmentWriter
 from logd.storage.open_files import OpenFiles
@@ -49,6 +55,7 @@ from logd.storage.recovery_report import RecoveryReport
 from logd.storage.segment import Segment, SegmentInfo
 from logd.storage.segment_files import SegmentFiles
 from logd.storage.staged import StagedWrite, WriteResult
+from logd.storage.swap import ReplaceResult
 from logd.storage.sync_journal import SyncPoint
 
 __all__ = ["Checkpoint", "DeleteResult", "Log", "LogSettings", "SyncTicket"]
@@ -442,8 +449,25 @@ class Log(LogState):
 
     # --- forgetting ------------------------------------------------------------------------------
 
+    def oldest_segments(self, limit: int | None = None) -> list[SegmentFacts]:
+        """Return what retention goes by, of the oldest `limit` segments or of all. Blocking.
+
+        Each is asked once and remembered; sealed ones are not opened for it (see `log_facts`).
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return oldest_segments(self, self._reader, limit)
+
+    @property
+    def is_deletion_unfinished(self) -> bool:
+        """Whether the disk refused part of a deletion: there are files below the log start."""
+        return is_deletion_unfinished(self)
+
     def delete_before(self, offset: int) -> DeleteResult:
         """Make `offset` the log start; rename segments that lie wholly below. Blocking, exclusive.
+
+        With an offset at or below the log start, it finishes what the disk refused before.
 
         Durability: the new start is durable before any file is touched; when this returns, so are
         the renames. After a crash in between, the next start finishes the work.
@@ -453,6 +477,21 @@ class Log(LogState):
             LogFailedError: the log is poisoned, or the disk refused half-way.
         """
         return delete_before(self, offset, self._roll)
+
+    def compaction_facts(self, *, bound_offset: int) -> CompactionFacts:
+        """Return what `plan_compaction` decides by; see `log_compact`. Blocking."""
+        call = partial(compaction_facts, self, self._reader, bound_offset=bound_offset)
+        return retry_if_replaced(call)
+
+    def clean_order(
+        self, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+    ) -> CleanOrder:
+        """Return the order for a planned round; see `log_compact`. Not blocking, on the loop."""
+        return clean_order(self, plan, attempt=attempt, now_ms=now_ms, limits=limits)
+
+    def replace_segments(self, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+        """Put what a round wrote in its place; see `log_compact`. Blocking, exclusive."""
+        return replace_segments(self, order, result)
 
     # --- checkpoint and close --------------------------------------------------------------------
 
@@ -484,15 +523,19 @@ class Log(LogState):
     def close(self) -> CleanLog:
         """Sync what is written and let go of all files; return what the clean stop notes. Blocking.
 
+        Finishes a deletion that the disk refused before: a clean stop says how long the log is.
         Nothing may be staged or running any more. The log cannot be used afterwards.
 
         Raises:
             LogFailedError: the log is poisoned, now or before: its next start is a recovery.
-            DiskFullError: no space for the snapshot; the next start is a recovery.
+            DiskFullError: no space for the snapshot, or for a deletion; the next start is a
+                recovery.
         """
         if self.failed is not None:
             raise self.failed
         assert self.staged_bytes == 0, "written or abandoned before"
+        if self.is_deletion_unfinished:
+            self.delete_before(self.log_start_offset)
         active = self.segment_list.active
         if active.files is not None:
             self.sync_file(active.files.file)
@@ -542,4 +585,8 @@ class Log(LogState):
         Raises:
             DamagedRangeError: a segment cannot be read.
         """
-        return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
+
+        def describe() -> list[SegmentInfo]:
+            return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
+
+        return retry_if_replaced(describe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from logd.errors import CorruptFileError, DiskFullError
+from logd.errors import CorruptFileError, DiskFullError, SegmentsChangedError
 from logd.storage.checkpoint import write_snapshot
 from logd.storage.log_state import LogState
 from logd.storage.producer_state import ProducerSnapshot
@@ -48,9 +48,13 @@ def write_checkpoint(state: LogState, taken: Checkpoint) -> None:
             for index in (opened.index, opened.time_index):
                 if index is not None:
                     index.sync()
-        state.snapshot_offsets = write_snapshot(
-            state.files, state.directory, taken.snapshot, state.snapshot_offsets
-        )
+        with state.snapshot_lock:
+            if not taken.segment.is_replaced:
+                state.snapshot_offsets = write_snapshot(
+                    state.files, state.directory, taken.snapshot, state.snapshot_offsets
+                )
+    except SegmentsChangedError:
+        return  # Sealed and compacted since: the roll wants a checkpoint of its own.
     except (OSError, CorruptFileError) as error:
         # Nothing that was promised depends on a checkpoint: the log itself goes on.
         raise DiskFullError(f"{state.directory}: no checkpoint: {error}") from error

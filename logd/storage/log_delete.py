@@ -3,7 +3,8 @@
 Order, each step durable before the next: the log start offset is written; a segment that is active
 and wholly below is rolled; segments wholly below are renamed, then unlinked by the caller when
 their last reader has had time to finish. A crash after the first step leaves files below the log
-start, which the next start removes.
+start, which the next start removes; where the disk has no space for a step, the next deletion, or
+the next round of retention, goes on from there.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ class DeleteResult:
     Attributes:
         log_start_offset: the log's start now.
         unlink_paths: files that were renamed out of the log, to be unlinked when nobody reads them.
+        segment_count: how many segments went, and with them …
+        size_bytes: … so many bytes of log.
     """
 
     log_start_offset: int
     unlink_paths: tuple[str, ...]
+    segment_count: int = 0
+    size_bytes: int = 0
 
 
 def delete_before(state: LogState, offset: int, roll: Callable[[], None]) -> DeleteResult:
@@ -40,38 +45,73 @@ def delete_before(state: LogState, offset: int, roll: Callable[[], None]) -> Del
         raise state.failed
     if offset > state.written_offset:
         raise OffsetOutOfRangeError(f"offset {offset} is above the end {state.written_offset}")
-    if offset <= state.log_start_offset:
+    if offset <= state.log_start_offset and not is_deletion_unfinished(state):
         return DeleteResult(state.log_start_offset, ())
     try:
-        partition_files.write_log_start(state.files, state.directory, offset)
-        state.log_start_offset = offset
-        if offset == state.written_offset and state.segment_list.active.size > 0:
+        if offset > state.log_start_offset:
+            partition_files.write_log_start(state.files, state.directory, offset)
+            state.log_start_offset = offset
+        offset = state.log_start_offset
+        if _is_active_below(state):
             roll()
         state.damage.forget_below(offset)
-        return DeleteResult(offset, tuple(_drop_below(state, offset)))
+        count, size_bytes = _drop_below(state, offset)
+        return DeleteResult(offset, _rename_dropped(state), count, size_bytes)
     except OSError as error:
         raise _storage_error(state, error) from error
 
 
-def _drop_below(state: LogState, offset: int) -> list[str]:
+def is_deletion_unfinished(state: LogState) -> bool:
+    """Return whether a deletion that failed half-way left files below the log start."""
+    return (
+        bool(state.doomed_paths or state.deleted_paths)
+        or state.segment_list.items[0].end_bound <= state.log_start_offset
+        or _is_active_below(state)
+    )
+
+
+def _is_active_below(state: LogState) -> bool:
+    return state.log_start_offset == state.written_offset and state.segment_list.active.size > 0
+
+
+def _drop_below(state: LogState, offset: int) -> tuple[int, int]:
+    """Take segments wholly below out of the log; return how many, and how many bytes."""
     assert state.log_start_offset >= offset, "durable before a file is touched"
     dropped = [segment for segment in state.segment_list.items if segment.end_bound <= offset]
-    if not dropped:
-        return []
+    size_bytes = 0
     for segment in dropped:
         if segment.size == SIZE_UNKNOWN:
             segment.size = state.files.stat_size(segment.paths.log)
         assert not segment.is_active
-        state.sealed_bytes -= segment.size
+        size_bytes += segment.size
+    if not dropped:
+        return 0, 0
+    cuts = _cuts_below(state, offset)
+    for segment in dropped:
         state.open_files.forget(segment)
+    state.sealed_bytes -= size_bytes
     state.segment_list = state.segment_list.without_first(len(dropped))
-    unlink_paths = []
-    for path in [*_segment_files(dropped), *_cuts_below(state)]:
+    state.doomed_paths.extend((*_segment_files(dropped), *cuts))
+    return len(dropped), size_bytes
+
+
+def _rename_dropped(state: LogState) -> tuple[str, ...]:
+    """Rename the files of dropped segments, durably; return the new names.
+
+    Where it fails, what is left to do is remembered for the next call.
+    """
+    if not state.doomed_paths and not state.deleted_paths:
+        return ()
+    while state.doomed_paths:
+        path = state.doomed_paths[0]
         # A segment that was copied here and never opened may have no index.
         with contextlib.suppress(FileNotFoundError):
             state.files.rename(path, path + DELETED_SUFFIX)
-            unlink_paths.append(path + DELETED_SUFFIX)
+            state.deleted_paths.append(path + DELETED_SUFFIX)
+        state.doomed_paths.popleft()
     state.files.sync_directory(state.directory)
+    unlink_paths = tuple(state.deleted_paths)
+    state.deleted_paths.clear()
     return unlink_paths
 
 
@@ -83,11 +123,16 @@ def _segment_files(segments: list[Segment]) -> list[str]:
     ]
 
 
-def _cuts_below(state: LogState) -> list[str]:
+def _cuts_below(state: LogState, offset: int) -> list[str]:
     """Return the saved tails, which go with the segments that they were cut from."""
-    first_base = state.segment_list.items[0].base_offset
-    cuts = list_partition(state.files, state.directory).cuts
-    return [f"{state.directory}/{name}" for base, name in cuts if base < first_base]
+    if state.cuts is None:
+        state.cuts = list_partition(state.files, state.directory).cuts
+    first_base = min(
+        segment.base_offset for segment in state.segment_list.items if segment.end_bound > offset
+    )
+    below = [f"{state.directory}/{name}" for base, name in state.cuts if base < first_base]
+    state.cuts = [cut for cut in state.cuts if cut[0] >= first_base]
+    return below
 
 
 def _storage_error(state: LogState, error: OSError) -> StorageError:

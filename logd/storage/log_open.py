@@ -22,6 +22,7 @@ from logd.storage.partition_listing import PartitionListing, list_partition, rem
 from logd.storage.producer_state import ProducerStates
 from logd.storage.segment import Segment, SegmentList
 from logd.storage.segment_files import create_segment, segment_paths
+from logd.storage.swap import replacement_path
 
 FIRST_EPOCH = EpochStart(0, 0)
 
@@ -93,6 +94,8 @@ def _check_unchanged(
     files: Files, directory: str, listing: PartitionListing, clean: CleanLog
 ) -> None:
     path = segment_paths(directory, clean.active_base).log
+    if listing.is_replacing:
+        raise CorruptFileError(replacement_path(directory), 0, "is left of a crash")
     if not listing.bases or listing.bases[-1] != clean.active_base:
         raise CorruptFileError(path, 0, "is not the last segment, as the clean stop had noted")
     if clean.segment_bases and list(clean.segment_bases) != listing.bases:

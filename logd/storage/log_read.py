@@ -23,7 +23,7 @@ from logd.storage.damage import DamagedRange
 from logd.storage.damage_search import find_damage
 from logd.storage.file_slice import UNKNOWN_OFFSET, FileSlice, empty_slice
 from logd.storage.files import OpenFile
-from logd.storage.log_state import LogState
+from logd.storage.log_state import LogState, retry_if_replaced
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 from logd.storage.segment_files import SegmentFiles, healthy_ranges, rebuild_sealed
 from logd.storage.segment_scan import (
@@ -198,6 +198,9 @@ class LogReader:
         assert max_bytes >= 0
         if offset >= below:
             return empty_slice(offset)
+        return retry_if_replaced(lambda: self._read(offset, max_bytes, below, min_one))
+
+    def _read(self, offset: int, max_bytes: int, below: int, min_one: bool) -> FileSlice:
         segments = self._state.segment_list
         for segment in segments.items[segments.index_of(offset) :]:
             if segment.base_offset >= below:
@@ -285,6 +288,7 @@ class LogReader:
     def _rebuild(self, segment: Segment, opened: SegmentFiles) -> None:
         state = self._state
         with state.open_lock:
+            state.check_not_replaced(segment)
             rebuilt = rebuild_sealed(
                 state.files,
                 segment.paths,
@@ -344,23 +348,29 @@ class LogReader:
         return FileSlice(opened.file, start, end - start, next_offset)
 
     def quarantine(self, segment: Segment, error: CorruptFileError) -> DamagedRange:
-        """Write down the damage that `error` reports; return its range."""
+        """Write down the damage that `error` reports; return its range.
+
+        Raises:
+            SegmentsChangedError: the segment was replaced meanwhile, and the damage with it.
+        """
         state = self._state
         size = max(segment.size, error.position)
         assert 0 <= error.position <= size
-        damaged = find_damage(
-            state.files,
-            state.damage,
-            segment,
-            state.files.open_read(segment.paths.log),
-            position=error.position,
-            size=size,
-            end_offset=min(segment.end_bound, state.written_offset),
-            reason=error.reason,
-        )
-        # In memory it counts at once; if it cannot be written down, the next start finds it again.
-        with contextlib.suppress(OSError):
-            state.damage.add(damaged)
+        with state.open_lock:
+            state.check_not_replaced(segment)
+            damaged = find_damage(
+                state.files,
+                state.damage,
+                segment,
+                state.files.open_read(segment.paths.log),
+                position=error.position,
+                size=size,
+                end_offset=min(segment.end_bound, state.written_offset),
+                reason=error.reason,
+            )
+            # In memory it counts at once; if it cannot be written down, the next start finds it.
+            with contextlib.suppress(OSError):
+                state.damage.add(damaged)
         if segment.is_active:
             state.damage_found_in_active = True
             state.plan_is_stale = True

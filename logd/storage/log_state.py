@@ -13,6 +13,9 @@ Concurrency, as a proof:
 * `open_lock` makes sure that a segment's files are opened once: two writable indexes over one file
   would
   not see each other's entries. `index_lock` keeps a checkpoint's sync apart from a roll's sealing.
+* When compaction replaces segments, names and `segment_list` change under `open_lock`. A reader has
+  an old segment's files open by then, or finds `is_replaced` set and takes `segment_list` again.
+  `snapshot_lock` keeps a checkpoint that was taken before from being written behind it.
 * `sync_lock` keeps the log's syncs apart. The kernel reports a failed write-back once per
   descriptor: of
   two syncs at the same time only one would hear of it, and the other one would acknowledge what is
@@ -21,12 +24,16 @@ Concurrency, as a proof:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
-from logd.errors import CorruptFileError, LogFailedError
+from logd.errors import CorruptFileError, LogFailedError, SegmentsChangedError
+from logd.storage.compaction_state import CompactionState
 from logd.storage.damage import DamageList
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import TOPIC_ID_BYTES
@@ -75,6 +82,16 @@ class LogParts:
     bytes_since_checkpoint: int = 0
 
 
+T = TypeVar("T")
+
+
+def retry_if_replaced(call: Callable[[], T]) -> T:
+    """Call again where segments were replaced under a reader's hands; each call looks anew."""
+    while True:
+        with contextlib.suppress(SegmentsChangedError):
+            return call()
+
+
 class LogState:
     """One log's state; `Log` adds what can be done with it.
 
@@ -86,7 +103,12 @@ class LogState:
         leader_epoch: stamped into each batch.
         plan_is_stale: something changed that the appender's bounds depend on.
         failed: why the log takes and gives nothing any more.
+        compaction: how far the log is compacted; None until somebody asks.
         unknown_files: names in the directory that are none of ours nor of Kafka's.
+        cuts: (base offset, name) of saved tails; None until a deletion asks. Only recovery saves
+            some, and it is over.
+        doomed_paths, deleted_paths: of deleted segments, files that are still to be renamed, and
+            those that were while a later step failed.
     """
 
     def __init__(
@@ -125,12 +147,17 @@ class LogState:
         self.sealed_bytes = parts.sealed_bytes
         self.snapshot_offsets = parts.snapshot_offsets
         self.unknown_files = parts.unknown_files
+        self.cuts: list[tuple[int, str]] | None = None
+        self.doomed_paths: deque[str] = deque()
+        self.deleted_paths: list[str] = []
         self.failed: LogFailedError | None = None
+        self.compaction: CompactionState | None = None
         self.damage_found_in_active = False
         self.plan_is_stale = True
         self.open_lock = threading.Lock()
         self.sync_lock = threading.Lock()
         self.index_lock = threading.Lock()
+        self.snapshot_lock = threading.Lock()
 
     @property
     def settings(self) -> LogSettings:
@@ -175,12 +202,14 @@ class LogState:
 
         Raises:
             CorruptFileError: the log is damaged where nobody knew. OSError: cannot be opened.
+            SegmentsChangedError: other segments have taken its place; look the offset up anew.
         """
         assert segment.size >= 0 or not segment.is_active
         with self.open_lock:
             opened = self.opened(segment)
             if opened is not None:
                 return opened
+            self.check_not_replaced(segment)
             if segment.is_active:
                 segment.files = self._open_active(segment)
                 return segment.files
@@ -199,6 +228,16 @@ class LogState:
             self.open_files.put(segment, opened)
             return opened
 
+    def check_not_replaced(self, segment: Segment) -> None:
+        """Refuse a segment whose name belongs to another one by now. Under the open lock.
+
+        Raises:
+            SegmentsChangedError: so it is.
+        """
+        assert self.open_lock.locked()
+        if segment.is_replaced:
+            raise SegmentsChangedError(f"{segment.paths.log}: the segment was replaced")
+
     def _open_active(self, segment: Segment) -> SegmentFiles:
         """Open the active segment of a log that was stopped cleanly, to go on writing it."""
         opened = SegmentFiles(self.files.open_write(segment.paths.log), None, None)
@@ -213,6 +252,10 @@ class LogState:
             opened.index = self._open_index(segment)
             opened.time_index = self._open_time_index(segment)
             segment.max_timestamp = opened.time_index.last
+            if segment.max_timestamp[0] < 0:
+                # A recovery that came upon too little for an entry left the file as it was.
+                reason = f"has no entry for {segment.size} bytes of log"
+                raise CorruptFileError(opened.time_index.path, 0, reason)
             at = opened.index.last_position_at_or_before(segment.size)
             segment.bytes_since_entry = segment.size - at
         except (FileNotFoundError, CorruptFileError):

@@ -16,7 +16,7 @@ from logd.errors import CorruptFileError, CorruptRecordsError, DamagedRangeError
 from logd.record.batch import BatchHeader
 from logd.record.records import first_at_or_after, iterate
 from logd.storage.log_read import LogReader
-from logd.storage.log_state import LogState
+from logd.storage.log_state import LogState, retry_if_replaced
 from logd.storage.segment import Segment
 from logd.storage.segment_files import (
     MaxTimestamp,
@@ -38,8 +38,11 @@ class TimeLookup:
 
     def offset_for_timestamp(self, timestamp_ms: int, *, below: int) -> tuple[int, int, int] | None:
         """Return the first record at or after a time; see `Log.offset_for_timestamp`."""
+        assert below <= self._state.end_offset
+        return retry_if_replaced(lambda: self._first(timestamp_ms, below))
+
+    def _first(self, timestamp_ms: int, below: int) -> tuple[int, int, int] | None:
         state = self._state
-        assert below <= state.end_offset
         if state.failed is not None:
             raise state.failed
         for segment in state.segment_list.items:
@@ -117,8 +120,11 @@ class TimeLookup:
 
     def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the latest record; see `Log.max_timestamp`."""
+        assert below <= self._state.end_offset
+        return retry_if_replaced(lambda: self._latest(below))
+
+    def _latest(self, below: int) -> tuple[int, int] | None:
         state = self._state
-        assert below <= state.end_offset
         if state.failed is not None:
             raise state.failed
         best: tuple[int, int] | None = None

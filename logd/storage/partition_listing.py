@@ -4,6 +4,8 @@
     <20 digits>.producers                  snapshots of producer state, by offset
     <20 digits>.<position>.cut             bytes that recovery cut off, kept beside the log
     partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged, groups.snapshot
+    compaction                             how far the log is compacted
+    replacement                            names the segments that are being replaced (swap)
     *.deleted, *.cleaned, *.tmp            leftovers: what was on its way out, or never finished
     *.swap                                 a replacement that Kafka's cleaner left half done
     <20 digits>.snapshot, .txnindex        Kafka's, of no use here, left alone
@@ -22,11 +24,14 @@ from logd.errors import UnsupportedFormatError
 from logd.storage.damage import DAMAGED_NAME
 from logd.storage.files import Files
 from logd.storage.layout import (
+    CLEANED_SUFFIX,
+    COMPACTION_NAME,
     DELETED_SUFFIX,
     GROUPS_SNAPSHOT_NAME,
     INDEX_SUFFIX,
     LOG_SUFFIX,
     PRODUCERS_SUFFIX,
+    REPLACEMENT_NAME,
     TEMP_SUFFIX,
     TIME_INDEX_SUFFIX,
     offset_name,
@@ -36,11 +41,18 @@ from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME
 from logd.storage.topic_directories import METADATA_NAME
 
 CUT_SUFFIX: Final = ".cut"
-CLEANED_SUFFIX: Final = ".cleaned"
 SWAP_SUFFIX: Final = ".swap"
 
 _OWN_NAMES: Final = frozenset(
-    (METADATA_NAME, EPOCHS_NAME, LOG_START_NAME, DAMAGED_NAME, GROUPS_SNAPSHOT_NAME)
+    (
+        METADATA_NAME,
+        EPOCHS_NAME,
+        LOG_START_NAME,
+        DAMAGED_NAME,
+        GROUPS_SNAPSHOT_NAME,
+        COMPACTION_NAME,
+        REPLACEMENT_NAME,
+    )
 )
 _KAFKA_SUFFIXES: Final = frozenset((".snapshot", ".txnindex"))
 _CUT: Final = re.compile(r"([0-9]{20})\.([0-9]+)(?:-[0-9]+)?\.cut")
@@ -57,6 +69,7 @@ class PartitionListing:
         cuts: (base offset, name) of saved tails.
         leftovers: names that a crash left and nobody needs.
         unknown: all others.
+        manifests: `replacement`, where segments are being replaced (`swap`); else none.
     """
 
     bases: list[int] = field(default_factory=list)
@@ -65,6 +78,12 @@ class PartitionListing:
     cuts: list[tuple[int, str]] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    manifests: list[str] = field(default_factory=list)
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether a replacement of segments was committed and not finished."""
+        return bool(self.manifests)
 
 
 def list_partition(files: Files, directory: str) -> PartitionListing:
@@ -90,6 +109,8 @@ def _sort_in(listing: PartitionListing, name: str) -> None:
     cut = _CUT.fullmatch(name)
     parsed = parse_segment_file_name(name)
     if name in _OWN_NAMES:
+        if name == REPLACEMENT_NAME:
+            listing.manifests.append(name)
         return
     if name.endswith((DELETED_SUFFIX, CLEANED_SUFFIX, TEMP_SUFFIX)):
         # Only names that we or Kafka make: somebody else's backup.tmp is none of our business.

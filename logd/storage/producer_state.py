@@ -45,6 +45,7 @@ from logd.errors import (
     OutOfOrderSequenceError,
 )
 from logd.record.batch import BatchHeader
+from logd.record.timestamps import latest_timestamp_ms
 from logd.units import INT32_MAX
 
 BATCHES_KEPT: Final = 5
@@ -230,7 +231,7 @@ class ProducerStates:
         entry = self._written.get(header.producer_id)
         if entry is not None and header.last_offset <= entry.batches[-1].last_offset:
             return
-        timestamp_ms = max(header.max_timestamp, header.base_timestamp)
+        timestamp_ms = latest_timestamp_ms(header)
         self._written[header.producer_id] = _appended(
             entry, header, last_offset=header.last_offset, timestamp_ms=timestamp_ms
         )

@@ -33,9 +33,10 @@ from __future__ import annotations
 import contextlib
 from typing import Final, NamedTuple
 
-from logd.errors import CorruptFileError, LogFailedError
+from logd.errors import CorruptFileError, LogFailedError, UnsupportedFormatError
 from logd.storage import partition_files
 from logd.storage.checkpoint import find_snapshot, snapshot_path, write_snapshot
+from logd.storage.compaction_state import read_compaction
 from logd.storage.damage import DamagedRange, DamageList
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_file_name
@@ -57,6 +58,7 @@ from logd.storage.segment_files import (
     segment_paths,
 )
 from logd.storage.segment_scan import read_batch_header
+from logd.storage.swap import roll_forward
 from logd.storage.sync_journal import SyncPoint
 from logd.storage.time_index import TimeIndex
 from logd.units import MIB
@@ -81,7 +83,10 @@ def recover_parts(
     """Recover a log; see the module's docstring, and `Log.recover` for arguments and errors."""
     listing = list_partition(files, directory)
     partition_files.check_metadata(files, directory, topic_id)
-    report = RecoveryReport(name, unknown=list(listing.unknown))
+    replaced = listing.is_replacing and roll_forward(files, directory)
+    if replaced:
+        listing = list_partition(files, directory)
+    report = RecoveryReport(name, unknown=list(listing.unknown), replaced=replaced)
     report.removed = remove_leftovers(files, directory, listing)
     recovery = _Recovery(files, directory, settings, listing, report, same_boot=same_boot)
     parts = recovery.run(sync_point)
@@ -209,7 +214,14 @@ class _Recovery:
             recovery_point=max(points),
             same_boot=self._same_boot,
             report=self._report,
+            compacted_below=self._compacted_below(),
         )
+
+    def _compacted_below(self) -> int:
+        """Return up to where offsets may be missing, whatever the topic's settings are now."""
+        with contextlib.suppress(CorruptFileError, UnsupportedFormatError):
+            return read_compaction(self._files, self._directory).first_uncleaned_offset
+        return 0
 
     # --- the walk --------------------------------------------------------------------------------
 

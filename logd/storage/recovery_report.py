@@ -40,6 +40,7 @@ class RecoveryReport:
         rebuilt: index files that were built anew.
         removed: leftovers of an earlier crash that were removed.
         unknown: files that are not ours; left alone.
+        replaced: a replacement of segments, which a crash had cut short, was finished.
         new_epoch: the leader epoch that begins with this start, None if the old one goes on.
     """
 
@@ -51,6 +52,7 @@ class RecoveryReport:
     rebuilt: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    replaced: bool = False
     new_epoch: int | None = None
 
     def lines(self) -> list[str]:
@@ -65,6 +67,8 @@ class RecoveryReport:
             f"quarantined: {entry.file} at position {entry.position}: {entry.reason}"
             for entry in self.damaged
         ]
+        if self.replaced:
+            lines.append(f"{self.name}: a compaction was committed and is finished now")
         lines += [f"{self.name}: {path} was rebuilt" for path in self.rebuilt]
         lines += [f"{self.name}: {path} is not a file of ours; left alone" for path in self.unknown]
         if self.new_epoch is not None:

@@ -71,6 +71,7 @@ class WalkContext:
 
     Attributes:
         epochs_known: `epochs` was read from its file; else the batches tell it.
+        compacted_below: a round of compaction went over all offsets below.
     """
 
     files: Files
@@ -83,6 +84,7 @@ class WalkContext:
     recovery_point: RecoveryPoint
     same_boot: bool
     report: RecoveryReport
+    compacted_below: int = 0
 
 
 class SegmentWalk:
@@ -310,7 +312,10 @@ class SegmentWalk:
     def _find_gap(self) -> None:
         end_bound = self._segment.end_bound
         assert self.next_offset <= end_bound
-        if self.next_offset < end_bound and not self._context.settings.is_compacted:
+        may_have_gaps = (
+            self._context.settings.is_compacted or end_bound <= self._context.compacted_below
+        )
+        if self.next_offset < end_bound and not may_have_gaps:
             self._miss(end_bound, "records are missing between this segment and the next")
 
     def _miss(self, end_offset: int, reason: str) -> None:

@@ -38,6 +38,8 @@ class Segment:
         first_append_ms: when its first batch came (segment.ms counts from there); None if not
             known.
         max_timestamp: the greatest timestamp and its offset; None if not known.
+        first_timestamp_ms: of the first batch, once compaction asked for it.
+        is_replaced: its names are another segment's, or are about to be; set under the open lock.
         bytes_since_entry: bytes behind the last index entry.
         files: the open files of an active segment; those of sealed ones are in `OpenFiles`.
     """
@@ -50,6 +52,8 @@ class Segment:
         "end_bound",
         "files",
         "first_append_ms",
+        "first_timestamp_ms",
+        "is_replaced",
         "max_timestamp",
         "paths",
         "size",
@@ -67,6 +71,8 @@ class Segment:
         self.boundaries = Boundaries()
         self.first_append_ms: int | None = None
         self.max_timestamp: MaxTimestamp | None = None
+        self.first_timestamp_ms: int | None = None
+        self.is_replaced = False
         self.bytes_since_entry = 0
         self.files: SegmentFiles | None = None
 

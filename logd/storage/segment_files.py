@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from logd.errors import CorruptFileError
-from logd.record.batch import BatchHeader
+from logd.record.batch import NO_TIMESTAMP, BatchHeader
+from logd.record.timestamps import latest_timestamp_ms
 from logd.storage.damage import DamagedRange
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import (
@@ -69,9 +70,9 @@ class SegmentFiles:
 def batch_timestamp_ms(header: BatchHeader) -> int:
     """Return the timestamp that the time index has for a batch; -1 for none.
 
-    Some producers never set the max timestamp: then the first record's stands for it.
+    A batch that compaction has emptied has none: nobody who looks for a time is led to it.
     """
-    return header.max_timestamp if header.max_timestamp >= 0 else header.base_timestamp
+    return latest_timestamp_ms(header) if header.count else NO_TIMESTAMP
 
 
 class IndexBuilder:

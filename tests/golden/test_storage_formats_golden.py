@@ -12,12 +12,17 @@ from pathlib import Path
 import pytest
 
 from logd.errors import DataDirectoryError
+from logd.policy.clock_guard import ClockNote
 from logd.storage import sync_journal
 from logd.storage.catalog import SqliteCatalog, TopicRow
+from logd.storage.clean_order import NewSegment
 from logd.storage.clean_stop import CleanLog, CleanStop, read_clean_stop, write_clean_stop
+from logd.storage.clock_note import read_clock_note, write_clock_note
+from logd.storage.compaction_state import CompactionState, read_compaction, write_compaction
 from logd.storage.files import Files
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.state_file import read_state, write_state
+from logd.storage.swap import Replacement, read_replacement, write_replacement
 from logd.storage.sync_journal import SyncJournal, SyncPoint
 from logd.storage.time_index import TimeIndex
 
@@ -53,12 +58,44 @@ def test_state_file(directory: str) -> None:
     assert Path(directory, "new").read_bytes().hex() == golden("state_file_v1").hex()
 
 
+def test_compaction_state(directory: str) -> None:
+    """Payload version 1."""
+    state = CompactionState(1_200, 1_700_000_000_000)
+    put(directory, "compaction", golden("compaction_v1"))
+    assert read_compaction(Files(), directory) == state
+    write_compaction(Files(), directory, state)
+    assert Path(directory, "compaction").read_bytes().hex() == golden("compaction_v1").hex()
+
+
+def test_replacement_manifest(directory: str) -> None:
+    """Payload version 1."""
+    replacement = Replacement(
+        7,
+        (0, 100, 250),
+        (NewSegment(0, 4096, 16, 24), NewSegment(250, 61, 0, 0)),
+        CompactionState(300, None),
+    )
+    put(directory, "replacement", golden("replacement_v1"))
+    assert read_replacement(Files(), directory) == replacement
+    write_replacement(Files(), directory, replacement)
+    assert Path(directory, "replacement").read_bytes().hex() == golden("replacement_v1").hex()
+
+
 def test_clean_stop_marker(directory: str) -> None:
     """Payload version 1."""
     path = put(directory, "old", golden("clean_stop_v1"))
     assert read_clean_stop(Files(), path, cluster_id="cluster") == STOP
     write_clean_stop(Files(), f"{directory}/new", STOP, cluster_id="cluster")
     assert Path(directory, "new").read_bytes().hex() == golden("clean_stop_v1").hex()
+
+
+def test_clock_note(directory: str) -> None:
+    """Payload version 1."""
+    note = ClockNote(1_700_000_000_000, 5_000_000, BOOT)
+    path = put(directory, "old", golden("clock_note_v1"))
+    assert read_clock_note(Files(), path) == note
+    write_clock_note(Files(), f"{directory}/new", note)
+    assert Path(directory, "new").read_bytes().hex() == golden("clock_note_v1").hex()
 
 
 def test_offset_index(directory: str) -> None:

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # DRIVER
     ("logd.clock", "logd.process_limits", "ec.offload"),
     ("logd.events", "ec.store"),
-    ("logd.offload", "ec.node"),
+    ("logd.offload", "logd.cleaner_process", "ec.node"),
     ("ec.encode", "ec.read"),
     ("ec.repair", "ec.scrub"),
     ("logd.cold",),

@@ -18,6 +18,7 @@ from logd.broker.partition import Partition
 from logd.broker.partition_making import Outcome, PartitionSpec
 from logd.broker.producer_ids import ProducerIds
 from logd.broker.topics import Topics, TopicServices, random_topic_id
+from logd.broker.turn import Wakeable
 from logd.clock import Clock
 from logd.config import TopicSettings, load_server_settings
 from logd.errors import LogdError, OffsetOutOfRangeError
@@ -70,6 +71,10 @@ class FakeLog:
         self.described: list[Any] = []
         self.newest: tuple[int, int] | None = None
 
+    @property
+    def written_offset(self) -> int:
+        return self.end_offset
+
     def checkpoint(self) -> None:
         self.checkpoints += 1
 
@@ -95,6 +100,7 @@ class FakePartition:
         self.offline: str | None = None
         self.settings = spec.settings
         self.retired = False
+        self.syncs = True
         self.times: list[tuple[int, int]] = []
 
     @property
@@ -112,6 +118,19 @@ class FakePartition:
         """Pretend to hold so many records."""
         self.log.end_offset = self.high_watermark = count
         self.log.size_bytes = 100 * count
+
+    def hold_unsynced(self, count: int) -> None:
+        """Pretend that so many more records were acknowledged, and no sync has run yet."""
+        self.log.end_offset += count
+
+    def wait_for_data(self, waiter: Wakeable) -> None:
+        """A sync is over at once, or never."""
+        if self.syncs:
+            self.high_watermark = self.log.end_offset
+            waiter.wake()
+
+    def forget_fetch(self, waiter: Wakeable) -> None:
+        pass
 
     async def delete_records(self, before_offset: int) -> int:
         if before_offset > self.high_watermark:

@@ -167,6 +167,9 @@ async def test_describe_cluster(server: Server, version: int) -> None:
         (1, "127.0.0.1", 9092)
     ]
     assert response.cluster_authorized_operations == -(2**31)
+    request.include_cluster_authorized_operations = True
+    response = await ask(server, describe_cluster, request, version)
+    assert response.cluster_authorized_operations == 0b1_1111_1010_0000
     if version >= 1:
         request = describe_cluster.DescribeClusterRequest(endpoint_type=2)
         response = await ask(server, describe_cluster, request, version)

@@ -18,6 +18,7 @@ from tests.unit.broker_fakes import Server
 from tests.unit.broker_requests import Begun, begin, versions_of
 from tests.unit.group_client import (
     ASSIGNMENT,
+    SESSION_MS,
     SUBSCRIPTION,
     beat,
     codes,
@@ -67,6 +68,19 @@ def test_describing(server: Server, version: int) -> None:
     assert none.error_code == (ErrorCode.GROUP_ID_NOT_FOUND if version >= 6 else 0)
     if version >= 6:
         assert none.error_message
+
+
+@pytest.mark.parametrize("version", [3, 6])
+def test_what_may_be_done_with_a_group_is_told_to_who_asks(server: Server, version: int) -> None:
+    """All that there is to do: read, delete, describe. Of a group that does not exist, nothing."""
+    stable(server)
+    request = describe_groups.DescribeGroupsRequest(
+        groups=["g", "none"], include_authorized_operations=True
+    )
+    found, none = begin(server, describe_groups, request, version).response.groups
+    assert found.authorized_operations == 1 << 3 | 1 << 6 | 1 << 8
+    if version >= 6:
+        assert none.authorized_operations == -(2**31)
 
 
 def test_a_group_that_is_named_twice_is_described_once(server: Server) -> None:
@@ -179,6 +193,18 @@ async def test_deleting(server: Server, version: int) -> None:
     server = await restarted(server)
     assert list(server.groups.entries) == ["busy"]
     assert beat(server, busy, group="busy") == 0
+
+
+def test_a_member_whose_session_is_over_keeps_no_group(server: Server) -> None:
+    """Also in the milliseconds in which the timer has not fired yet."""
+    (seat,) = stable(server)
+    (kept,) = delete(server, "g").response.results
+    assert kept.error_code == ErrorCode.NON_EMPTY_GROUP
+    server.group_services.clock.ms += SESSION_MS
+    begun = delete(server, "g")
+    server.group_log.sync()
+    assert begun.response.results[0].error_code == 0
+    assert beat(server, seat) == ErrorCode.UNKNOWN_MEMBER_ID
 
 
 def test_a_group_that_is_being_deleted_is_dead(server: Server) -> None:

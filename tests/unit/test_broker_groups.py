@@ -74,6 +74,20 @@ def test_a_member_joins(server: Server, version: int) -> None:
     assert member.rebalance_timeout_ms == (SESSION_MS if version == 0 else REBALANCE_MS)
 
 
+@pytest.mark.parametrize("timeout_ms", [0, -1])
+def test_who_names_no_rebalance_time_out_has_that_of_its_session(
+    server: Server, timeout_ms: int
+) -> None:
+    """kafkajs sends 0 where its user said nothing; there would be no time to sync in."""
+    joined = join(server, rebalance_timeout_ms=timeout_ms)
+    server.group_services.timers.advance(DELAY_MS)
+    seat = Seat(joined.response.member_id, 1)
+    server.group_services.timers.advance(SESSION_MS // 2)
+    synced = sync(server, seat, {seat.member_id: ASSIGNMENT})
+    server.group_log.sync()
+    assert (synced.response.error_code, synced.response.assignment) == (0, ASSIGNMENT)
+
+
 @pytest.mark.parametrize("version", versions_of(sync_group))
 def test_an_assignment_is_told_when_it_is_durable(server: Server, version: int) -> None:
     """The leader's sync waits for the log; then each member has its own."""

@@ -140,3 +140,22 @@ async def test_an_offline_partition_is_led_by_us_and_listed_as_offline(server: S
     for part in response.topics[0].partitions:
         assert (part.error_code, part.leader_id) == (0, 1)
         assert (part.isr_nodes, part.offline_replicas) == ([], [1])
+
+
+@pytest.mark.parametrize("version", [8, 10, 13])
+async def test_what_may_be_done_is_told_to_who_asks(server: Server, version: int) -> None:
+    """All that there is to do with a topic and with the cluster, as nobody is authorized."""
+    await server.topics.create("orders", 1, {})
+    response = await describe(
+        server,
+        "orders",
+        "a/b",
+        version=version,
+        include_topic_authorized_operations=True,
+        include_cluster_authorized_operations=version <= 10,
+    )
+    found, refused = response.topics
+    assert found.topic_authorized_operations == 0b1101_1111_1000
+    assert refused.topic_authorized_operations == -(2**31)
+    cluster = 0b1_1111_1010_0000 if version <= 10 else -(2**31)
+    assert response.cluster_authorized_operations == cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
 from logd.storage.partition_files import EpochStart
 from logd.wire.error_codes import ErrorCode
@@ -70,9 +71,28 @@ async def test_every_kind_of_timestamp(server: Server, version: int) -> None:
     assert await ask_one(server, 9001, version=version) == (0, -1, -1, -1)
 
 
-async def test_read_committed_ends_at_the_high_watermark(server: Server) -> None:
-    """Without transactions the last stable offset is the high watermark; not the log end."""
+async def test_what_was_acknowledged_is_before_the_end(server: Server) -> None:
+    """With acks=1 a record is acknowledged before its sync: the end that is told waits for that."""
+    held(server).hold_unsynced(20)
+    assert await ask_one(server, -2) == (0, 10, -1, 0)
+    assert held(server).high_watermark == 100
+    assert await ask_one(server, -1) == (0, 120, -1, 0)
+    held(server).hold_unsynced(20)
+    held(server).log.newest = (130, 9000)
+    assert await ask_one(server, -3) == (0, 130, 9000, 0)
+    held(server).hold_unsynced(20)
+    held(server).times = [(150, 9000)]
+    assert await ask_one(server, 8000) == (0, 150, 9000, 0)
+
+
+async def test_read_committed_ends_at_the_high_watermark(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    """Without transactions the last stable offset is the high watermark; not the log end, however
+    long its sync takes.
+    """
     held(server).log.end_offset = 120
+    held(server).syncs = False
     assert await ask_one(server, -1, isolation=0) == (0, 100, -1, 0)
     assert await ask_one(server, -1, isolation=1) == (0, 100, -1, 0)
 

@@ -50,6 +50,9 @@ class Fake:
     def __init__(self) -> None:
         self.status = 200
         self.document: Any = {}
+        # These come first, each once; then the document, with its own status if one is set.
+        self.documents: list[Any] = []
+        self.later_status: int | None = None
         self.asked: list[tuple[str, str, Any]] = []
         self.address = ""
 
@@ -68,8 +71,11 @@ def fake() -> Iterator[Fake]:
             size = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(size)) if size else None
             answers.asked.append((self.command, self.path, body))
-            data = json.dumps(answers.document).encode()
-            self.send_response(answers.status)
+            is_first = bool(answers.documents)
+            document = answers.documents.pop(0) if is_first else answers.document
+            data = json.dumps(document).encode()
+            later = answers.status if answers.later_status is None else answers.later_status
+            self.send_response(answers.status if is_first else later)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -131,6 +137,92 @@ def test_segments_are_listed(fake: Fake, capfd: pytest.CaptureFixture[str]) -> N
                            "2023-11-14T22:13:20Z", "-"]  # fmt: skip
     assert fake.run("segments", "t", "--json") == 0
     assert json.loads(capfd.readouterr().out) == [SEGMENT]
+
+
+JOB: dict[str, Any] = {
+    "id": 3,
+    "topic": "t",
+    "partitions": [0, 1],
+    "done": True,
+    "progress": 1.0,
+    "rows": [
+        {
+            "topic": "t", "partition": index, "segments_before": 12, "segments_after": 2,
+            "bytes_before": 4096, "bytes_after": 1024, "records_before": 900, "records_after": 7,
+            "seconds": 0.25, "note": None, "error": None,
+        }
+        for index in (0, 1)
+    ],
+}  # fmt: skip
+
+
+def test_compact_prints_before_and_after(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """A row a partition: segments, bytes and records, before and after; --json passes them on."""
+    fake.document = JOB
+    assert fake.run("compact", "t") == 0
+    assert fake.asked == [("POST", "/v1/compact?topic=t", {})]
+    rows = capfd.readouterr().out.splitlines()[1:]
+    assert [row.split() for row in rows] == [
+        [str(index), "12", "2", "4.0", "KiB", "1.0", "KiB", "900", "7", "0.25"] for index in (0, 1)
+    ]
+    assert fake.run("compact", "t", "--partition", "1", "--json") == 0
+    assert fake.asked[1] == ("POST", "/v1/compact?topic=t&partition=1", {})
+    assert json.loads(capfd.readouterr().out) == JOB["rows"]
+
+
+def test_compact_waits_until_it_is_done(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """It looks again, and again, and prints nothing before the end."""
+    fake.documents = [JOB | {"done": False, "progress": share, "rows": []} for share in (0, 0.5)]
+    fake.document = JOB
+    assert fake.run("compact", "t") == 0
+    assert [asked[:2] for asked in fake.asked[1:]] == [("GET", "/v1/compact?id=3")] * 2
+    assert len(capfd.readouterr().out.splitlines()) == 3
+
+
+def test_compact_need_not_wait(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """--no-wait returns with the first answer, and says what was begun."""
+    fake.document = JOB | {"done": False, "rows": []}
+    assert fake.run("compact", "t", "--no-wait") == 0
+    assert "2 partitions" in capfd.readouterr().out
+    assert fake.run("compact", "t", "--no-wait", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == {"id": 3, "topic": "t", "partitions": [0, 1]}
+    assert len(fake.asked) == 2
+
+
+def test_compact_tells_of_partitions_that_failed(
+    fake: Fake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 with a line for each that failed; the others' rows are printed all the same."""
+    failed = dict.fromkeys(JOB["rows"][0]) | {
+        "topic": "t",
+        "partition": 0,
+        "error": "no\x1b[2Jspace",
+    }
+    fake.document = JOB | {"rows": [failed, JOB["rows"][1]]}
+    assert fake.run("compact", "t") == 1
+    said = capfd.readouterr()
+    assert said.err == "logd: t partition 0: no\\x1b[2Jspace\n"
+    assert len(said.out.splitlines()) == 2
+    assert fake.run("compact", "t", "--json") == 1
+    assert json.loads(capfd.readouterr().out) == fake.document["rows"]
+
+
+def test_compact_says_why_nothing_was_done(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """A partition that was clean already is no error; the reason is printed."""
+    row = JOB["rows"][0] | {"records_before": None, "records_after": None, "note": "all is clean"}
+    fake.document = JOB | {"rows": [row]}
+    assert fake.run("compact", "t") == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "partition 0: all is clean"
+
+
+def test_compact_of_a_server_that_was_restarted(
+    fake: Fake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A job that nobody knows any more ends with what to do next, and exit code 1."""
+    fake.documents = [JOB | {"done": False, "rows": []}]
+    fake.document, fake.later_status = {"error": "there is no compaction of id 3"}, 404
+    assert fake.run("compact", "t") == 1
+    assert "run the command again" in capfd.readouterr().err
 
 
 def test_adopt_sends_the_absolute_path(

@@ -306,7 +306,6 @@ def test_one_setting_under_two_names_is_refused() -> None:
         ("log.segment.bytes", "2GiB"),
         ("auto.create.topics.enable", "yes"),
         ("auto.create.topics.enable", "1"),
-        ("log.cleanup.policy", ""),
         ("log.cleanup.policy", "delete,delete"),
         ("log.cleanup.policy", "shred"),
         ("log.cleaner.min.cleanable.ratio", "NaN"),

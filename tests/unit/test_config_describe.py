@@ -110,6 +110,7 @@ def test_the_static_value_stays_visible_under_a_dynamic_one() -> None:
         ({}, [("retention.ms", "DELETE", None)], {}),
         ({"gone": "5"}, [("gone", "DELETE", None)], {}),
         ({}, [("cleanup.policy", "APPEND", "compact")], {"cleanup.policy": "delete,compact"}),
+        ({}, [("cleanup.policy", "SUBTRACT", "delete")], {"cleanup.policy": ""}),
         (
             {"cleanup.policy": "compact"},
             [("cleanup.policy", "APPEND", "compact,delete")],
@@ -145,7 +146,6 @@ def test_changes_are_applied(
         ("topic", [("retention.ms", "SET", None)]),
         ("topic", [("retention.ms", "APPEND", "1")]),
         ("topic", [("cleanup.policy", "APPEND", None)]),
-        ("topic", [("cleanup.policy", "SUBTRACT", "delete")]),
         ("topic", [("cleanup.policy", "APPEND", "shred")]),
         ("topic", [("retention.ms", "SET", "1"), ("retention.ms", "DELETE", None)]),
         ("broker", [("listeners", "SET", "127.0.0.1:1")]),

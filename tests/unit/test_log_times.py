@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from logd.record.batch import set_log_append_time
 from logd.record.records import encode_batch
 from logd.storage.log import Log, LogSettings
-from tests.unit.log_builder import append, batch_of, make_log, reopen
+from tests.unit.log_builder import append, batch_of, make_log, recover_log, reopen
 
 SETTINGS = LogSettings(segment_bytes=600, index_interval_bytes=150)
 
@@ -87,3 +87,22 @@ def test_an_empty_log_has_no_times(directory: str) -> None:
     log = make_log(directory)
     assert log.offset_for_timestamp(0, below=0) is None
     assert log.max_timestamp(below=0) is None
+
+
+def test_times_are_found_after_a_recovery_and_a_clean_stop(directory: str) -> None:
+    """Too little log for an index entry, recovered, stopped cleanly: its times still count.
+
+    The index files were there, made by the roll, and said nothing: the segment's greatest time was
+    taken for unknown, and what came later for the first.
+    """
+    settings = LogSettings(segment_bytes=600)
+    log = make_log(directory, settings=settings)
+    append_times(log, [[1, 2]])
+    log.roll_now()
+    append_times(log, [[50, 51]])
+    recovered, _ = recover_log(directory, settings=settings)
+    again = reopen(directory, recovered.close(), settings=settings)
+    append_times(again, [[8]])
+    again.roll_now()
+    assert again.offset_for_timestamp(20, below=5) == (2, 50, 0)
+    assert again.max_timestamp(below=5) == (3, 51)

@@ -1,0 +1,138 @@
+"""`logd compact`: compact a topic now, over the admin port, and show what it came to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import click
+
+from cli.admin import get, post
+from cli.errors import EXIT_INTERRUPTED, EXIT_REFUSED, Refused, Unreachable
+from cli.options import Address, Target, common_options, pass_target
+from cli.render import Cell, counted, escape, print_json, print_table, progress
+from logd.units import format_byte_count
+
+POLL_S_MIN: Final = 0.05
+POLL_S_MAX: Final = 1.0
+PROGRESS_STEPS: Final = 1000
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C while the server works on; exit 130."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the server has begun.")
+@common_options("admin", "json")
+@pass_target
+def compact(target: Target, topic: str, partition: int | None, no_wait: bool) -> None:
+    """Compact a topic now: of each key the last record stays, offsets and order too.
+
+    The topic's cleanup.policy has compact in it. The active segment is sealed first, so that all
+    records are looked at. min.cleanable.dirty.ratio does not count; min.compaction.lag.ms and
+    delete.retention.ms do, so young records and young tombstones stay.
+
+    Ctrl-C ends the watching, not the work.
+
+    \b
+    Example:
+      logd compact accounts
+    """
+    job = post(target.admin, "/v1/compact", {}, topic=topic, partition=partition)
+    if no_wait:
+        _say_begun(target, job)
+        return
+    try:
+        job = _watch(target.admin, job)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; the server goes on compacting {escape(topic)}: "
+            "the same command again watches it"
+        ) from None
+    rows = job["rows"]
+    if target.json:
+        print_json(rows)
+    else:
+        _print_rows([row for row in rows if not row["error"]])
+        _print_notes(rows)
+    _complain([row for row in rows if row["error"]])
+
+
+def _say_begun(target: Target, job: dict[str, Any]) -> None:
+    if target.json:
+        print_json({name: job[name] for name in ("id", "topic", "partitions")})
+    else:
+        number = counted(len(job["partitions"]), "partition")
+        click.echo(f"{job['topic']}: the server compacts {number}; `logd compact "
+                   f"{job['topic']}` watches it")  # fmt: skip
+
+
+def _watch(address: Address, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the job when it is done, with a bar on a terminal meanwhile."""
+    pause_s = POLL_S_MIN
+    with progress(f"compacting {job['topic']}", PROGRESS_STEPS) as show:
+        while not job["done"]:
+            time.sleep(pause_s)
+            pause_s = min(POLL_S_MAX, pause_s * 1.5)
+            job = _look(address, job)
+            show(int(job["progress"] * PROGRESS_STEPS))
+    return job
+
+
+def _look(address: Address, job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer = get(address, "/v1/compact", id=job["id"])
+    except Unreachable as error:
+        raise Unreachable(
+            f"the server at {address} stopped answering; what it had not finished it begins anew "
+            "when it runs again: nothing is left half done"
+        ) from error
+    except Refused as error:
+        raise Refused(
+            f"the server was restarted and has forgotten this compaction ({error.message}); "
+            "nothing is left half done: run the command again"
+        ) from error
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    headers = (
+        *("partition", "segments before", "after", "bytes before", "after"),
+        *("records before", "after", "seconds"),
+    )
+    print_table(headers, [_cells(row) for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:
+    return (
+        row["partition"],
+        row["segments_before"],
+        row["segments_after"],
+        format_byte_count(row["bytes_before"]),
+        format_byte_count(row["bytes_after"]),
+        row["records_before"],
+        row["records_after"],
+        row["seconds"],
+    )
+
+
+def _print_notes(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["note"]:
+            click.echo(f"partition {row['partition']}: {row['note']}")
+
+
+def _complain(failed: list[dict[str, Any]]) -> None:
+    for row in failed:
+        line = f"logd: {row['topic']} partition {row['partition']}: {row['error']}"
+        click.echo(escape(line), err=True)
+    if failed:
+        raise click.exceptions.Exit(EXIT_REFUSED)

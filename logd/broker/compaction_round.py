@@ -1,0 +1,238 @@
+"""One round of compaction of one partition: planned, carried out by the cleaner, committed.
+
+    facts ──plan──▶ order ──cleaner's process──▶ result ──Partition.exclusive──▶ part of the log
+    (thread)        (loop)  (seconds, minutes)           (thread; appends wait meanwhile)
+
+Nothing that a round writes counts before `Log.replace_segments`: cancelled, failed or overtaken by
+a deletion of records, what it wrote is removed, and the log is as it was. Where that call itself
+fails half-way, nothing is removed: the next start finishes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from logd.broker.cleaning import Cleaner, CleaningFailedError, OnProgress
+from logd.broker.dynamic_config import DynamicConfig
+from logd.broker.partition import Partition
+from logd.broker.services import PartitionServices
+from logd.config import ServerSettings, TopicSettings
+from logd.errors import CompactionError, LogFailedError
+from logd.policy.compaction import CompactionFacts, CompactionRules, NotDue, plan_compaction
+from logd.storage.clean_order import (
+    BATCH_MEMORY_BYTES,
+    CleanLimits,
+    CleanOrder,
+    CleanResult,
+)
+from logd.storage.cleaned_segment import unlink_cleaned
+from logd.units import MIB, format_byte_count
+
+PROCESS_BYTES: Final = 128 * MIB
+"""What a round's process may take beside its keys: the interpreter, and one batch at a time."""
+
+SPARE_BYTES: Final = 64 * MIB
+"""A round keeps so far off disk.reserve.bytes: below that, appends are refused."""
+
+_NO_BUDGET: Final = 2**62
+
+MovingOffset = Callable[[Partition], int]
+
+
+class RoundCutShortError(CompactionError):
+    """The round was cancelled, because its topic is being deleted."""
+
+
+class NotCompactedError(CompactionError):
+    """The topic's cleanup.policy has no compact in it, or not any more."""
+
+
+class Rounds:
+    """Carries out rounds. On the event loop.
+
+    Args:
+        bound: of a partition, the offset from which on nothing may be touched.
+        now_ms: the time that lags and tombstones go by.
+    """
+
+    def __init__(
+        self,
+        config: DynamicConfig,
+        services: PartitionServices,
+        cleaner: Cleaner,
+        *,
+        bound: MovingOffset,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._services = services
+        self._cleaner = cleaner
+        self._bound = bound
+        self.now_ms = now_ms
+        # No run of the server has used these, as long as the clock does not go back; and if it
+        # does, the next start has removed what carried them.
+        self._attempt = services.clock.now_ms()
+
+    async def facts(self, partition: Partition, known: CompactionFacts | None) -> CompactionFacts:
+        """Return what a plan is made from.
+
+        Args:
+            known: what this returned before, if the log has the same segments still.
+
+        Raises:
+            StorageError: the partition is offline, or a segment cannot be read.
+        """
+        if partition.offline is not None:
+            raise LogFailedError(partition.offline)
+        log, bound = partition.log, self._bound(partition)
+        if known is not None:
+            return dataclasses.replace(known, bound_offset=bound, is_damaged=bool(log.damaged))
+        return await self._services.offload.run(
+            "admin", lambda: log.compaction_facts(bound_offset=bound)
+        )
+
+    async def run(
+        self, partition: Partition, *, on_demand: bool, on_progress: OnProgress
+    ) -> CleanResult | NotDue:
+        """Carry out a round, if one is due; once this returns a result, it is durable.
+
+        Cancelled, it returns when the process is gone and its files are removed.
+
+        Raises:
+            CleaningFailedError, WorkerError: there was no result.
+            CompactionError: what it read is not there any more; or it must not be any more.
+            StorageError, OSError: the log cannot be read, or the result not be put in its place.
+        """
+        with partition.round.entered():
+            refuse_uncompacted(partition.topic_name, partition.settings)
+            facts = await self.facts(partition, None)
+            rules = compaction_rules(partition.settings)
+            now_ms = self.now_ms()
+            plan = plan_compaction(facts, rules, now_ms=now_ms, on_demand=on_demand)
+            if isinstance(plan, NotDue):
+                return plan
+            self._attempt += 1
+            order = partition.log.clean_order(
+                plan, attempt=self._attempt, now_ms=now_ms, limits=self._limits(partition)
+            )
+            self._check_space(order, rules)
+            return await self._carry_out(partition, order, on_progress)
+        raise RoundCutShortError(f"topic {partition.topic_name} was deleted")
+
+    async def _carry_out(
+        self, partition: Partition, order: CleanOrder, on_progress: OnProgress
+    ) -> CleanResult:
+        written_by_us = True
+        try:
+            result = await self._cleaner.clean(
+                order, memory_bytes=memory_bytes(self._config.settings), on_progress=on_progress
+            )
+            await self._commit(partition, order, result)
+            written_by_us = False
+        except LogFailedError:
+            written_by_us = False  # Half-way, perhaps: the next start needs them.
+            raise
+        finally:
+            if written_by_us:
+                with trio.CancelScope(shield=True):
+                    await self._services.offload.run(
+                        "admin",
+                        unlink_cleaned,
+                        self._services.files,
+                        order.directory,
+                        order.attempt,
+                    )
+        return result
+
+    async def _commit(self, partition: Partition, order: CleanOrder, result: CleanResult) -> None:
+        """Put the result in its place, between two writes of the log."""
+        services = self._services
+        async with partition.exclusive():
+            if partition.offline is not None:
+                raise LogFailedError(partition.offline)
+            refuse_uncompacted(partition.topic_name, partition.settings)
+            replaced = await services.offload.run(
+                "write", partition.log.replace_segments, order, result
+            )
+        delay_s = partition.settings.file_delete_delay_ms / 1000
+        services.unlink_later(replaced.unlink_paths, delay_s)
+
+    def _limits(self, partition: Partition) -> CleanLimits:
+        settings = self._config.settings
+        keys_bytes = key_map_bytes(settings)
+        return CleanLimits(
+            delete_retention_ms=partition.settings.delete_retention_ms,
+            key_map_bytes=keys_bytes,
+            batch_memory_bytes=memory_bytes(settings)
+            - keys_bytes
+            - (PROCESS_BYTES - BATCH_MEMORY_BYTES),
+            io_bytes_per_s=io_bytes_per_s(settings),
+            reserve_bytes=self._services.disk.reserve_bytes + SPARE_BYTES,
+        )
+
+    def _check_space(self, order: CleanOrder, rules: CompactionRules) -> None:
+        """Begin only where the first new segment fits; the process looks again as it writes."""
+        disk = self._services.disk
+        needed_bytes = min(order.source_bytes, rules.group_bytes_max)
+        spare_bytes = disk.free_bytes - disk.reserve_bytes - SPARE_BYTES
+        if spare_bytes < needed_bytes:
+            raise CleaningFailedError(
+                "space",
+                f"{format_byte_count(max(0, spare_bytes))} above disk.reserve.bytes is not enough "
+                f"for a new segment of {format_byte_count(needed_bytes)}",
+            )
+
+
+def refuse_uncompacted(topic: str, settings: TopicSettings) -> None:
+    """Raise NotCompactedError unless the topic is to be compacted."""
+    if not settings.compacted:
+        policy = ",".join(settings.cleanup_policy)
+        raise NotCompactedError(
+            f"topic {topic} is not compacted, its cleanup.policy is {policy}; "
+            f"`logd topic alter {topic} --config cleanup.policy=compact` changes that"
+        )
+
+
+def compaction_rules(settings: TopicSettings) -> CompactionRules:
+    """Return the part of a topic's settings that rounds are planned by."""
+    return CompactionRules(
+        min_cleanable_dirty_ratio=settings.min_cleanable_dirty_ratio,
+        min_compaction_lag_ms=settings.min_compaction_lag_ms,
+        max_compaction_lag_ms=settings.max_compaction_lag_ms,
+        segment_bytes=settings.segment_bytes,
+        segment_index_bytes=settings.segment_index_bytes,
+        index_interval_bytes=settings.index_interval_bytes,
+    )
+
+
+# --- What one of several rounds may take ---------------------------------------------------------
+
+
+def slot_count(settings: ServerSettings) -> int:
+    """Return how many rounds may run at a time; those on demand need one in any case."""
+    return max(1, settings.log_cleaner_threads)
+
+
+def key_map_bytes(settings: ServerSettings) -> int:
+    """Return the share of the memory for keys that one round has."""
+    share_bytes = settings.log_cleaner_dedupe_buffer_size // slot_count(settings)
+    limit_bytes = settings.log_cleaner_memory_max_bytes
+    if limit_bytes is not None:
+        share_bytes = min(share_bytes, limit_bytes - PROCESS_BYTES)
+    return max(MIB, share_bytes)
+
+
+def memory_bytes(settings: ServerSettings) -> int:
+    """Return what the process of one round may take in all."""
+    limit_bytes = settings.log_cleaner_memory_max_bytes
+    return key_map_bytes(settings) + PROCESS_BYTES if limit_bytes is None else limit_bytes
+
+
+def io_bytes_per_s(settings: ServerSettings) -> int:
+    """Return the share of the budget for reading and writing that one round has; 0: no limit."""
+    bytes_per_s = settings.log_cleaner_io_max_bytes_per_second
+    return 0 if bytes_per_s > _NO_BUDGET else max(1, int(bytes_per_s / slot_count(settings)))

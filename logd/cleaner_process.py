@@ -1,0 +1,199 @@
+"""What runs in the cleaner's process: sets its own limits, reads an order, cleans, tells.
+
+    stdin    one JSON document: ProcessOrder
+    stdout   JSON lines: ProcessLine, first some with progress, then one with result or failure
+
+The process is made by `broker/worker`. Before it reads a byte of the log it sees to it that
+
+* it dies when the server does, even of kill -9 (and has not missed that already);
+* it is the first that the kernel ends when memory is short, and cannot take more than its limit;
+* it gets the processor when nobody else wants it, and the disk after everybody else: with nice 19
+  goes the lowest best-effort priority for input and output.
+
+What it writes are files that end in `.cleaned`, and nothing else; only the server gives them a
+place in the log. So it can be killed at any time.
+
+Source: prctl(2), ioprio_set(2) (the priority that follows from nice), proc(5) (oom_score_adj).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from logd.clock import Clock
+from logd.errors import CorruptFileError, CorruptRecordsError, DiskFullError, LogdError
+from logd.storage.clean_order import CleanOrder, Progress
+from logd.storage.cleaner import clean
+from logd.storage.files import Files
+from logd.storage.log_state import DISK_FULL_ERRNOS
+
+TELL_INTERVAL_S: Final = 0.2
+"""How often progress is told, at the most."""
+
+ALIVE_INTERVAL_S: Final = 10.0
+"""How often at least, while the I/O budget makes it wait."""
+
+NICE: Final = 19
+OOM_SCORE_ADJ: Final = b"800"
+
+_PR_SET_PDEATHSIG: Final = 1
+_SIGKILL: Final = 9
+_OOM_PATH: Final = "/proc/self/oom_score_adj"
+
+FailureKind = Literal["space", "gone", "memory", "damaged", "failed"]
+"""No space; a file that was there is not; …; a batch of the log is damaged; anything else."""
+
+
+class ProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process is told.
+
+    Attributes:
+        parent_pid: of the server; without it there is nothing to do.
+        memory_bytes: what the process may take.
+        order: a CleanOrder, as JSON.
+    """
+
+    parent_pid: int
+    memory_bytes: int
+    order: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no result.
+
+    Attributes:
+        kind: for the server to decide by.
+        reason: for people.
+    """
+
+    kind: FailureKind
+    reason: str
+
+
+class ProcessLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the process tells; one of the three.
+
+    Attributes:
+        result: a CleanResult, as JSON.
+    """
+
+    progress: Progress | None = None
+    result: str | None = None
+    failure: Failure | None = None
+
+
+class IoBudget:
+    """Spreads bytes over time: `pace` sleeps until they are within the budget.
+
+    What was not used in a second is lost, so a wait on the disk is not followed by a burst.
+
+    Args:
+        bytes_per_s: 0: no limit.
+        on_wait: called now and then while it sleeps.
+    """
+
+    def __init__(self, bytes_per_s: int, clock: Clock, on_wait: Callable[[], None]) -> None:
+        assert bytes_per_s >= 0
+        self._bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._on_wait = on_wait
+        self._paid_until_s = clock.monotonic()
+
+    def pace(self, size: int) -> None:
+        """Take note of `size` bytes that were read or written; sleep if they were too many."""
+        if self._bytes_per_s == 0:
+            return
+        now = self._clock.monotonic()
+        self._paid_until_s = max(self._paid_until_s, now - 1.0) + size / self._bytes_per_s
+        while (wait_s := self._paid_until_s - self._clock.monotonic()) > 0:
+            self._on_wait()
+            self._clock.sleep(min(wait_s, ALIVE_INTERVAL_S))
+
+
+class Teller:
+    """Writes lines to the server, progress not too often."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._progress = Progress("starting", 0, 0)
+        self._told_at = clock.monotonic()
+
+    def progress(self, progress: Progress) -> None:
+        """Tell how far it is, unless that was told just now."""
+        is_new_phase = progress.phase != self._progress.phase
+        self._progress = progress
+        if is_new_phase or self._clock.monotonic() - self._told_at >= TELL_INTERVAL_S:
+            self.alive()
+
+    def alive(self) -> None:
+        """Tell the last progress again."""
+        self._told_at = self._clock.monotonic()
+        self.tell(ProcessLine(progress=self._progress))
+
+    def tell(self, line: ProcessLine) -> None:
+        """Write one line at once."""
+        sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def main() -> int:
+    """Do what stdin says; return the exit code: 0 also where cleaning failed for a told reason."""
+    clock = Clock()
+    teller = Teller(clock)
+    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=ProcessOrder)
+    _limit_this_process(asked)
+    teller.tell(_outcome(asked.order, teller, clock))
+    return 0
+
+
+def _outcome(order_json: str, teller: Teller, clock: Clock) -> ProcessLine:
+    try:
+        order = CleanOrder.from_json(order_json)
+        budget = IoBudget(order.limits.io_bytes_per_s, clock, teller.alive)
+        result = clean(Files(), order, on_progress=teller.progress, pace=budget.pace)
+    except Exception as error:  # Whatever it is, the server is told, and shows it on status.
+        return ProcessLine(failure=_failure(error))
+    return ProcessLine(result=result.to_json())
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, MemoryError):
+        return Failure(kind="memory", reason="it needs more memory than it may take")
+    if isinstance(error, DiskFullError) or getattr(error, "errno", None) in DISK_FULL_ERRNOS:
+        return Failure(kind="space", reason=str(error))
+    if isinstance(error, FileNotFoundError):
+        return Failure(kind="gone", reason=str(error))
+    if isinstance(error, (CorruptFileError, CorruptRecordsError)):
+        return Failure(kind="damaged", reason=str(error))
+    if isinstance(error, (LogdError, OSError)):
+        return Failure(kind="failed", reason=str(error))
+    return Failure(kind="failed", reason=f"a fault in logd itself: {error!r}")
+
+
+def _limit_this_process(asked: ProcessOrder) -> None:
+    """Die with the server; take no more memory than allowed; stand behind everybody else."""
+    _die_with(asked.parent_pid)
+    resource.setrlimit(resource.RLIMIT_DATA, (asked.memory_bytes, asked.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    files = Files()
+    with contextlib.suppress(OSError):  # Not allowed everywhere; it is a courtesy.
+        files.write_at(files.open_write(_OOM_PATH), 0, [OOM_SCORE_ADJ])
+
+
+def _die_with(parent_pid: int) -> None:
+    """Ask for SIGKILL when the parent is gone; end now if it is gone already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        raise SystemExit("the server is gone")

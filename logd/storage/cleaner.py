@@ -1,0 +1,504 @@
+"""A round of compaction: which records stay, and the segments that hold them. Blocking.
+
+Two passes. The first one reads the keys of the dirty tail into a map: key to the offset of its last
+record (`key_map`). The second one copies the log, head and tail, batch by batch:
+
+* In the tail the map's offsets, sorted, are all there is to know: two bisections tell how many
+  records of a batch stay. None: it is not even read. All: it is copied as it is. Some: the
+  records are cut out and the batch is put together anew (`record.survivors`).
+* In the head a record stays unless its key is in the map; so the keys are looked at once more.
+* Tombstones stay until their batch's delete horizon, which the first round that meets them sets:
+  now + delete.retention.ms. In the head only batches that have one can hold tombstones.
+* A record without a key is dropped, as by Kafka: no later one could ever supersede it. Such are
+  from a time when the topic was not compacted.
+* Of a batch without records the header stays if it is the last one of a live producer id (it says
+  which sequence number comes next) or the last one of the round (a reader who waits there must
+  come upon something that ends behind him).
+
+Where the map is full, the tail ends: what lies behind is copied as it is, and the next round goes
+on there. A group of one segment in which nothing changes is not written again.
+
+Memory: a window, a batch with its keys, what is not written yet, and the map.
+
+Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-534.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+from logd.errors import DiskFullError
+from logd.record.batch import DELETE_HORIZON_BIT, BatchHeader, read_header
+from logd.record.keys import RecordKeys
+from logd.record.survivors import delete_horizon_ms, empty_batch
+from logd.storage.clean_order import (
+    CleanedGroup,
+    CleanOrder,
+    CleanResult,
+    NewSegment,
+    PaceCall,
+    Progress,
+    ProgressCall,
+    SourceSegment,
+    Totals,
+)
+from logd.storage.clean_source import SourceReader
+from logd.storage.cleaned_segment import CleanedWriter, unlink_cleaned
+from logd.storage.files import Buffer, Files
+from logd.storage.key_map import KeyMap
+from logd.storage.log_state import DISK_FULL_ERRNOS
+from logd.units import INT32_MAX, MIB
+
+PROGRESS_BYTES: Final = MIB
+SPACE_CHECK_BYTES: Final = 16 * MIB
+"""Written between two looks at the free space."""
+
+
+def clean(
+    files: Files, order: CleanOrder, *, on_progress: ProgressCall, pace: PaceCall
+) -> CleanResult:
+    """Carry out a round: write what stays of the order's segments beside the log. Blocking.
+
+    Durability: once this returns, all new files are on the device, names included, and nobody but
+    `Log.replace_segments` looks at them. Whatever it raises, what was written is removed again as
+    far as that is possible; `unlink_cleaned` does the same for a process that was killed.
+
+    Args:
+        on_progress: called about every MiB.
+        pace: is told of the bytes read and written since the last call, and may wait.
+
+    Raises:
+        BatchTooLargeToCompactError: a batch, which it names, needs more than batch_memory_bytes.
+        CorruptFileError: a batch of the log is damaged; the log is not compacted.
+        UnsupportedFormatError: a batch of a transaction.
+        DiskFullError: no space, or less than `reserve_bytes` would be left.
+        OSError: a file cannot be read or written.
+    """
+    done = False
+    try:
+        result = _Round(files, order, on_progress, pace).run()
+        files.sync_directory(order.directory)
+        done = True
+        return result
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRNOS:
+            raise DiskFullError(f"{order.directory}: no space to compact into: {error}") from error
+        raise
+    finally:
+        if not done:
+            unlink_cleaned(files, order.directory, order.attempt)
+
+
+class _Meter:
+    """Counts the bytes of a round, keeps its budgets, and tells how far it is."""
+
+    def __init__(
+        self, files: Files, order: CleanOrder, on_progress: ProgressCall, pace: PaceCall
+    ) -> None:
+        self._files = files
+        self._order = order
+        self._on_progress = on_progress
+        self._pace = pace
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self._checked_bytes = 0
+        self._phase = ("", 0)
+        self._done_bytes = 0
+        self._told_bytes = 0
+
+    def begin(self, phase: str, all_bytes: int) -> None:
+        """Begin a phase of so many bytes."""
+        assert all_bytes >= 0
+        self._phase = (phase, all_bytes)
+        self._done_bytes = self._told_bytes = 0
+        self._on_progress(Progress(phase, 0, all_bytes))
+
+    def advance(self, size: int) -> None:
+        """So many source bytes are done with."""
+        assert size >= 0
+        self._done_bytes += size
+        if self._done_bytes - self._told_bytes >= PROGRESS_BYTES:
+            self._told_bytes = self._done_bytes
+            self._on_progress(Progress(self._phase[0], self._done_bytes, self._phase[1]))
+
+    def read(self, size: int) -> None:
+        """So many bytes were read."""
+        assert size >= 0
+        self.read_bytes += size
+        self._pace(size)
+
+    def write(self, size: int) -> None:
+        """So many bytes are to be written; DiskFullError where that would break the reserve."""
+        assert size > 0
+        if self.written_bytes + size > self._checked_bytes:
+            self._check_space(size)
+        self.written_bytes += size
+        self._pace(size)
+
+    def _check_space(self, size: int) -> None:
+        reserve_bytes = self._order.limits.reserve_bytes
+        free_bytes = self._files.free_bytes(self._order.directory)
+        if free_bytes - size < reserve_bytes:
+            raise DiskFullError(
+                f"{self._order.directory}: {free_bytes} bytes are free, compaction must leave "
+                f"{reserve_bytes}"
+            )
+        assert free_bytes >= reserve_bytes
+        room_bytes = min(SPACE_CHECK_BYTES, free_bytes - reserve_bytes)
+        self._checked_bytes = self.written_bytes + room_bytes
+
+
+class _Round:
+    """One round: its map, and how far its copying is."""
+
+    def __init__(
+        self, files: Files, order: CleanOrder, on_progress: ProgressCall, pace: PaceCall
+    ) -> None:
+        self._files = files
+        self._order = order
+        self._meter = _Meter(files, order, on_progress, pace)
+        self._map = KeyMap(limit_bytes=order.limits.key_map_bytes)
+        self._map_end = order.end_offset
+        # Base offsets of the tail's batches with tombstones, in order.
+        self._tombstone_batches = array("q")
+        self._next_tombstones = 0
+        self._live: list[int] = []
+        self._next_live = 0
+        self._producer_last_offsets = frozenset(order.producer_last_offsets)
+        self._next_horizon_ms: int | None = None
+        self._before_records = 0
+        self._after_records = 0
+        self._out: _GroupOutput | None = None
+
+    def run(self) -> CleanResult:
+        """Do both passes."""
+        self._read_keys()
+        keys = len(self._map)
+        self._live = self._map.live_offsets(start_offset=0)
+        groups = self._copy()
+        order = self._order
+        replaced = {base for group in groups for base in group.old_bases}
+        taken = [item for item in order.segments if item.base_offset < self._map_end]
+        left = [item.log_bytes for item in taken if item.base_offset not in replaced]
+        left += [segment.log_bytes for group in groups for segment in group.new]
+        before_bytes = sum(item.log_bytes for item in taken)
+        return CleanResult(
+            attempt=order.attempt,
+            groups=tuple(groups),
+            before=Totals(len(taken), self._before_records, before_bytes),
+            after=Totals(len(left), self._after_records, sum(left)),
+            first_uncleaned_offset=self._map_end,
+            next_horizon_ms=self._next_horizon_ms,
+            fitted=self._map_end == order.end_offset,
+            read_bytes=self._meter.read_bytes,
+            written_bytes=self._meter.written_bytes,
+            keys=keys,
+        )
+
+    def _open(self, segment: SourceSegment) -> SourceReader:
+        return SourceReader(
+            self._files,
+            self._order.directory,
+            segment,
+            memory_bytes=self._order.limits.batch_memory_bytes,
+            on_read=self._meter.read,
+        )
+
+    # --- the first pass --------------------------------------------------------------------------
+
+    def _read_keys(self) -> None:
+        first = self._order.first_dirty_offset
+        segments = [item for item in self._order.segments if item.end_offset > first]
+        self._meter.begin("keys", sum(item.log_bytes for item in segments))
+        last_offset = -1
+        for segment in segments:
+            reader = self._open(segment)
+            for position, header in reader.headers():
+                self._meter.advance(header.size)
+                if header.last_offset < first or not header.count:
+                    continue
+                if self._map.is_full and last_offset >= first:
+                    self._map_end = last_offset + 1
+                    return
+                self._add_keys(reader, position, header)
+                last_offset = header.last_offset
+
+    def _add_keys(self, reader: SourceReader, position: int, header: BatchHeader) -> None:
+        found, _ = reader.keys(position, header, want_starts=False)
+        base = header.base_offset
+        assert len(found.keys) == len(found.deltas) == header.count
+        offsets: Sequence[int]
+        if isinstance(found.deltas, range):
+            offsets = range(base, base + len(found.deltas))
+        else:
+            offsets = [base + delta for delta in found.deltas]
+        self._map.add(found.keys, offsets)
+        if found.tombstones:
+            self._tombstone_batches.append(base)
+            self._map.count_bytes(self._tombstone_batches.itemsize)
+
+    # --- the second pass -------------------------------------------------------------------------
+
+    def _copy(self) -> list[CleanedGroup]:
+        groups = [
+            tuple(item for item in group if item.base_offset < self._map_end)
+            for group in self._order.groups
+        ]
+        groups = [group for group in groups if group]
+        self._meter.begin("copy", sum(item.log_bytes for group in groups for item in group))
+        last = max((n for n, group in enumerate(groups) if _has_bytes(group)), default=-1)
+        done: list[CleanedGroup] = []
+        carried: tuple[SourceSegment, ...] = ()
+        for number, group in enumerate(groups):
+            if carried and group[-1].end_offset - 1 - carried[0].base_offset > INT32_MAX:
+                done.append(self._write_hole(carried))
+                carried = ()
+            out = _GroupOutput(self._files, self._order, self._meter, (*carried, *group))
+            carried = ()
+            self._copy_group(out, group, is_last=number == last)
+            new = out.finish()
+            if new is None:
+                continue  # It stays as it is.
+            if not new and out.segments[0] == self._order.segments[0]:
+                carried = out.segments  # The log must not begin later than it did.
+            else:
+                done.append(CleanedGroup(out.bases, new))
+        if carried:
+            done.append(self._write_hole(carried))
+        return done
+
+    def _write_hole(self, carried: tuple[SourceSegment, ...]) -> CleanedGroup:
+        """Replace the log's first segments by an empty one: no other one can take them in."""
+        assert carried[0] == self._order.segments[0]
+        out = _GroupOutput(self._files, self._order, self._meter, carried)
+        out.open()
+        new = out.finish()
+        assert new is not None
+        return CleanedGroup(out.bases, new)
+
+    def _copy_group(
+        self, out: _GroupOutput, group: tuple[SourceSegment, ...], *, is_last: bool
+    ) -> None:
+        dropped: BatchHeader | None = None
+        for segment in group:
+            reader = self._open(segment)
+            out.enter(reader)
+            for position, header in reader.headers():
+                self._before_records += header.count
+                dropped = None if self._copy_batch(out, reader, position, header) else header
+                self._meter.advance(header.size)
+        if is_last and dropped is not None:
+            out.change(empty_batch(dropped))  # Offsets were missing behind it before.
+
+    def _copy_batch(
+        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+    ) -> bool:
+        """Copy what stays of a batch; return whether anything does."""
+        if header.base_offset >= self._map_end:
+            return self._keep_whole(out, reader, position, header)
+        if header.last_offset < self._order.first_dirty_offset:
+            has_horizon = header.attributes & DELETE_HORIZON_BIT
+            if not header.count or not (self._live or has_horizon):
+                return self._keep_unless_empty(out, reader, position, header)
+            return self._copy_from_head(out, reader, position, header)
+        first = self._next_live
+        end = bisect_right(self._live, header.last_offset, first)
+        assert end - first <= header.count, "the map names records that are not there"
+        self._next_live = end
+        tombstones = self._tombstone_batches
+        has_tombstones = (
+            self._next_tombstones < len(tombstones)
+            and tombstones[self._next_tombstones] == header.base_offset
+        )
+        self._next_tombstones += has_tombstones
+        if end - first == header.count and not has_tombstones:
+            return self._keep_unless_empty(out, reader, position, header)
+        if end == first:
+            return self._drop(out, header)
+        found, content = reader.keys(position, header, want_starts=True)
+        wanted = frozenset(self._live[first:end])
+        base = header.base_offset
+        kept = [at for at, delta in enumerate(found.deltas) if base + delta in wanted]
+        return self._copy_some(out, reader, position, header, found, content, kept)
+
+    def _copy_from_head(
+        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+    ) -> bool:
+        last_offsets = self._map.last_offsets
+        assert header.count
+        found, content = reader.keys(position, header, want_starts=False)
+        if (
+            not found.tombstones
+            and None not in found.keys
+            and last_offsets.keys().isdisjoint(found.keys)
+        ):
+            return self._keep_whole(out, reader, position, header)
+        kept = [
+            at for at, key in enumerate(found.keys) if key is not None and key not in last_offsets
+        ]
+        if kept:
+            found, content = reader.keys(position, header, want_starts=True)
+        return self._copy_some(out, reader, position, header, found, content, kept)
+
+    def _copy_some(
+        self,
+        out: _GroupOutput,
+        reader: SourceReader,
+        position: int,
+        header: BatchHeader,
+        found: RecordKeys,
+        content: bytes,
+        kept: list[int],
+    ) -> bool:
+        """Copy the records of these indexes, tombstones by their horizon."""
+        horizon_ms = delete_horizon_ms(header)
+        tombstones = set(found.tombstones).intersection(kept)
+        if tombstones and horizon_ms is not None and horizon_ms <= self._order.now_ms:
+            kept = [at for at in kept if at not in tombstones]
+            tombstones = set()
+        new_horizon_ms = None
+        if tombstones:
+            if horizon_ms is None:
+                new_horizon_ms = self._order.now_ms + self._order.limits.delete_retention_ms
+            self._note_horizon(horizon_ms if new_horizon_ms is None else new_horizon_ms)
+        if not kept:
+            return self._drop(out, header)
+        if len(kept) == header.count and new_horizon_ms is None:
+            return self._keep_whole(out, reader, position, header)
+        starts = [*found.starts, found.end]
+        assert len(starts) == header.count + 1
+        pieces = [(starts[at], starts[at + 1]) for at in kept]
+        data = reader.rebuild(position, header, content, pieces, horizon_ms=new_horizon_ms)
+        self._after_records += len(kept)
+        out.change(data)
+        return True
+
+    def _note_horizon(self, horizon_ms: int | None) -> None:
+        assert horizon_ms is not None
+        if self._next_horizon_ms is None or horizon_ms < self._next_horizon_ms:
+            self._next_horizon_ms = horizon_ms
+
+    def _keep_unless_empty(
+        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+    ) -> bool:
+        if not header.count and not self._stays_empty(header):
+            out.change(None)
+            return False
+        return self._keep_whole(out, reader, position, header)
+
+    def _keep_whole(
+        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+    ) -> bool:
+        self._after_records += header.count
+        out.keep(header, reader, position)
+        return True
+
+    def _drop(self, out: _GroupOutput, header: BatchHeader) -> bool:
+        stays = self._stays_empty(header)
+        out.change(empty_batch(header) if stays else None)
+        return stays
+
+    def _stays_empty(self, header: BatchHeader) -> bool:
+        """Whether a batch without records stays: the last of the round, or of a live producer."""
+        return header.next_offset == self._map_end or (
+            header.producer_id >= 0 and header.last_offset in self._producer_last_offsets
+        )
+
+
+def _has_bytes(group: tuple[SourceSegment, ...]) -> bool:
+    return any(segment.log_bytes for segment in group)
+
+
+class _GroupOutput:
+    """What becomes of one group: nothing is written before something changes.
+
+    Attributes:
+        segments: the old ones.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        order: CleanOrder,
+        meter: _Meter,
+        segments: tuple[SourceSegment, ...],
+    ) -> None:
+        assert segments
+        self.segments = segments
+        self._files = files
+        self._order = order
+        self._meter = meter
+        self._writer: CleanedWriter | None = None
+        self._new: list[NewSegment] = []
+        self._reader: SourceReader | None = None
+        # Up to here the one segment is as it was. Several are always written into one.
+        self._same_bytes = 0
+        self._changed = len(segments) > 1
+
+    @property
+    def bases(self) -> tuple[int, ...]:
+        """The old segments' base offsets."""
+        return tuple(segment.base_offset for segment in self.segments)
+
+    def enter(self, reader: SourceReader) -> None:
+        """Go on with the next segment."""
+        self._reader = reader
+
+    def open(self, base_offset: int | None = None) -> CleanedWriter:
+        """Begin a new segment; the first one has the base offset of the first old one."""
+        assert (base_offset is None) == (self._writer is None)
+        self._changed = True
+        base = self.segments[0].base_offset if base_offset is None else base_offset
+        self._writer = CleanedWriter(
+            self._files,
+            self._order.directory,
+            base_offset=base,
+            attempt=self._order.attempt,
+            index_bytes_max=self._order.segment_index_bytes,
+            index_interval_bytes=self._order.index_interval_bytes,
+            on_write=self._meter.write,
+        )
+        return self._writer
+
+    def keep(self, header: BatchHeader, reader: SourceReader, position: int) -> None:
+        """Take a batch as it is."""
+        assert header.base_offset >= self.segments[0].base_offset
+        if self._changed:
+            self._add(header, reader.whole(position, header))
+        else:
+            self._same_bytes = position + header.size
+
+    def change(self, data: Buffer | None) -> None:
+        """Take something else in the place of a batch, or nothing."""
+        if not self._changed:
+            self._changed = True
+            self._write_same()
+        if data is not None:
+            self._add(read_header(data), data)
+
+    def _write_same(self) -> None:
+        """Write what was not written because it had not changed."""
+        assert self._reader is not None
+        if self._same_bytes:
+            again = self._reader.again()
+            for position, header in again.headers(end=self._same_bytes):
+                self._add(header, again.whole(position, header))
+
+    def _add(self, header: BatchHeader, data: Buffer) -> None:
+        assert self._changed
+        writer = self._writer or self.open()
+        if not writer.fits(header, len(data)):
+            self._new.append(writer.finish())
+            writer = self.open(header.base_offset)
+        writer.add(header, data)
+
+    def finish(self) -> tuple[NewSegment, ...] | None:
+        """Return the new segments, all on the device; None if the old one stays as it is."""
+        if not self._changed:
+            return None
+        if self._writer is not None:
+            self._new.append(self._writer.finish())
+        return tuple(self._new)

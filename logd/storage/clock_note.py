@@ -1,0 +1,56 @@
+"""What time it was in the last run, so that the next one can doubt a wall clock that jumped.
+
+The file `clock` of the data directory: a state file (state_file, payload version 1), JSON in UTF-8:
+{"time_ms": …, "boot_ms": …, "boot_id": "…"}, as `ClockNote` has them. Without it nothing is lost
+but the doubt.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from logd.errors import CorruptFileError
+from logd.policy.clock_guard import ClockNote
+from logd.storage.files import Files
+from logd.storage.state_file import read_state, write_state
+from logd.units import INT64_MAX, KIB
+
+CLOCK_NOTE_VERSION: Final = 1
+_BYTES_MAX: Final = KIB
+
+
+def write_clock_note(files: Files, path: str, note: ClockNote) -> None:
+    """Replace the note; durable once this returns.
+
+    Raises:
+        OSError: a reader finds the old note or the new one.
+    """
+    assert note.boot_id
+    fields = {"time_ms": note.time_ms, "boot_ms": note.boot_ms, "boot_id": note.boot_id}
+    write_state(files, path, json.dumps(fields).encode(), version=CLOCK_NOTE_VERSION)
+
+
+def read_clock_note(files: Files, path: str) -> ClockNote:
+    """Return the note.
+
+    Raises:
+        FileNotFoundError: there is none. CorruptFileError: damaged, or it says what cannot be.
+        UnsupportedFormatError: of a newer version. OSError: it cannot be read.
+    """
+    state = read_state(files, path, limit_bytes=_BYTES_MAX, newest_version=CLOCK_NOTE_VERSION)
+    try:
+        fields = json.loads(state.payload)
+        return ClockNote(
+            time_ms=_as_time_ms(fields["time_ms"]),
+            boot_ms=_as_time_ms(fields["boot_ms"]),
+            boot_id=str(fields["boot_id"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptFileError(path, 0, f"is no note of the clock: {error}") from error
+
+
+def _as_time_ms(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= INT64_MAX:
+        raise ValueError(f"{value!r} is no time")
+    return value

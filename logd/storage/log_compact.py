@@ -1,0 +1,334 @@
+"""The log's side of compaction: what a round is planned by, its order, and its commit.
+
+The round itself reads sealed segments and writes new files beside them; the log goes on meanwhile.
+Only here do its files become part of the log (`swap` says how that survives a crash).
+
+Two things of a live log know places inside a segment, and are seen to before the commit point:
+
+* Producer snapshots say where recovery begins to walk. One that names a place in a replaced segment
+  would make it walk from the middle of nowhere: a newer one is written, the others are unlinked.
+* Readers may be about to open a segment by name. `Segment.is_replaced` is set and the names are
+  exchanged under the log's open lock; who comes too late is told so and looks the offset up anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from logd.errors import (
+    CorruptFileError,
+    DamagedRangeError,
+    DiskFullError,
+    LogFailedError,
+    SegmentsChangedError,
+    UnsupportedFormatError,
+)
+from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
+from logd.storage import swap
+from logd.storage.checkpoint import SNAPSHOTS_KEPT, read_snapshot, snapshot_path
+from logd.storage.clean_order import (
+    CleanLimits,
+    CleanOrder,
+    CleanResult,
+    NewSegment,
+    SourceSegment,
+)
+from logd.storage.compaction_state import (
+    NOTHING_COMPACTED,
+    CompactionState,
+    read_compaction,
+    write_compaction,
+)
+from logd.storage.layout import cleaned_file_name
+from logd.storage.log_checkpoint import take_checkpoint, write_checkpoint
+from logd.storage.log_describe import describe_segment
+from logd.storage.log_read import LogReader
+from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
+from logd.storage.segment import SIZE_UNKNOWN, Segment, SegmentList
+from logd.storage.swap import Replacement, ReplaceResult
+
+# --- planning -------------------------------------------------------------------------------------
+
+
+def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -> CompactionFacts:
+    """Return what `plan_compaction` decides by. Blocking: opens each dirty segment once.
+
+    Args:
+        bound_offset: no record at or above it may be touched: the high watermark, or less.
+
+    Raises:
+        DamagedRangeError: a segment cannot be read. LogFailedError: the log is poisoned.
+    """
+    if state.failed is not None:
+        raise state.failed
+    assert 0 <= bound_offset <= state.written_offset
+    segments = state.segment_list
+    known = _known_state(state, segments)
+    is_damaged = bool(state.damage.ranges)
+    first_dirty = known.first_uncleaned_offset
+    facts = tuple(
+        _segment_facts(state, reader, item, is_dirty=item.end_bound > first_dirty)
+        for item in segments.items[:-1]
+    )
+    return CompactionFacts(
+        name=f"{state.topic}-{state.partition}",
+        segments=facts,
+        first_dirty_offset=first_dirty,
+        bound_offset=bound_offset,
+        next_horizon_ms=known.next_horizon_ms,
+        is_damaged=is_damaged or bool(state.damage.ranges),
+    )
+
+
+def _known_state(state: LogState, segments: SegmentList) -> CompactionState:
+    """Return how far the log is compacted; read once. What cannot be read counts as nothing."""
+    known = state.compaction
+    if known is None:
+        try:
+            known = read_compaction(state.files, state.directory)
+        except (CorruptFileError, UnsupportedFormatError):
+            known = NOTHING_COMPACTED  # `logd check` tells; a round mends it.
+        except OSError as error:
+            raise DamagedRangeError(f"{state.directory}: {error}") from error
+        state.compaction = known
+    if known.first_uncleaned_offset > segments.active.base_offset:
+        return NOTHING_COMPACTED  # The file is not of this log.
+    return known
+
+
+def _segment_facts(
+    state: LogState, reader: LogReader, segment: Segment, *, is_dirty: bool
+) -> SegmentFacts:
+    assert not segment.is_active
+    if is_dirty:
+        if segment.first_timestamp_ms is None or segment.max_timestamp is None:
+            segment.first_timestamp_ms = describe_segment(state, reader, segment).first_timestamp_ms
+    elif segment.size == SIZE_UNKNOWN:
+        try:
+            segment.size = state.files.stat_size(segment.paths.log)
+        except OSError as error:
+            raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
+    latest = segment.max_timestamp
+    return SegmentFacts(
+        segment.base_offset,
+        segment.end_bound,
+        max(segment.size, 0),
+        -1 if segment.first_timestamp_ms is None else segment.first_timestamp_ms,
+        -1 if latest is None else latest[0],
+    )
+
+
+def clean_order(
+    state: LogState, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+) -> CleanOrder:
+    """Return the order for a planned round. Not blocking, on the loop.
+
+    Args:
+        attempt: a number that no earlier round had in this directory.
+
+    Raises:
+        LogFailedError: the log is poisoned. SegmentsChangedError: the plan is out of date.
+    """
+    if state.failed is not None:
+        raise state.failed
+    planned = [(i.base_offset, i.end_offset, i.size_bytes) for group in plan.groups for i in group]
+    items = state.segment_list.items[: len(planned)]
+    if planned != [(item.base_offset, item.end_bound, item.size) for item in items]:
+        raise SegmentsChangedError(f"{plan.name}: the plan is of segments that are not there")
+    assert not items[-1].is_active
+    return CleanOrder(
+        name=plan.name,
+        directory=state.directory,
+        attempt=attempt,
+        groups=tuple(
+            tuple(SourceSegment(i.base_offset, i.end_offset, i.size_bytes) for i in group)
+            for group in plan.groups
+        ),
+        first_dirty_offset=plan.first_dirty_offset,
+        end_offset=plan.end_offset,
+        producer_last_offsets=tuple(
+            entry.last_offset
+            for entry in state.producers.entries()
+            if entry.last_offset < plan.end_offset
+        ),
+        now_ms=now_ms,
+        segment_index_bytes=state.settings.segment_index_bytes,
+        index_interval_bytes=state.settings.index_interval_bytes,
+        limits=limits,
+    )
+
+
+# --- replacing ------------------------------------------------------------------------------------
+
+
+def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+    """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
+
+    Durability: one commit point. A crash before it leaves the old segments, a crash behind it the
+    new ones (the next start finishes the renames); never both, never a mixture. When this returns,
+    the new ones are durable.
+
+    Raises:
+        SegmentsChangedError: records were deleted meanwhile, or the files are not those that the
+            result names; nothing has changed.
+        DiskFullError: no space for the manifest; nothing has changed.
+        LogFailedError: the log is poisoned, or the disk refused half-way.
+    """
+    if state.failed is not None:
+        raise state.failed
+    assert result.attempt == order.attempt
+    compaction = CompactionState(result.first_uncleaned_offset, result.next_horizon_ms)
+    if not result.groups:
+        return _note(state, order, compaction)
+    replacement = Replacement(
+        order.attempt,
+        tuple(base for group in result.groups for base in group.old_bases),
+        tuple(segment for group in result.groups for segment in group.new),
+        compaction,
+    )
+    old = _ordered_segments(state, order, replacement.old)
+    _check_written(state, replacement)
+    _renew_checkpoint(state, replacement)
+    with state.open_lock, state.snapshot_lock:
+        if any(state.damage.in_segment(segment.base_offset) for segment in old):
+            raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
+        _commit(state, old, replacement)
+        try:
+            unlink_paths = swap.exchange_names(state.files, state.directory, replacement)
+            _publish(state, old, replacement.new)
+            swap.end_replacement(state.files, state.directory, replacement)
+        except OSError as error:
+            message = f"{state.directory}: segments could not be replaced: {error}"
+            raise state.poison(LogFailedError(message)) from error
+        state.compaction = compaction
+    return ReplaceResult(tuple(unlink_paths))
+
+
+def _note(state: LogState, order: CleanOrder, compaction: CompactionState) -> ReplaceResult:
+    """Nothing is replaced: the round found nothing to remove."""
+    _ordered_segments(state, order, ())
+    try:
+        write_compaction(state.files, state.directory, compaction)
+    except OSError as error:
+        message = f"{state.directory}: {error}"
+        if error.errno in DISK_FULL_ERRNOS:
+            raise DiskFullError(message) from error
+        raise state.poison(LogFailedError(message)) from error
+    state.compaction = compaction
+    return ReplaceResult(())
+
+
+def _ordered_segments(state: LogState, order: CleanOrder, bases: Sequence[int]) -> list[Segment]:
+    """Return the segments with these bases; all that the order names must be as it says.
+
+    Raises:
+        SegmentsChangedError: they are not.
+    """
+    ordered = list(order.segments)
+    items = state.segment_list.items[: len(ordered)]
+    found = [SourceSegment(item.base_offset, item.end_bound, item.size) for item in items]
+    if found != ordered or items[-1].is_active:
+        raise SegmentsChangedError(
+            f"{order.name}: the log begins with other segments than the round of attempt "
+            f"{order.attempt} read"
+        )
+    wanted = frozenset(bases)
+    old = [item for item in items if item.base_offset in wanted]
+    if len(old) != len(bases):
+        raise SegmentsChangedError(f"{order.name}: the result names segments that were not ordered")
+    return old
+
+
+def _check_written(state: LogState, replacement: Replacement) -> None:
+    """Check that the round's files are there, whole.
+
+    Raises:
+        SegmentsChangedError: they are not.
+    """
+    for segment in replacement.new:
+        for suffix, size in zip(swap.SUFFIXES, segment[1:], strict=True):
+            name = cleaned_file_name(segment.base_offset, replacement.attempt, suffix)
+            try:
+                found = state.files.stat_size(f"{state.directory}/{name}")
+            except OSError as error:
+                raise SegmentsChangedError(f"{state.directory}/{name}: {error}") from error
+            if found != size:
+                reason = f"has {found} bytes, the round wrote {size}"
+                raise SegmentsChangedError(f"{state.directory}/{name}: {reason}")
+
+
+def _renew_checkpoint(state: LogState, replacement: Replacement) -> None:
+    """Have no snapshot that names a place in an old segment, but a newer one."""
+    stale = _stale_snapshots(state, replacement)
+    if not stale:
+        return
+    if stale[-1] == state.snapshot_offsets[-1]:
+        write_checkpoint(state, take_checkpoint(state))
+        stale = _stale_snapshots(state, replacement)
+    with state.snapshot_lock:
+        try:
+            for offset in stale:
+                state.files.unlink(snapshot_path(state.directory, offset))
+        except OSError as error:
+            message = f"{state.directory}: a stale snapshot could not be removed: {error}"
+            raise state.poison(LogFailedError(message)) from error
+        kept = state.snapshot_offsets
+        state.snapshot_offsets = [offset for offset in kept if offset not in stale]
+
+
+def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
+    stale: list[int] = []
+    assert len(state.snapshot_offsets) <= SNAPSHOTS_KEPT
+    for offset in state.snapshot_offsets:
+        try:
+            base = read_snapshot(state.files, state.directory, offset).segment_base
+        except (CorruptFileError, UnsupportedFormatError, FileNotFoundError):
+            continue  # Recovery does not use it either.
+        except OSError as error:
+            raise DamagedRangeError(f"{state.directory}: {error}") from error
+        if base in replacement.old:
+            stale.append(offset)
+    return stale
+
+
+def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -> None:
+    """Pass the commit point; from here on nobody opens the old segments by name.
+
+    Raises:
+        DiskFullError: no space for the manifest; nothing has changed.
+        LogFailedError: it could not be written, or nobody knows.
+    """
+    assert state.open_lock.locked()
+    for segment in old:
+        assert not segment.is_active
+        segment.is_replaced = True
+    try:
+        swap.write_replacement(state.files, state.directory, replacement)
+    except OSError as error:
+        message = f"{state.directory}: segments could not be replaced: {error}"
+        path = swap.replacement_path(state.directory)
+        if error.errno not in DISK_FULL_ERRNOS or state.files.exists(path):
+            raise state.poison(LogFailedError(message)) from error
+        for segment in old:
+            segment.is_replaced = False
+        raise DiskFullError(message) from error
+
+
+def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment]) -> None:
+    """Put the new segments into the list, in one assignment."""
+    gone = frozenset(segment.base_offset for segment in old)
+    assert state.segment_list.active.base_offset not in gone
+    kept = [item for item in state.segment_list.items if item.base_offset not in gone]
+    made = [Segment(state.directory, segment.base_offset) for segment in new]
+    for segment, written in zip(made, new, strict=True):
+        segment.size = written.log_bytes
+    items = sorted((*made, *kept), key=lambda item: item.base_offset)
+    for segment, following in pairwise(items):
+        segment.end_bound = following.base_offset
+    for segment in old:
+        assert segment.size != SIZE_UNKNOWN
+        state.sealed_bytes -= segment.size
+        state.open_files.forget(segment)
+    state.sealed_bytes += sum(segment.log_bytes for segment in new)
+    state.segment_list = SegmentList(tuple(items))
