@@ -415,12 +415,3 @@ def test_the_longest_chunk() -> None:
     size = chunk_bytes_max(GIB, Profile(4, 2), index_bytes=1000)
     payload = 256 * MIB + 8 * MIB
     assert size == payload + payload // (64 * KIB) * 8 + 1000 + 65 * KIB
-
-
-@given(st.integers(0, 2**40), st.integers(2, 16), st.integers(1, 4))
-def test_no_chunk_is_longer_than_was_reckoned(size: int, k: int, m: int) -> None:
-    """The coding library's bound is the one that space is reserved by."""
-    geometry = pytest.importorskip("ec.geometry")
-    payload = geometry.parity_bytes_max(size, k)
-    least = payload + geometry.blocks_of(payload) * 8
-    assert chunk_bytes_max(size, Profile(k, m), index_bytes=0) >= least
