@@ -70,7 +70,7 @@ def test_what_passes_the_pre_flight_can_be_placed(
 
 @given(st.integers(0, 2**40), st.integers(2, 16), st.integers(1, 4))
 def test_no_chunk_is_longer_than_was_reckoned(size: int, k: int, m: int) -> None:
-    """Payload, checksums and a manifest as long as it may be; 512 bytes are left for the trailer."""
+    """Payload, checksums and a manifest as long as it may be; 512 bytes for the trailer."""
     payload = parity_bytes_max(size, k)
     least = payload + blocks_of(payload) * 8 + MANIFEST_BYTES_MAX + 512
     assert chunk_bytes_max(size, Profile(k, m), index_bytes=0) >= least

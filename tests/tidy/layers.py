@@ -159,15 +159,15 @@ def check_used(modules: Modules) -> Iterator[str]:
 
 # Run by name, not imported.
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
-# Decisions that come before their driver -> who will import them. Each is tested by itself.
-AWAITED = {
-    "logd.policy.backoff": "logd.cold's calls of nodes",
-    "logd.policy.breaker": "logd.cold's calls of nodes",
-    "logd.policy.cold.coverage": "logd.cold's reader, retention and status",
-    "logd.policy.cold.preflight": "logd.cold's tier",
-    "logd.policy.tiering": "logd.broker's maintenance",
-    "logd.policy.cold.leases": "logd.cold's tier",
-    "logd.policy.cold.rebuild": "logd.cold, for `serve --rebuild-catalog`",
-}
+# Decisions, each tested by itself, that nothing calls before logd.cold does.
+AWAITED = (
+    "logd.policy.backoff",
+    "logd.policy.breaker",
+    "logd.policy.cold.coverage",
+    "logd.policy.cold.leases",
+    "logd.policy.cold.preflight",
+    "logd.policy.cold.rebuild",
+    "logd.policy.tiering",
+)
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)
