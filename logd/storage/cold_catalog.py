@@ -195,10 +195,14 @@ class ColdCatalog(Protocol):
         nodes: Sequence[StorageNode],
         generations: Sequence[tuple[Generation, bytes]],
         *,
+        numbers: Sequence[tuple[SegmentKey, int]] = (),
         sequence: int,
         now_ms: int,
     ) -> None:
         """Fill an empty catalog with what was found on the nodes; each with its manifest.
+
+        Args:
+            numbers: per segment, the highest number that was ever seen; of existing topics.
 
         Raises:
             ColdStateError: it is not empty, or what was found contradicts itself.

@@ -213,13 +213,8 @@ class SqliteColdCatalog:
     def _insert(self, generation: Generation) -> None:
         key, encoding = generation.key, _blob(generation.encoding)
         assert generation.state not in (ColdState.HOT, ColdState.GONE)
+        self._note_number(key, generation.number)
         try:
-            self._database.change(
-                "INSERT INTO coded_segment VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (topic_id, partition, base_offset) DO UPDATE SET "
-                "last_generation = max(last_generation, excluded.last_generation)",
-                (key.topic_id, key.partition, key.base_offset, generation.number),
-            )
             profile = generation.profile
             self._database.change(
                 "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -234,6 +229,19 @@ class SqliteColdCatalog:
                 self._insert_placement(encoding, at)
         except BrokenRuleError as error:
             raise ColdStateError(f"{generation} cannot be recorded: {error}") from error
+
+    def _note_number(self, key: SegmentKey, number: int) -> None:
+        """Remember that a segment's number was given out."""
+        assert number >= 1
+        try:
+            self._database.change(
+                "INSERT INTO coded_segment VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (topic_id, partition, base_offset) DO UPDATE SET "
+                "last_generation = max(last_generation, excluded.last_generation)",
+                (key.topic_id, key.partition, key.base_offset, number),
+            )
+        except BrokenRuleError as error:
+            raise ColdStateError(f"{key} cannot be recorded: {error}") from error
 
     def _insert_placement(self, encoding: bytes, at: Placement) -> None:
         assert at.index >= 0
@@ -418,6 +426,7 @@ class SqliteColdCatalog:
         nodes: Sequence[StorageNode],
         generations: Sequence[tuple[Generation, bytes]],
         *,
+        numbers: Sequence[tuple[SegmentKey, int]] = (),
         sequence: int,
         now_ms: int,
     ) -> None:
@@ -435,6 +444,8 @@ class SqliteColdCatalog:
             for generation, manifest in generations:
                 self._insert(generation)
                 self._insert_manifest(generation.encoding, manifest)
+            for key, number in numbers:
+                self._note_number(key, number)
             database.change("UPDATE generation SET changed_ms = ?", (now_ms,))
             for generation, _ in generations:
                 self._check_alone(generation)

@@ -138,6 +138,23 @@ def test_encodings_never_mix() -> None:
     assert len(plan.quarantine) == 2
 
 
+def test_numbers_go_on_above_what_was_put_aside(directory: str) -> None:
+    """A higher generation that could not be read keeps its number: the next one is another."""
+    unknown = [replace(one, name=replace(one.name, key=SegmentKey(b"x" * 16, 0, 0)))
+               for one in chunks(9, uuid=90)]  # fmt: skip
+    found = [*chunks(1), *chunks(5, bad="01"), *chunks(7, base=10, bad="012"), *unknown]
+    plan = plan_rebuild(found, KNOWN)
+    assert plan.numbers == ((SegmentKey(TOPIC, 0, 0), 5), (SegmentKey(TOPIC, 0, 10), 7))
+    catalog = SqliteCatalog.open(f"{directory}/catalog.sqlite", "cluster")
+    catalog.create_topic("topic", TOPIC, 1, {})
+    nodes = [replace(node, name=name) for node, name in zip(NODES, "abcd", strict=True)]
+    catalog.cold.restore(nodes, plan.generations, numbers=plan.numbers, sequence=1, now_ms=0)
+    for number, base, expected in ((8, 0, 6), (9, 10, 8)):
+        plan_ = replace(plan_of(number, base=base, end=base + 10), nodes=("a", "b", "c"))
+        assert catalog.cold.plan(plan_, now_ms=0).number == expected
+    catalog.close()
+
+
 def test_an_encoding_comes_back_once() -> None:
     """The catalog knows a generation by its uuid: two segments do not share one."""
     known = KNOWN | {(TOPIC, 1): KnownPartition(0)}
@@ -227,7 +244,8 @@ def test_any_heap_of_chunks(found: list[FoundChunk], log_start: int, seed: int) 
         assert each.next_offset > log_start
     for one, other in combinations([each for each, _ in plan.generations], 2):
         assert not one.overlaps(other)
-    # A set that is whole, on different nodes, gives way to a higher number only, or an equal one.
+    # A set that is whole, on different nodes, gives way to a higher number only, or an equal one, of
+    # its offsets or its uuid.
     for name in {(n.key, n.number, n.encoding) for n in aside} - {
         (n.key, n.number, n.encoding) for n in placed
     }:
@@ -248,8 +266,10 @@ def _check_it_had_to_give_way(
             base = name[0].base_offset
             assert any(
                 each.number >= name[1]
-                and each.key.base_offset < facts.next_offset
-                and base < each.next_offset
+                and (
+                    (each.key.base_offset < facts.next_offset and base < each.next_offset)
+                    or each.encoding == name[2]
+                )
                 for each, _ in plan.generations
             )
 
@@ -278,7 +298,9 @@ def test_a_lost_catalog_comes_back(steps: list[str]) -> None:
         )  # fmt: skip
         new = SqliteCatalog.open(f"{directory}/new", "cluster")
         new.create_topic("topic", TOPIC, 1, {})
-        new.cold.restore(nodes, plan.generations, sequence=plan.sequence, now_ms=1000)
+        new.cold.restore(
+            nodes, plan.generations, numbers=plan.numbers, sequence=plan.sequence, now_ms=1000
+        )
         assert new.cold.nodes() == nodes
         assert [replace(each, changed_ms=0) for each in new.cold.generations()] == [
             replace(

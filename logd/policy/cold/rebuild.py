@@ -86,11 +86,14 @@ class RebuildPlan:
 
     Attributes:
         generations: each with the bytes of its manifest, by segment.
+        numbers: the highest number that a chunk of each segment had, quarantined ones too: the next
+            encoding gets a higher one.
         quarantine: all other chunks.
         sequence: higher than any that a node has seen.
     """
 
     generations: tuple[tuple[Generation, bytes], ...]
+    numbers: tuple[tuple[SegmentKey, int], ...]
     quarantine: tuple[SetAside, ...]
     sequence: int
 
@@ -138,6 +141,7 @@ def plan_rebuild(
         partitions: all of topics that exist, by topic id and number.
         sequences_seen: the highest of each node.
     """
+    chunks = tuple(chunks)
     aside: list[SetAside] = []
     accepted: dict[tuple[bytes, int], list[Generation]] = {}
     manifests: dict[str, bytes] = {}
@@ -157,9 +161,21 @@ def plan_rebuild(
     found = sorted((one for many in accepted.values() for one in many), key=lambda one: one.key)
     return RebuildPlan(
         tuple((one, manifests[one.encoding]) for one in found),
+        _highest_numbers(chunks, partitions),
         tuple(sorted(aside)),
         max(sequences_seen, default=0) + 1,
     )
+
+
+def _highest_numbers(
+    chunks: Iterable[FoundChunk], partitions: Mapping[tuple[bytes, int], KnownPartition]
+) -> tuple[tuple[SegmentKey, int], ...]:
+    highest: dict[SegmentKey, int] = {}
+    for chunk in chunks:
+        key = chunk.name.key
+        if (key.topic_id, key.partition) in partitions:
+            highest[key] = max(highest.get(key, 0), chunk.name.number)
+    return tuple(sorted(highest.items()))
 
 
 def _sets(chunks: Iterable[FoundChunk], aside: list[SetAside]) -> list[_Set]:
