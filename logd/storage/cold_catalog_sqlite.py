@@ -155,10 +155,15 @@ class SqliteColdCatalog:
         chosen: Sequence[object] = ()
         if len(rows) == 1:
             statement, chosen = statement + "WHERE encoding = ? ", (rows[0][0],)
+        # A few nodes have all chunks: equal placements are one object.
+        known: dict[tuple[int, str, int], Placement] = {}
         for encoding, chunk, node, is_leaving in self._database.rows(
             statement + "ORDER BY encoding, chunk, node", chosen
         ):
-            places.setdefault(encoding, []).append(Placement(chunk, node, bool(is_leaving)))
+            at = known.get((chunk, node, is_leaving))
+            if at is None:
+                at = known[chunk, node, is_leaving] = Placement(chunk, node, bool(is_leaving))
+            places.setdefault(encoding, []).append(at)
         found = [_generation(row, tuple(places.get(row[0], ()))) for row in rows]
         assert len(found) == len(rows)
         return found

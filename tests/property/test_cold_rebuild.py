@@ -244,8 +244,8 @@ def test_any_heap_of_chunks(found: list[FoundChunk], log_start: int, seed: int) 
         assert each.next_offset > log_start
     for one, other in combinations([each for each, _ in plan.generations], 2):
         assert not one.overlaps(other)
-    # A set that is whole, on different nodes, gives way to a higher number only, or an equal one, of
-    # its offsets or its uuid.
+    # A set that is whole, on different nodes, gives way to a higher number only, or an equal one:
+    # to one that has its offsets or its uuid.
     for name in {(n.key, n.number, n.encoding) for n in aside} - {
         (n.key, n.number, n.encoding) for n in placed
     }:
