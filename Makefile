@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test lint types unit bench format clean
+.PHONY: install run test lint types unit bench bench-peers bench-peers-page format clean
 
 install: $(STAMP)
 
@@ -33,6 +33,13 @@ unit: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/logd bench all $(ARGS)
+
+# Apache Kafka, Redis and NATS beside logd, each got from its package: ARGS="--only kafka --seconds 0.4".
+bench-peers: $(STAMP)
+	$(BIN)/python -m bench.peers run --out build/peers.json $(ARGS)
+
+bench-peers-page: $(STAMP)
+	$(BIN)/python -m bench.peers page build/peers.json --out docs/benchmarks.md
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -13,11 +13,16 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings, group_load
+from bench import bare_disk, ceilings, cleaning, group_load
 from bench.fetch_load import FetchLoad, drain, fetch
 from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
 from bench.paced import PacedLoad, end_to_end
+from bench.peers.nats_load import Nats
+from bench.peers.raw_load import RawLoad, Speech, end_to_end_raw, fetch_raw, produce_raw
+from bench.peers.readback import end_to_end_checked, produce_checked
+from bench.peers.redis_load import Redis
+from bench.protocol import AnswerError
 
 Job = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 
@@ -27,11 +32,28 @@ def _with_address(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "address": (host, port)}
 
 
+def _raw_jobs(name: str, speech: Speech) -> dict[str, Job]:
+    """Return the jobs of a protocol that is not Kafka's, under names that end with it."""
+
+    def job(run: Callable[[Speech, RawLoad], dict[str, Any]]) -> Job:
+        return lambda spec: run(speech, RawLoad(**_with_address(spec)))
+
+    return {
+        f"produce-{name}": job(produce_raw),
+        f"fetch-{name}": job(fetch_raw),
+        f"end-to-end-{name}": job(end_to_end_raw),
+    }
+
+
 JOBS: Final[dict[str, Job]] = {
     "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
     "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
     "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
     "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
+    "produce-checked": lambda spec: produce_checked(ProduceLoad(**_with_address(spec))),
+    "end-to-end-checked": lambda spec: end_to_end_checked(PacedLoad(**_with_address(spec))),
+    **_raw_jobs("redis", Redis()),
+    **_raw_jobs("nats", Nats()),
     "commit": lambda spec: group_load.commit(CommitLoad(**_with_address(spec))),
     "fill-commits": lambda spec: group_load.fill(FillLoad(**_with_address(spec))),
     "rebalance": lambda spec: group_load.rebalance(RebalanceLoad(**_with_address(spec))),
@@ -43,6 +65,9 @@ JOBS: Final[dict[str, Job]] = {
     "write-only": bare_disk.write_only,
     "round-robin": bare_disk.round_robin,
     "checksum": bare_disk.checksum,
+    "write-log": cleaning.write_log,
+    "compact-log": cleaning.compact_log,
+    "rebuild-log": cleaning.rebuild_log,
 }
 
 
@@ -51,7 +76,13 @@ def main(arguments: list[str]) -> int:
     name, spec = arguments
     # Nothing here makes cycles, and a collection is a latency that is not the server's.
     gc.disable()
-    answer = JOBS[name](json.loads(spec))
+    try:
+        answer = JOBS[name](json.loads(spec))
+    except AnswerError as error:
+        # The reason belongs in the parent's report, not only in a traceback on the terminal.
+        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        sys.stdout.flush()
+        raise
     if answer is not None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

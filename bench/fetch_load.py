@@ -27,7 +27,11 @@ START_BYTES: Final = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FetchLoad:
-    """What one fetch window asks for: one partition of batches that are all alike."""
+    """What one fetch window asks for: one partition of batches that are all alike.
+
+    check_offsets: whether each answer must begin at the offset that was asked for; a bare server
+    sends what comes next in its file.
+    """
 
     address: tuple[str, int]
     topic: str
@@ -38,6 +42,7 @@ class FetchLoad:
     batch_records: int
     end_offset: int
     server_pid: int = 0
+    check_offsets: bool = False
 
 
 class Consumer:
@@ -80,6 +85,10 @@ class Consumer:
         batches = self.head.records_bytes // self.load.batch_bytes
         if not batches:
             raise protocol.AnswerError(f"an answer without a whole batch at offset {self.offset}")
+        place = self.head.records_position
+        first = int.from_bytes(self.start[place : place + 8], "big")
+        if self.load.check_offsets and first != self.offset:
+            raise protocol.AnswerError(f"an answer of other records than at offset {self.offset}")
         self.offset += batches * self.load.batch_records
         if self.offset >= self.load.end_offset:
             self.offset = 0

@@ -9,9 +9,10 @@ server that stalls is charged for every record that was due meanwhile.
 from __future__ import annotations
 
 import select
+import socket
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bench import protocol
 from bench.load import RECEIVE_BYTES, STALL_S, WARM_UP_SHARE, Stopwatch, connect, make_batch
@@ -104,25 +105,59 @@ class Head:
             raise protocol.AnswerError("the server closed the producer's connection")
 
 
+class Sender(Protocol):
+    """A producer that can be paced."""
+
+    socket: socket.socket
+    sent_at: list[float]
+
+    def send_due(self, count: int) -> None:
+        """Send `count` records, and note when each left."""
+
+    def drain(self) -> object:
+        """Receive what the server answered."""
+
+
+class Receiver(Protocol):
+    """A consumer that always waits for more."""
+
+    socket: socket.socket
+    first_offset: int
+    offset: int
+
+    def ask(self) -> None:
+        """Begin to wait."""
+
+    def receive(self) -> int:
+        """Receive once, and wait again; return how many records came."""
+
+
 def end_to_end(load: PacedLoad) -> dict[str, Any]:
     """Run one window; return the latencies from send to receive."""
     head = Head(load)
     with head.socket:
         tail = Tail(load, head.first_offset())
         with tail.socket:
-            window = Stopwatch(load.seconds, load.server_pid)
-            begin = time.perf_counter()
-            tail.ask()
-            while _turn(load, head, tail, window, begin):
-                continue
-    return {**window.result(), "bytes": 0}
+            return pace(load.per_second, load.seconds, load.server_pid, head, tail)
 
 
-def _turn(load: PacedLoad, head: Head, tail: Tail, window: Stopwatch, begin: float) -> bool:
+def pace(
+    per_second: int, seconds: float, server_pid: int, head: Sender, tail: Receiver
+) -> dict[str, Any]:
+    """Send on schedule for one window; return the latencies from send to receive."""
+    window = Stopwatch(seconds, server_pid)
+    begin = time.perf_counter()
+    tail.ask()
+    while _turn(per_second, head, tail, window, begin):
+        continue
+    return {**window.result(), "bytes": 0, "sent": len(head.sent_at)}
+
+
+def _turn(per_second: int, head: Sender, tail: Receiver, window: Stopwatch, begin: float) -> bool:
     """Send what is due and take what came; return False when the window is over."""
-    due = int((time.perf_counter() - begin) * load.per_second) + 1
+    due = int((time.perf_counter() - begin) * per_second) + 1
     head.send_due(due - len(head.sent_at))
-    next_at = begin + due / load.per_second
+    next_at = begin + due / per_second
     wait = max(0.0, next_at - time.perf_counter())
     # select, not epoll: its time-out has microseconds, and there are two sockets.
     ready, _, _ = select.select((head.socket, tail.socket), (), (), wait)

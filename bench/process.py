@@ -102,9 +102,15 @@ class Child:
         )  # fmt: skip
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next JSON line that the job writes."""
+        """Return the next JSON line that the job writes.
+
+        Raises:
+            BenchError: the job failed; the text says why.
+        """
         answer = json.loads(read_line(self.process, timeout_s, f"the job {self.job}"))
         assert isinstance(answer, dict)
+        if "error" in answer:
+            raise BenchError(f"the job {self.job} failed with exit code 1: {answer['error']}")
         return answer
 
     def __enter__(self) -> Self:

@@ -167,7 +167,11 @@ def window_of(answer: dict[str, Any]) -> Window:
         requests=requests,
         bytes=answer["bytes"],
         seconds=seconds,
-        notes={"requests_in_all": answer.get("requests_in_all", requests)},
+        notes={
+            "requests_in_all": answer.get("requests_in_all", requests),
+            # Only of windows that are read back: how many bytes were compared.
+            **{name: answer[name] for name in ("checked_bytes",) if name in answer},
+        },
     )
 
 

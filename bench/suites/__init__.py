@@ -13,6 +13,7 @@ from bench.measurement import Measurement
 from bench.runner import Run
 from bench.suites.append import append_rows
 from bench.suites.commits import commit_rows
+from bench.suites.compact import compact_rows
 from bench.suites.disk import disk_rows
 from bench.suites.fetch import fetch_rows
 from bench.suites.recover import recover_rows
@@ -23,11 +24,11 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
     "commits": commit_rows,
     "fetch": fetch_rows,
     "recover": recover_rows,
+    "compact": compact_rows,
 }
 
 NOT_YET: Final[dict[str, str]] = {
     "encode": "there is no erasure coding in this version",
     "degraded": "there is no erasure coding in this version, so nothing is read degraded",
     "repair": "there is no erasure coding in this version, so there is nothing to repair",
-    "compact": "there is no compaction in this version",
 }

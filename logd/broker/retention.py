@@ -14,7 +14,7 @@ server's own topics are kept whatever their settings: what is in force there may
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -197,7 +197,8 @@ class Retention:
         limit = 1
         while True:
             limits = _limits(partition)
-            plan = await self.plan(partition, limit, ignore_clock_guard=ignore_clock_guard)
+            job = self.planning(partition, limit, ignore_clock_guard=ignore_clock_guard)
+            plan = await self._services.offload.run("disk", job)
             if _limits(partition) != limits:
                 continue  # By the new ones, perhaps, all of it stays.
             if plan.delete_count == limit == 1:
@@ -235,13 +236,15 @@ class Retention:
         self._deleted_segments.value += result.segment_count
         self._deleted_bytes.value += result.size_bytes
 
-    async def plan(
+    def planning(
         self, partition: Partition, limit: int | None, *, ignore_clock_guard: bool
-    ) -> RetentionPlan:
-        """Return what is to be done with the oldest `limit` segments of a partition, or with all.
+    ) -> Callable[[], RetentionPlan]:
+        """Return the job that decides on the oldest `limit` segments of a partition, or on all.
+
+        The job blocks: it is for a thread. It raises OSError where a file cannot be read.
 
         Raises:
-            StorageError, OSError: the partition is offline, or a file cannot be read.
+            LogFailedError: the partition is offline.
         """
         if partition.offline is not None:
             raise LogFailedError(partition.offline)
@@ -263,7 +266,7 @@ class Retention:
                 size_bytes=size_bytes,
             )
 
-        return await self._services.offload.run("disk", job)
+        return job
 
     # --- what there is to tell -------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ from logd.record.varint import read_varint, read_varlong
 RUN_MIN: Final = 8
 """Fewer equal records are not worth the columns."""
 
+KEYS_AT_ONCE: Final = 64
+"""Cut out by one call: a tuple for each key alone takes three times as long."""
+
 _MORE: Final = 0x80
 _NULL_LENGTH: Final = 1  # -1, as a varint
 _TOP_BIT: Final = bytes(byte >> 7 for byte in range(256))
@@ -234,8 +237,8 @@ def _parse(data: bytes, position: int, end: int) -> tuple[int, bytes | None, boo
 
 
 @lru_cache(maxsize=256)
-def _key_struct(before: int, size: int, after: int) -> struct.Struct:
-    return struct.Struct(f"{before}x{size}s{after}x")
+def _key_struct(before: int, size: int, after: int, count: int) -> struct.Struct:
+    return struct.Struct(f"{before}x{size}s{after}x" * count)
 
 
 def _varint_end(data: bytes, position: int) -> int:
@@ -307,8 +310,13 @@ def _take_run(
 ) -> None:
     """Add the keys of the records from `position` to `stop`; shape: before, key's size, stride."""
     before, key_size, stride = shape
-    layout = _key_struct(before, key_size, stride - before - key_size)
-    found.keys.extend(chain.from_iterable(layout.iter_unpack(memoryview(data)[position:stop])))
+    after = stride - before - key_size
+    many = position + (stop - position) // (stride * KEYS_AT_ONCE) * stride * KEYS_AT_ONCE
+    view = memoryview(data)
+    for start, end, count in ((position, many, KEYS_AT_ONCE), (many, stop, 1)):
+        if start < end:
+            cut = _key_struct(before, key_size, after, count).iter_unpack(view[start:end])
+            found.keys.extend(chain.from_iterable(cut))
     values = data[position + before + key_size : stop : stride]
     if _NULL_LENGTH in values:
         found.tombstones.extend(

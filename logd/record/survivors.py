@@ -71,7 +71,8 @@ def rebuild_batch(
     if header.attributes & batch.LOG_APPEND_TIME_BIT:
         latest_ms = header.max_timestamp
     else:
-        latest_ms = header.base_timestamp + _latest_delta_ms(content, pieces)
+        enough_ms = header.max_timestamp - header.base_timestamp
+        latest_ms = header.base_timestamp + _latest_delta_ms(content, pieces, enough_ms)
         if header.max_timestamp == batch.NO_TIMESTAMP and horizon_ms is None:
             latest_ms = batch.NO_TIMESTAMP  # Its producer never set it.
     if base_ms == header.base_timestamp:
@@ -106,8 +107,14 @@ def _joined(pieces: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     yield first, last
 
 
-def _latest_delta_ms(content: bytes, pieces: Sequence[tuple[int, int]]) -> int:
-    return max(_read_head(content, start)[1] for start, _ in pieces)
+def _latest_delta_ms(content: bytes, pieces: Sequence[tuple[int, int]], enough_ms: int) -> int:
+    """Return the greatest timestamp delta; no record has one above `enough_ms`, says the header."""
+    latest_ms = _read_head(content, pieces[-1][0])[1]
+    for start, _ in reversed(pieces):  # Most producers' times rise.
+        if latest_ms == enough_ms:
+            break
+        latest_ms = max(latest_ms, _read_head(content, start)[1])
+    return latest_ms
 
 
 def _read_head(content: bytes, start: int) -> tuple[int, int, int]:

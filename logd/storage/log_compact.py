@@ -13,6 +13,7 @@ Two things of a live log know places inside a segment, and are seen to before th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -26,7 +27,7 @@ from logd.errors import (
 )
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
 from logd.storage import swap
-from logd.storage.checkpoint import SNAPSHOTS_KEPT, read_snapshot, snapshot_path
+from logd.storage.checkpoint import read_snapshot, snapshot_path
 from logd.storage.clean_order import (
     CleanLimits,
     CleanOrder,
@@ -62,7 +63,7 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
     """
     if state.failed is not None:
         raise state.failed
-    assert 0 <= bound_offset <= state.written_offset
+    assert bound_offset >= 0
     segments = state.segment_list
     known = _known_state(state, segments)
     is_damaged = bool(state.damage.ranges)
@@ -193,6 +194,7 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
     with state.open_lock, state.snapshot_lock:
         if any(state.damage.in_segment(segment.base_offset) for segment in old):
             raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
+        _drop_snapshots(state, replacement)
         _commit(state, old, replacement)
         try:
             unlink_paths = swap.exchange_names(state.files, state.directory, replacement)
@@ -259,27 +261,34 @@ def _check_written(state: LogState, replacement: Replacement) -> None:
 
 
 def _renew_checkpoint(state: LogState, replacement: Replacement) -> None:
-    """Have no snapshot that names a place in an old segment, but a newer one."""
+    """Have a snapshot that names no place in an old segment, if there is any."""
     stale = _stale_snapshots(state, replacement)
-    if not stale:
-        return
-    if stale[-1] == state.snapshot_offsets[-1]:
+    if stale and stale[-1] == state.snapshot_offsets[-1]:
         write_checkpoint(state, take_checkpoint(state))
-        stale = _stale_snapshots(state, replacement)
-    with state.snapshot_lock:
-        try:
-            for offset in stale:
+
+
+def _drop_snapshots(state: LogState, replacement: Replacement) -> None:
+    """Unlink the snapshots that name a place in an old segment.
+
+    A checkpoint that was begun long ago may have been written this moment; it is older than the one
+    that `_renew_checkpoint` saw to, and the next such one finds its segment replaced.
+    """
+    assert state.snapshot_lock.locked()
+    stale = _stale_snapshots(state, replacement)
+    try:
+        for offset in stale:
+            with contextlib.suppress(FileNotFoundError):
                 state.files.unlink(snapshot_path(state.directory, offset))
-        except OSError as error:
-            message = f"{state.directory}: a stale snapshot could not be removed: {error}"
-            raise state.poison(LogFailedError(message)) from error
-        kept = state.snapshot_offsets
-        state.snapshot_offsets = [offset for offset in kept if offset not in stale]
+    except OSError as error:
+        message = f"{state.directory}: a stale snapshot could not be removed: {error}"
+        raise state.poison(LogFailedError(message)) from error
+    kept = state.snapshot_offsets
+    state.snapshot_offsets = [offset for offset in kept if offset not in stale]
 
 
 def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
     stale: list[int] = []
-    assert len(state.snapshot_offsets) <= SNAPSHOTS_KEPT
+    assert state.snapshot_offsets == sorted(state.snapshot_offsets)
     for offset in state.snapshot_offsets:
         try:
             base = read_snapshot(state.files, state.directory, offset).segment_base

@@ -17,7 +17,7 @@ from logd.errors import DiskFullError, LogFailedError, OffsetOutOfRangeError, St
 from logd.storage import partition_files
 from logd.storage.layout import DELETED_SUFFIX
 from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
-from logd.storage.partition_listing import list_partition
+from logd.storage.partition_listing import list_cuts
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 
 
@@ -126,7 +126,7 @@ def _segment_files(segments: list[Segment]) -> list[str]:
 def _cuts_below(state: LogState, offset: int) -> list[str]:
     """Return the saved tails, which go with the segments that they were cut from."""
     if state.cuts is None:
-        state.cuts = list_partition(state.files, state.directory).cuts
+        state.cuts = list_cuts(state.files, state.directory)
     first_base = min(
         segment.base_offset for segment in state.segment_list.items if segment.end_bound > offset
     )

@@ -167,7 +167,10 @@ class RetentionRig:
             self.services, boot_id=boot_id, last=last, write_note=self.notes.append
         )
         found = SimpleNamespace(
-            by_name=self.topics, open_partitions=self._open_partitions, partition=self.partition
+            by_name=self.topics,
+            open_partitions=self._open_partitions,
+            partition=self.partition,
+            services=self.services,
         )
         self.as_topics = cast("Topics", found)
         self.retention = Retention(self.as_topics, self.services, self.metrics, clock_of)

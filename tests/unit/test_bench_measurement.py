@@ -131,7 +131,7 @@ def test_the_report_has_every_row(tmp_path) -> None:
     assert len(cells(rows[0])) == len(COLUMNS)
 
 
-@pytest.mark.parametrize("name", ["encode", "degraded", "repair", "compact"])
+@pytest.mark.parametrize("name", ["encode", "degraded", "repair"])
 def test_what_is_not_there_says_so(name) -> None:
     """Benchmarks of later work are refused with a reason."""
     with pytest.raises(bench.NotAvailableError, match=f"{name} is not available.*there is no"):

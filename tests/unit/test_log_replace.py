@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -270,6 +271,40 @@ def test_a_checkpoint_that_was_begun_before_is_not_written_behind(directory: str
     before = sorted(os.listdir(log.directory))
     log.checkpoint(taken)
     assert sorted(os.listdir(log.directory)) == before
+
+
+class HookedFiles(FastFiles):
+    """Calls `hook` once, when a snapshot is read."""
+
+    hook: Callable[[], None] | None = None
+
+    def read_whole(self, path: str, *, limit_bytes: int) -> bytes:
+        data = super().read_whole(path, limit_bytes=limit_bytes)
+        if path.endswith(".producers") and self.hook is not None:
+            hook, self.hook = self.hook, None
+            hook()
+        return data
+
+
+def test_a_checkpoint_that_is_written_this_moment_is_dropped(directory: str) -> None:
+    """Between the look at the snapshots and the commit: recovery never walks from there."""
+    files = HookedFiles()
+    log = make_log(directory, settings=COMPACTED, files=files)
+    append_pairs(log, (b"a", b"1" * 50))
+    taken = log.begin_checkpoint()
+    append_pairs(log, (b"a", b"2" * 200), (b"b", b"3" * 300))
+    log.roll_now()
+    log.checkpoint()
+    files.hook = lambda: log.checkpoint(taken)
+    compact(log)
+    assert files.hook is None
+    newest = max(name for name in os.listdir(log.directory) if name.endswith(".producers"))
+    for name in os.listdir(log.directory):
+        if name.endswith(".producers"):
+            assert name == newest
+    recovered, report = recover_log(directory, settings=COMPACTED)
+    assert not report.damaged
+    assert rows_in(recovered) == rows_in(log)
 
 
 # --- restarts -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from logd.errors import CorruptFileError, UnsupportedFormatError
 from logd.storage import partition_files
 from logd.storage.files import Files
 from logd.storage.partition_files import EpochStart, end_offset_for_epoch
-from logd.storage.partition_listing import list_partition, remove_leftovers
+from logd.storage.partition_listing import list_cuts, list_partition, remove_leftovers
 
 FILES = Files()
 TOPIC_ID = bytes(range(16))
@@ -102,6 +102,7 @@ def test_names_are_sorted_out(tmp_path: Path) -> None:
     assert listing.bases == [7]
     assert listing.snapshots == [12]
     assert listing.cuts == [(7, f"{digits}.55-1.cut"), (7, f"{digits}.55.cut")]
+    assert list_cuts(FILES, str(tmp_path)) == listing.cuts
     assert sorted(listing.unknown) == sorted(unknown)
     assert sorted(remove_leftovers(FILES, str(tmp_path), listing)) == sorted([*leftovers, orphan])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*unknown, *kept])

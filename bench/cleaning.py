@@ -1,0 +1,216 @@
+"""Compaction of one log, and its ceiling: the record library's bare parse and rebuild of the same
+files.
+
+What is measured is one function on files, `logd.storage.cleaner.clean`, which the server runs in a
+process of its own; so this module alone of the package calls the server's code. The log is written
+by bytes that are put together here.
+
+The ceiling reads every batch once, checks its CRC-32C, decompresses it, finds every key, and puts
+every batch together again from all its records: no map of keys, no decision, no file written.
+
+Values are bytes of source per second of the process's own CPU: a shared machine's waiting is not
+in them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from crc32c import crc32c
+
+from logd.record.batch import CRC_START, HEADER, HEADER_BYTES, BatchHeader, read_header
+from logd.record.compression import compress, decompress
+from logd.record.keys import read_keys
+from logd.record.survivors import rebuild_batch
+from logd.storage.clean_order import CleanOrder, SourceSegment
+from logd.storage.cleaner import clean
+from logd.storage.files import Files
+
+MIB: Final = 1024 * 1024
+BATCH_BYTES: Final = 64 * 1024
+SEGMENT_BYTES: Final = 128 * MIB
+WINDOW_BYTES: Final = 2 * MIB
+CONTENT_BYTES_MAX: Final = 16 * MIB
+KEY_BYTES: Final = 16
+RECORD_OVERHEAD_BYTES: Final = 8  # Lengths, deltas, attributes, number of headers.
+_T0_MS: Final = 1_700_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The log that is compacted.
+
+    total_bytes: of content, before compression.
+    record_bytes: of one record, its key of 16 bytes included.
+    keys: how many there are; they come in turn, or in any order.
+    codec: of its batches, as Kafka numbers them.
+    """
+
+    directory: str
+    total_bytes: int
+    record_bytes: int
+    keys: int = 100_000
+    in_turn: bool = True
+    codec: int = 0
+
+    def __post_init__(self) -> None:
+        """Records must be of a length that two bytes can tell."""
+        assert 64 + RECORD_OVERHEAD_BYTES < self.record_bytes < 8000
+
+
+def write_log(spec: dict[str, Any]) -> dict[str, Any]:
+    """Write the segments of a log; return them, as (base offset, end offset, bytes)."""
+    shape = Shape(**spec)
+    Path(shape.directory).mkdir()
+    rng = random.Random("compaction")
+    value_bytes = shape.record_bytes - KEY_BYTES - RECORD_OVERHEAD_BYTES
+    values = [rng.randbytes(8).hex().encode() * (value_bytes // 16 + 1) for _ in range(64)]
+    segments: list[tuple[int, int, int]] = []
+    number = content_bytes = base = offset = 0
+    file = None
+    size = 0
+    while content_bytes < shape.total_bytes:
+        if file is None or size >= SEGMENT_BYTES:
+            if file is not None:
+                file.close()
+                segments.append((base, offset, size))
+            base, size = offset, 0
+            file = Path(shape.directory, f"{base:020d}.log").open("wb")  # noqa: SIM115
+        records = bytearray()
+        delta = 0
+        while len(records) + shape.record_bytes < BATCH_BYTES:
+            key = number % shape.keys if shape.in_turn else rng.randrange(shape.keys)
+            _add_record(records, delta, b"key-%012d" % key, values[number % 64][:value_bytes])
+            number += 1
+            delta += 1
+        batch = _batch(records, offset, delta, shape.codec)
+        file.write(batch)
+        size += len(batch)
+        content_bytes += len(records)
+        offset += delta
+    assert file is not None
+    file.close()
+    segments.append((base, offset, size))
+    return {"segments": segments, "records": number, "content_bytes": content_bytes}
+
+
+def _add_record(out: bytearray, delta: int, key: bytes, value: bytes) -> None:
+    offset = _varint(delta)
+    body = b"\0\0" + offset + _varint(len(key)) + key + _varint(len(value)) + value + b"\0"
+    out += _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    rest = value << 1
+    return bytes((rest,)) if rest < 0x80 else bytes((rest & 0x7F | 0x80, rest >> 7))
+
+
+def _batch(records: bytearray, offset: int, count: int, codec: int) -> bytearray:
+    payload = compress(codec, records)
+    length = HEADER_BYTES - 12 + len(payload)
+    fields = [offset, length, 0, 2, 0, codec, count - 1, _T0_MS, _T0_MS, -1, -1, -1, count]
+    out = bytearray(HEADER.pack(*fields)) + payload
+    fields[4] = crc32c(memoryview(out)[CRC_START:])
+    HEADER.pack_into(out, 0, *fields)
+    return out
+
+
+def compact_log(spec: dict[str, Any]) -> dict[str, Any]:
+    """Do a round over the log; remove what it wrote."""
+    directory, segments = spec["directory"], [SourceSegment(*row) for row in spec["segments"]]
+    order = CleanOrder(
+        name="bench-0",
+        directory=directory,
+        attempt=1,
+        groups=tuple((segment,) for segment in segments),
+        first_dirty_offset=0,
+        end_offset=segments[-1].end_offset,
+        now_ms=_T0_MS,
+    )
+    wall_s, cpu_s = time.monotonic(), time.process_time()
+    result = clean(Files(), order, on_progress=lambda _: None, pace=lambda _: None)
+    answer = _answer(order.source_bytes, wall_s, cpu_s)
+    for name in os.listdir(directory):
+        if name.endswith(".cleaned"):
+            os.unlink(f"{directory}/{name}")
+    assert result.fitted
+    assert result.after.records == result.keys
+    return answer
+
+
+def rebuild_log(spec: dict[str, Any]) -> dict[str, Any]:
+    """Parse every batch and put it together again, in memory."""
+    wall_s, cpu_s = time.monotonic(), time.process_time()
+    source_bytes = 0
+    for base, _, size in spec["segments"]:
+        fd = os.open(f"{spec['directory']}/{base:020d}.log", os.O_RDONLY)
+        try:
+            position = 0
+            while position < size:
+                position += _rebuild_window(os.pread(fd, WINDOW_BYTES, position))
+        finally:
+            os.close(fd)
+        source_bytes += size
+    return _answer(source_bytes, wall_s, cpu_s)
+
+
+def _rebuild_window(data: bytes) -> int:
+    """Rebuild the whole batches in `data`; return their bytes."""
+    at = 0
+    while at + HEADER_BYTES <= len(data):
+        header = read_header(data, at)
+        if at + header.size > len(data):
+            break
+        assert crc32c(memoryview(data)[at + CRC_START : at + header.size]) == header.crc
+        _rebuild(data, at, header)
+        at += header.size
+    assert at
+    return at
+
+
+def _rebuild(data: bytes, at: int, header: BatchHeader) -> None:
+    start, end = at + HEADER_BYTES, at + header.size
+    content = data
+    if header.codec:
+        payload = memoryview(data)[start:end]
+        content = decompress(header.codec, payload, limit_bytes=CONTENT_BYTES_MAX)
+        start, end = 0, len(content)
+    found = read_keys(
+        content,
+        start,
+        end,
+        header.count,
+        last_delta=header.last_offset_delta,
+        want_starts=True,
+    )
+    starts = found.starts
+    pieces = list(zip(starts, [*starts[1:], found.end], strict=True))
+    rebuilt = rebuild_batch(header, content, pieces)
+    assert len(rebuilt) >= HEADER_BYTES
+
+
+def _answer(source_bytes: int, wall_s: float, cpu_s: float) -> dict[str, Any]:
+    return {
+        "bytes": source_bytes,
+        "seconds": time.monotonic() - wall_s,
+        "cpu_s": time.process_time() - cpu_s,
+        "memory_bytes": _peak_memory_bytes(),
+    }
+
+
+def _peak_memory_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def remove_log(directory: str) -> None:
+    """Remove a log that `write_log` wrote."""
+    shutil.rmtree(directory, ignore_errors=True)
