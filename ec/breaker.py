@@ -66,6 +66,7 @@ class Breaker:
         self._opened_s: float | None = None
         self._probing = 0
         self._good_probes = 0
+        self._period = 1
         self.times_opened = 0
 
     def state(self, now_s: float) -> BreakerState:
@@ -76,18 +77,24 @@ class Breaker:
             return BreakerState.OPEN
         return BreakerState.HALF_OPEN
 
-    def admit(self, now_s: float) -> bool:
-        """Return whether a call may go out; every one that does must be told of by `record`."""
+    def admit(self, now_s: float) -> int | None:
+        """Return the period in which a call may go out now, never 0; None: it may not.
+
+        Every call that goes out must be told of by `record` or `give_up`. One that ends in a later
+        period does not count: it began before the breaker opened, or closed, and is no probe.
+        """
         state = self.state(now_s)
         if state is BreakerState.HALF_OPEN:
             if self._probing + self._good_probes >= self.settings.probes:
-                return False
+                return None
             self._probing += 1
-        return state is not BreakerState.OPEN
+        return None if state is BreakerState.OPEN else self._period
 
-    def record(self, now_s: float, *, seconds: float, failed: bool) -> None:
-        """Take note of how an admitted call ended."""
+    def record(self, period: int, now_s: float, *, seconds: float, failed: bool) -> None:
+        """Take note of how a call ended that was admitted in `period`."""
         assert seconds >= 0
+        if period != self._period:
+            return
         slow = seconds > self.settings.slow_s
         if self._opened_s is None:
             self._calls.append((failed, slow))
@@ -97,14 +104,14 @@ class Breaker:
             self._probing -= 1
             self._record_probe(now_s, good=not failed and not slow)
 
-    def give_up(self, now_s: float, *, seconds: float) -> None:
-        """Take note that an admitted call was given up by its caller, who had the bytes elsewhere.
+    def give_up(self, period: int, now_s: float, *, seconds: float) -> None:
+        """Take note that a call admitted in `period` was given up: the caller had the bytes elsewhere.
 
         Early it says nothing; but a node that hangs, and is always given up on, must not look well.
         """
         if seconds >= self.settings.given_up_s:
-            self.record(now_s, seconds=inf, failed=False)
-        elif self._opened_s is not None and self._probing:
+            self.record(period, now_s, seconds=inf, failed=False)
+        elif period == self._period and self._opened_s is not None and self._probing:
             self._probing -= 1
 
     def _record_probe(self, now_s: float, *, good: bool) -> None:
@@ -123,6 +130,7 @@ class Breaker:
         self._reset()
 
     def _reset(self) -> None:
+        self._period += 1
         self._calls.clear()
         self._probing = self._good_probes = 0
         assert not self._calls

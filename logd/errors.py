@@ -241,5 +241,13 @@ class DataDirectoryError(LogdError):
     """The data directory cannot be used: locked, of another cluster, of a newer format, …"""
 
 
+class ColdStateError(LogdError):
+    """A coded segment's state, or a lacking proof, forbids a change; nothing was changed."""
+
+
+class NodeRefusedError(LogdError):
+    """A storage node cannot be added, changed or removed as asked; nothing was changed."""
+
+
 class ConfigError(LogdError):
     """A setting given by file, flag or environment is not usable. Names the key and the reason."""

@@ -290,7 +290,7 @@ def test_calls_in_their_place_are_not_reported() -> None:
     assert not problems_of(
         check_calls,
         logd__storage__files="import os, mmap\nos.open('a', 0)",
-        logd__storage__catalog="import sqlite3",
+        logd__storage__catalog_database="import sqlite3",
         logd__storage__layout="import os\nos.path.join('a', 'b')",
         logd__net__send="import os\nos.sendfile(1, 2, 0, 3)",
         logd__clock="import time\ntime.time()",

@@ -127,7 +127,8 @@ class GuardedStore:
             CircuitOpenError: the breaker is open. Else what the call raises.
         """
         started_s = trio.current_time()
-        if not self.breaker.admit(started_s):
+        period = self.breaker.admit(started_s)
+        if period is None:
             raise CircuitOpenError(f"{self.node}: not asked, it failed too often of late")
         failed: bool | None = None
         try:
@@ -143,9 +144,9 @@ class GuardedStore:
             now_s = trio.current_time()
             seconds = 0.0 if is_long else now_s - started_s
             if failed is None:
-                self.breaker.give_up(now_s, seconds=seconds)  # Cancelled.
+                self.breaker.give_up(period, now_s, seconds=seconds)  # Cancelled.
             else:
-                self.breaker.record(now_s, seconds=seconds, failed=failed)
+                self.breaker.record(period, now_s, seconds=seconds, failed=failed)
         return result
 
 

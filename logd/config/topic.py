@@ -23,10 +23,12 @@ NEVER: Final = INT64_MAX
 DEFAULT_FLUSH_INTERVAL_MS: Final = SECOND_MS
 """How often flush.mode=interval syncs where flush.ms was left at "never"."""
 
-# Reed-Solomon over GF(2^8) with the matrix in use: 248 data columns, 8 parity rows.
-_DATA_CHUNKS_MAX: Final = 248
-_PARITY_CHUNKS_MAX: Final = 8
-_PROFILE: Final = re.compile(r"([0-9]{1,3})\+([0-9]{1,3})")
+# Profiles go from 2+1 to 16+4: every loss pattern of these is tested.
+DATA_CHUNKS_MIN: Final = 2
+DATA_CHUNKS_MAX: Final = 16
+PARITY_CHUNKS_MIN: Final = 1
+PARITY_CHUNKS_MAX: Final = 4
+_PROFILE: Final = re.compile(r"([0-9]{1,3})\+([0-9]{1,3})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +100,13 @@ def _check_profile(value: Value) -> str | None:
     if match is None:
         return f"{value!r} is neither auto nor k+m, e.g. 4+2"
     k, m = int(match[1]), int(match[2])
-    if not (2 <= k <= _DATA_CHUNKS_MAX and 1 <= m <= _PARITY_CHUNKS_MAX):
-        return f"k must be 2 to {_DATA_CHUNKS_MAX} and m 1 to {_PARITY_CHUNKS_MAX}, not {k}+{m}"
+    if not (
+        DATA_CHUNKS_MIN <= k <= DATA_CHUNKS_MAX and PARITY_CHUNKS_MIN <= m <= PARITY_CHUNKS_MAX
+    ):
+        return (
+            f"k must be {DATA_CHUNKS_MIN} to {DATA_CHUNKS_MAX} "
+            f"and m {PARITY_CHUNKS_MIN} to {PARITY_CHUNKS_MAX}, not {k}+{m}"
+        )
     return None
 
 
@@ -294,7 +301,7 @@ _OURS: Final = (
         name="cold.enable", kind=Kind.BOOLEAN, default=False, ours=True,
         server_names=("cold.enable",),
         doc="Whether sealed segments are coded onto storage nodes; Kafka's remote.storage.enable "
-        "is another name for it.",
+        "is another name for it. Not for topics with cleanup.policy=compact.",
     ),
     Setting(
         name="cold.profile", kind=Kind.STRING, default="auto", rule=_check_profile, ours=True,

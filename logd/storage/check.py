@@ -7,13 +7,15 @@ the directory cannot be checked at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from logd.errors import DataDirectoryError, LogdError
+from logd.policy.cold.values import Generation
 from logd.storage import layout
 from logd.storage.catalog import TopicRow
 from logd.storage.catalog_copy import WAL_SUFFIX, open_catalog_copy, read_cluster_id
+from logd.storage.check_cold import check_generations, coded_ranges
 from logd.storage.check_partition import Expected, check_partition
 from logd.storage.check_report import CheckReport
 from logd.storage.clean_stop import CleanStop, read_clean_stop
@@ -41,6 +43,7 @@ _KNOWN_NAMES: Final = frozenset(
 _PASSING_SUFFIXES: Final = ("-delete", "-adopting")
 
 LogKey = tuple[bytes, int]
+CodedRanges = Mapping[LogKey, tuple[tuple[int, int], ...]]
 
 
 def check_directory(
@@ -61,8 +64,9 @@ def check_directory(
     cluster_id = _read_cluster_id(files, path, report)
     clean = _read_clean_stop(files, path, cluster_id, report)
     points = _read_journal(files, path, report)
-    topics = _read_catalog(files, path, cluster_id, scratch, report)
-    _check_topics(files, path, topics, clean, points, report)
+    topics, generations = _read_catalog(files, path, cluster_id, scratch, report)
+    coded = coded_ranges(generations)
+    _check_topics(files, path, topics, clean, points, coded, report)
     for name in files.list_directory(path):
         if name not in _KNOWN_NAMES and not name.endswith(layout.TEMP_SUFFIX):
             report.note(f"{path}/{name}", "not a file of logd; it was not checked")
@@ -170,23 +174,25 @@ def _sync_point(fields: dict[str, int | str]) -> tuple[int, SyncPoint]:
 
 def _read_catalog(
     files: Files, path: str, cluster_id: str | None, scratch: str, report: CheckReport
-) -> list[TopicRow] | None:
-    """Return what the catalog lists; None if it cannot be read."""
+) -> tuple[list[TopicRow] | None, list[Generation]]:
+    """Return the topics and what is coded of them; None for the topics if it cannot be read."""
     catalog_path = f"{path}/{layout.CATALOG_NAME}"
     try:
         catalog = open_catalog_copy(
             files, catalog_path, cluster_id=cluster_id or "unknown", scratch=scratch
         )
         try:
-            rows = catalog.topics()
+            rows, generations = catalog.topics(), catalog.cold.generations()
         finally:
             catalog.close()
         report.checked(files.stat_size(catalog_path))
     except (LogdError, OSError) as error:
         report.found_error(catalog_path, error)
-        return None
+        return None, []
     report.topics = sum(row.state == "live" for row in rows)
-    return rows
+    topics_path = f"{path}/{layout.TOPICS_NAME}"
+    check_generations(files, catalog_path, topics_path, rows, generations, report)
+    return rows, generations
 
 
 # --- topics ---------------------------------------------------------------------------------------
@@ -198,6 +204,7 @@ def _check_topics(
     topics: list[TopicRow] | None,
     clean: CleanStop | None,
     points: dict[LogKey, SyncPoint],
+    coded: CodedRanges,
     report: CheckReport,
 ) -> None:
     topics_path = f"{path}/{layout.TOPICS_NAME}"
@@ -213,7 +220,8 @@ def _check_topics(
                 report.found_damage(missing, None, "is missing, and the catalog lists it")
     for name in found:
         _check_partition_directory(
-            files, topics_path, name, live, clean, points, report, is_complete=topics is not None
+            *(files, topics_path, name, live, clean, points, coded, report),
+            is_complete=topics is not None,
         )
 
 
@@ -224,6 +232,7 @@ def _check_partition_directory(
     live: dict[str, TopicRow],
     clean: CleanStop | None,
     points: dict[LogKey, SyncPoint],
+    coded: CodedRanges,
     report: CheckReport,
     *,
     is_complete: bool,
@@ -248,6 +257,7 @@ def _check_partition_directory(
         clean=clean.logs.get(key) if clean is not None and key is not None else None,
         synced=points.get(key) if key is not None else None,
         may_have_gaps=row is None or "compact" in row.overrides.get("cleanup.policy", ""),
+        coded=coded.get(key, ()) if key is not None else (),
     )
     check_partition(files, directory, expected, report)
 

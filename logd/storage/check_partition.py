@@ -59,16 +59,25 @@ class Expected:
         synced: its recovery point, None if the journal has none.
         may_have_gaps: the topic is compacted, so offsets may be missing.
         compacted_below: the topic was compacted once, up to here.
+        coded: (first, next) offsets of its coded segments, rising: they need no hot file.
     """
 
     clean: CleanLog | None = None
     synced: SyncPoint | None = None
     may_have_gaps: bool = False
     compacted_below: int = 0
+    coded: tuple[tuple[int, int], ...] = ()
 
     def may_miss(self, offset: int) -> bool:
         """Whether no record need be there right before `offset`."""
         return self.may_have_gaps or offset <= self.compacted_below
+
+    def is_coded(self, first_offset: int, next_offset: int) -> bool:
+        """Return whether all of these offsets are in coded segments."""
+        at = first_offset
+        for first, behind in self.coded:
+            at = behind if first <= at < behind else at
+        return at >= next_offset
 
 
 def check_partition(files: Files, directory: str, expected: Expected, report: CheckReport) -> None:
@@ -94,7 +103,7 @@ def check_partition(files: Files, directory: str, expected: Expected, report: Ch
         _check_snapshot(files, f"{directory}/{name}", report)
     if layout.GROUPS_SNAPSHOT_NAME in names:
         _check_groups(files, directory, end_offset, report)
-    _note_others(directory, listing, report)
+    _note_others(directory, listing, expected, report)
     _check_ends(files, directory, bases, end_offset, expected, report)
 
 
@@ -126,7 +135,7 @@ def _report_gap(
     if base < next_offset:
         reason = f"begins at offset {base}, but the segment before it ends at {next_offset}"
         report.add(Finding("damage", path, 0, reason, base, next_offset))
-    elif not expected.may_miss(base):
+    elif not expected.may_miss(base) and not expected.is_coded(next_offset, base):
         reason = f"offsets {next_offset} to {base - 1} are missing before this segment"
         report.add(Finding("damage", path, 0, reason, next_offset, base))
 
@@ -322,8 +331,11 @@ def _check_small_files(files: Files, directory: str, report: CheckReport) -> Non
             report.found_error(path, error)
 
 
-def _note_others(directory: str, listing: PartitionListing, report: CheckReport) -> None:
-    for base in sorted(listing.index_bases.difference(listing.bases)):
+def _note_others(
+    directory: str, listing: PartitionListing, expected: Expected, report: CheckReport
+) -> None:
+    coded = {first for first, _ in expected.coded}  # Their indexes stay here.
+    for base in sorted(listing.index_bases.difference(listing.bases) - coded):
         report.note(f"{directory}/{layout.offset_name(base)}", "an index without its log")
     for _, name in listing.cuts:
         report.note(f"{directory}/{name}", "what a recovery cut off the log and saved")

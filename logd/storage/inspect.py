@@ -33,6 +33,7 @@ from logd.record.group_records import (
 from logd.record.records import check_records, iterate
 from logd.storage import layout, sync_journal
 from logd.storage.catalog_copy import open_catalog_copy, read_cluster_id
+from logd.storage.cold_catalog_sqlite import SqliteColdCatalog
 from logd.storage.files import Files, OpenFile
 from logd.storage.group_snapshot import read_group_snapshot
 from logd.storage.log_walk import Damage, walk_log
@@ -373,8 +374,35 @@ def _inspect_catalog(files: Files, path: str, depth: Depth) -> Iterator[Item]:
             yield Item("topic", 0, fields)
         for name, value in catalog.broker_overrides().items():
             yield Item("server setting", 0, {"name": name, "value": value})
+        yield from _inspect_cold(catalog.cold)
     finally:
         catalog.close()
+
+
+def _inspect_cold(cold: SqliteColdCatalog) -> Iterator[Item]:
+    yield Item("cold", 0, {"sequence": cold.sequence()})
+    for node in cold.nodes():
+        yield Item("node", 0, asdict(node) | {"state": node.state.value})
+    for each in cold.generations():
+        yield Item(
+            "generation",
+            0,
+            {
+                "topic_id": format_topic_id(each.key.topic_id),
+                "partition": each.key.partition,
+                "base_offset": each.key.base_offset,
+                "next_offset": each.next_offset,
+                "generation": each.number,
+                "encoding": each.encoding,
+                "profile": str(each.profile),
+                "state": each.state.value,
+                "changed_ms": each.changed_ms,
+                "held": each.is_held,
+                "source_bytes": each.source_bytes,
+                "chunks": [f"{index}@{node}" for index, node in each.held.items()],
+                "leaving": [f"{at.index}@{at.node}" for at in each.placements if at.is_leaving],
+            },
+        )
 
 
 def _inspect_opaque(files: Files, path: str, _: Depth) -> Iterator[Item]:

@@ -105,7 +105,7 @@ BANS = (
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("logd.net.send", "os.sendfile"): "the slice is handed to the socket here",
     (
-        "logd.storage.catalog",
+        "logd.storage.catalog_database",
         "sqlite3",
     ): "SQLite does its own file work; crash tests stop around it",
     ("logd.config.sources", "open"): "reads the user's own file of settings",

@@ -119,16 +119,18 @@ def _stopping_at(stop_at: str | None) -> Callable[[str], None]:
 
 
 def _all(catalog: SqliteCatalog) -> tuple[object, ...]:
-    (next_id,) = catalog._connection.execute("SELECT next_producer_id FROM cluster").fetchone()
+    (next_id,) = catalog._database.connection.execute(
+        "SELECT next_producer_id FROM cluster"
+    ).fetchone()
     return (catalog.topics(), catalog.broker_overrides(), next_id)
 
 
 def test_commits_are_synced(directory: str) -> None:
     """The settings on which durability rests are the ones in force."""
-    connection = open_catalog(directory)._connection
+    connection = open_catalog(directory)._database.connection
     for name, value in (
         ("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1),
-        ("locking_mode", "exclusive"), ("application_id", 0x4C4F4744), ("user_version", 1),
+        ("locking_mode", "exclusive"), ("application_id", 0x4C4F4744), ("user_version", 2),
     ):  # fmt: skip
         assert connection.execute(f"PRAGMA {name}").fetchone() == (value,)
 
@@ -143,10 +145,10 @@ def test_another_clusters_catalog_is_refused(directory: str) -> None:
 def test_a_newer_format_is_refused_and_left_alone(directory: str) -> None:
     """user_version above ours: nothing is changed."""
     catalog = open_catalog(directory)
-    catalog._connection.execute("PRAGMA user_version = 2")
+    catalog._database.connection.execute("PRAGMA user_version = 3")
     catalog.close()
     before = Path(path_in(directory)).read_bytes()
-    with pytest.raises(UnsupportedFormatError, match="version 2"):
+    with pytest.raises(UnsupportedFormatError, match="version 3"):
         open_catalog(directory)
     assert Path(path_in(directory)).read_bytes() == before
 
@@ -187,7 +189,7 @@ def test_a_damaged_page_is_found_at_open(directory: str) -> None:
 def test_a_lost_cluster_row_is_corrupt(directory: str) -> None:
     """Producer ids would start again at 0."""
     catalog = open_catalog(directory)
-    catalog._connection.execute("DELETE FROM cluster")
+    catalog._database.connection.execute("DELETE FROM cluster")
     catalog.close()
     with pytest.raises(CorruptFileError, match="cluster"):
         open_catalog(directory)
@@ -209,14 +211,14 @@ def test_a_lost_cluster_row_is_corrupt(directory: str) -> None:
 def test_the_database_itself_refuses_what_cannot_be(directory: str, statement: str) -> None:
     """Types, ranges, references and the single row hold against any writer with foreign keys on."""
     with pytest.raises(sqlite3.IntegrityError):
-        open_catalog(directory)._connection.execute(statement)
+        open_catalog(directory)._database.connection.execute(statement)
 
 
 def test_a_full_disk_changes_nothing_and_passes(directory: str) -> None:
     """DiskFullError, the old state, and work as before when there is space again."""
     catalog = open_catalog(directory)
     catalog.create_topic("topic", A, 1, {})
-    connection = catalog._connection
+    connection = catalog._database.connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
     big = {f"key-{number}": "x" * 1000 for number in range(100)}

@@ -20,9 +20,10 @@ CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.H
 
 def call(breaker: Breaker, now_s: float, *, failed: bool = False, seconds: float = 0.1) -> bool:
     """Make one call, if it is let; return whether it was."""
-    if not breaker.admit(now_s):
+    period = breaker.admit(now_s)
+    if period is None:
         return False
-    breaker.record(now_s, seconds=seconds, failed=failed)
+    breaker.record(period, now_s, seconds=seconds, failed=failed)
     return True
 
 
@@ -72,9 +73,11 @@ def test_probes_close_it() -> None:
     breaker = opened()
     assert not call(breaker, 29.9)
     assert breaker.state(30) is HALF_OPEN
-    assert [breaker.admit(30) for _ in range(5)] == [True, True, True, False, False]
-    for _ in range(3):
-        breaker.record(31, seconds=0.1, failed=False)
+    *periods, fourth, fifth = [breaker.admit(30) for _ in range(5)]
+    assert (fourth, fifth) == (None, None)
+    for period in periods:
+        assert period is not None
+        breaker.record(period, 31, seconds=0.1, failed=False)
     assert breaker.state(31) is CLOSED
     for _ in range(9):
         call(breaker, 31, failed=True)
@@ -85,21 +88,40 @@ def test_probes_close_it() -> None:
 def test_a_bad_probe_opens_it_again(failed: bool, seconds: float) -> None:
     """For another 30 s; a late answer of another probe changes nothing."""
     breaker = opened()
-    assert breaker.admit(30)
-    assert breaker.admit(30)
-    breaker.record(31, seconds=seconds, failed=failed)
+    one, two = breaker.admit(30), breaker.admit(30)
+    assert one
+    assert two
+    breaker.record(one, 31, seconds=seconds, failed=failed)
     assert breaker.state(60.9) is OPEN
-    breaker.record(32, seconds=0.1, failed=False)
+    breaker.record(two, 32, seconds=0.1, failed=False)
     assert breaker.state(60.9) is OPEN
     assert breaker.state(61) is HALF_OPEN
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_call_from_before_is_no_probe(failed: bool) -> None:
+    """What was admitted before it opened, and ends while it is half open, decides nothing."""
+    breaker = Breaker()
+    late = breaker.admit(0)
+    assert late
+    for _ in range(10):
+        call(breaker, 0, failed=True)
+    probe = breaker.admit(30)
+    assert probe
+    for _ in range(3):
+        breaker.record(late, 31, seconds=2, failed=failed)
+        breaker.give_up(late, 31, seconds=0.1)
+    assert breaker.state(31) is HALF_OPEN
+    assert [breaker.admit(31) is None for _ in range(3)] == [False, False, True]
 
 
 def test_a_probe_that_was_given_up_frees_its_place() -> None:
     """Otherwise a cancelled probe would keep it half open for ever."""
     breaker = opened()
     for _ in range(10):
-        assert breaker.admit(40)
-        breaker.give_up(40, seconds=0.1)
+        period = breaker.admit(40)
+        assert period
+        breaker.give_up(period, 40, seconds=0.1)
     assert call(breaker, 40)
 
 
@@ -110,12 +132,13 @@ def test_it_always_lets_a_probe_through_in_the_end(steps: list[tuple[str, float]
     now_s = 0.0
     for what, wait_s in steps:
         now_s += wait_s
-        if breaker.admit(now_s):
+        period = breaker.admit(now_s)
+        if period is not None:
             if what == "leave":
-                breaker.give_up(now_s, seconds=0.1)
+                breaker.give_up(period, now_s, seconds=0.1)
             else:
                 seconds = 4.0 if what == "slow" else 0.1
-                breaker.record(now_s, seconds=seconds, failed=what == "bad")
+                breaker.record(period, now_s, seconds=seconds, failed=what == "bad")
     # What is remembered may open it once more; then only good calls are.
     for _ in range(2):
         now_s += 31

@@ -1,0 +1,58 @@
+"""Which live generation holds an offset: what readers, listings and retention ask the catalog.
+
+Immutable, made anew when the catalog changes, so a reader that holds one is never surprised. Of one
+partition, live generations do not overlap (the catalog sees to it), so each offset has at most one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import pairwise
+
+from logd.policy.cold.values import LIVE, ColdState, Generation
+
+
+class Coverage:
+    """The live generations of one partition, in the order of their offsets.
+
+    Attributes:
+        generations: COMMITTED and RELEASED ones.
+    """
+
+    __slots__ = ("_bases", "generations")
+
+    def __init__(self, generations: Iterable[Generation] = ()) -> None:
+        live = [each for each in generations if each.state in LIVE]
+        live.sort(key=lambda each: each.key)
+        self.generations = tuple(live)
+        self._bases = [each.key.base_offset for each in live]
+        assert len({(each.key.topic_id, each.key.partition) for each in live}) <= 1
+        assert not any(a.overlaps(b) for a, b in pairwise(live))
+
+    def find(self, offset: int) -> Generation | None:
+        """Return the generation that holds an offset; None: it is hot only, or nowhere."""
+        at = bisect_right(self._bases, offset) - 1
+        if at >= 0 and offset < self.generations[at].next_offset:
+            return self.generations[at]
+        return None
+
+    def first_from(self, offset: int) -> Generation | None:
+        """Return the first generation that has an offset at or behind this one."""
+        at = max(bisect_right(self._bases, offset) - 1, 0)
+        return next((each for each in self.generations[at:] if offset < each.next_offset), None)
+
+    @property
+    def cold_bytes(self) -> int:
+        """Source bytes of what is not hot any more: retention.bytes counts them beside the log."""
+        return sum(
+            each.source_bytes for each in self.generations if each.state is ColdState.RELEASED
+        )
+
+
+def coverage_by_partition(generations: Iterable[Generation]) -> dict[tuple[bytes, int], Coverage]:
+    """Return the coverage of every partition that has a generation, of whatever state."""
+    found: dict[tuple[bytes, int], list[Generation]] = {}
+    for each in generations:
+        found.setdefault((each.key.topic_id, each.key.partition), []).append(each)
+    return {partition: Coverage(several) for partition, several in found.items()}
