@@ -105,7 +105,7 @@ class Breaker:
             self._record_probe(now_s, good=not failed and not slow)
 
     def give_up(self, period: int, now_s: float, *, seconds: float) -> None:
-        """Take note that a call admitted in `period` was given up: the caller had the bytes elsewhere.
+        """Take note that a call admitted in `period` was given up: its bytes came from elsewhere.
 
         Early it says nothing; but a node that hangs, and is always given up on, must not look well.
         """
