@@ -1,11 +1,11 @@
 """A round of compaction: which records stay, and the segments that hold them. Blocking.
 
-Two passes. The first one reads the keys of the dirty tail into a map: key to the offset of its last
-record (`key_map`). The second one copies the log, head and tail, batch by batch:
+Two passes. The first one reads the keys of the dirty tail into a map: key to the batch with its
+last record (`key_map`). The second one copies the log, head and tail, batch by batch:
 
-* In the tail the map's offsets, sorted, are all there is to know: two bisections tell how many
-  records of a batch stay. None: it is not even read. All: it is copied as it is. Some: the
-  records are cut out and the batch is put together anew (`record.survivors`).
+* In the tail the map tells how many records of a batch stay, before it is looked at. None: it is
+  not even read. All: it is copied as it is. Some: the records are cut out and the batch is put
+  together anew (`record.survivors`).
 * In the head a record stays unless its key is in the map; so the keys are looked at once more.
 * Tombstones stay until their batch's delete horizon, which the first round that meets them sets:
   now + delete.retention.ms. In the head only batches that have one can hold tombstones.
@@ -26,8 +26,6 @@ Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
 from typing import Final
 
 from logd.errors import DiskFullError
@@ -165,8 +163,7 @@ class _Round:
         # Base offsets of the tail's batches with tombstones, in order.
         self._tombstone_batches = array("q")
         self._next_tombstones = 0
-        self._live: list[int] = []
-        self._next_live = 0
+        self._live: dict[int, int] = {}
         self._producer_last_offsets = frozenset(order.producer_last_offsets)
         self._next_horizon_ms: int | None = None
         self._before_records = 0
@@ -177,7 +174,7 @@ class _Round:
         """Do both passes."""
         self._read_keys()
         keys = len(self._map)
-        self._live = self._map.live_offsets(start_offset=0)
+        self._live = self._map.count_by_batch()
         groups = self._copy()
         order = self._order
         replaced = {base for group in groups for base in group.old_bases}
@@ -228,16 +225,10 @@ class _Round:
 
     def _add_keys(self, reader: SourceReader, position: int, header: BatchHeader) -> None:
         found, _ = reader.keys(position, header, want_starts=False)
-        base = header.base_offset
         assert len(found.keys) == len(found.deltas) == header.count
-        offsets: Sequence[int]
-        if isinstance(found.deltas, range):
-            offsets = range(base, base + len(found.deltas))
-        else:
-            offsets = [base + delta for delta in found.deltas]
-        self._map.add(found.keys, offsets)
+        self._map.add(found.keys, header.base_offset)
         if found.tombstones:
-            self._tombstone_batches.append(base)
+            self._tombstone_batches.append(header.base_offset)
             self._map.count_bytes(self._tombstone_batches.itemsize)
 
     # --- the second pass -------------------------------------------------------------------------
@@ -304,40 +295,37 @@ class _Round:
             if not header.count or not (self._live or has_horizon):
                 return self._keep_unless_empty(out, reader, position, header)
             return self._copy_from_head(out, reader, position, header)
-        first = self._next_live
-        end = bisect_right(self._live, header.last_offset, first)
-        assert end - first <= header.count, "the map names records that are not there"
-        self._next_live = end
+        count = self._live.get(header.base_offset, 0)
+        assert count <= header.count, "the map names records that are not there"
         tombstones = self._tombstone_batches
         has_tombstones = (
             self._next_tombstones < len(tombstones)
             and tombstones[self._next_tombstones] == header.base_offset
         )
         self._next_tombstones += has_tombstones
-        if end - first == header.count and not has_tombstones:
+        if count == header.count and not has_tombstones:
             return self._keep_unless_empty(out, reader, position, header)
-        if end == first:
+        if not count:
             return self._drop(out, header)
         found, content = reader.keys(position, header, want_starts=True)
-        wanted = frozenset(self._live[first:end])
-        base = header.base_offset
-        kept = [at for at, delta in enumerate(found.deltas) if base + delta in wanted]
+        kept = self._map.last_of(found.keys, header.base_offset)
+        assert len(kept) == count
         return self._copy_some(out, reader, position, header, found, content, kept)
 
     def _copy_from_head(
         self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
-        last_offsets = self._map.last_offsets
+        last_batches = self._map.last_batches
         assert header.count
         found, content = reader.keys(position, header, want_starts=False)
         if (
             not found.tombstones
             and None not in found.keys
-            and last_offsets.keys().isdisjoint(found.keys)
+            and last_batches.keys().isdisjoint(found.keys)
         ):
             return self._keep_whole(out, reader, position, header)
         kept = [
-            at for at, key in enumerate(found.keys) if key is not None and key not in last_offsets
+            at for at, key in enumerate(found.keys) if key is not None and key not in last_batches
         ]
         if kept:
             found, content = reader.keys(position, header, want_starts=True)

@@ -83,6 +83,8 @@ class CompactionMachine(RuleBasedStateMachine):
         self.sequences = [0] * PRODUCERS
         self.now_ms = 10_000
         self.attempt = 0
+        # Up to where there may be gaps, and up to where the log knows that.
+        self.gaps_end = self.known_end = 0
 
     def teardown(self) -> None:
         """Remove the log."""
@@ -168,6 +170,8 @@ class CompactionMachine(RuleBasedStateMachine):
         for path in self.log.replace_segments(order, result).unlink_paths:
             self.files.unlink(path)
         end = result.first_uncleaned_offset
+        self.known_end = end
+        self.gaps_end = max(self.gaps_end, end)
         assert order.first_dirty_offset <= end <= order.end_offset
         assert (end == order.end_offset) == result.fitted
         assert result.fitted or end > order.first_dirty_offset
@@ -219,7 +223,10 @@ class CompactionMachine(RuleBasedStateMachine):
                 without_state and name == "compaction"
             ):
                 os.unlink(f"{directory}/{name}")
-        compacted |= without_state
+        # Whoever loses the state and compacts the topic no more is told of damage that is none.
+        if without_state:
+            self.known_end = 0
+        compacted |= self.known_end < self.gaps_end
         changed = dataclasses.replace(self.settings, is_compacted=compacted)
         self.log, report = recover_log(
             self.directory, settings=changed, files=self.files, same_boot=same_boot
