@@ -131,7 +131,8 @@ class Connection:
     def read_on_if_room(self) -> None:
         """End that pause if the client has taken enough of its answers."""
         read_on = self.read_on
-        if read_on is not None and not self.is_full:
+        assert read_on is not None
+        if not self.is_full:
             self.read_on = None
             read_on()
 

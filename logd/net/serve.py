@@ -477,7 +477,8 @@ class ServeLoop:
                 connection.is_ready = False
                 if not connection.closed:
                     self._send_replies(connection)
-                    connection.read_on_if_room()
+                    if connection.read_on is not None:
+                        connection.read_on_if_room()
 
     def _send_replies(self, connection: Connection) -> None:
         """Move answers from the front of the line to the socket."""
@@ -538,7 +539,8 @@ class ServeLoop:
             self._go_on_next_turn(connection)  # Its share of this turn is used up.
         if outbox or connection.events != select.EPOLLIN:
             self._watch(connection)
-        connection.read_on_if_room()
+        if connection.read_on is not None:
+            connection.read_on_if_room()
 
     def _go_on_next_turn(self, connection: Connection) -> None:
         if not connection.is_sending:
