@@ -21,7 +21,7 @@ import trio
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_id import ChunkId
 from ec.chunk_reader import ChunkReader, FileRange
-from ec.errors import EcError, StoreError
+from ec.errors import EcError, NodeIdentityError, StoreError
 from ec.file_system import FileSystem
 from ec.geometry import covering_blocks
 from ec.node_dir import initialise
@@ -35,6 +35,8 @@ B = TypeVar("B")
 CHUNK_TYPE: Final = "application/octet-stream"
 # Written to the disk at once; the body comes in smaller pieces.
 WRITE_BYTES: Final = 1024 * 1024
+# Between two pieces of a body.
+BODY_PAUSE_S: Final = 60.0
 _SMALL_BODY_BYTES: Final = 64 * 1024
 _CHUNK_PATH = re.compile(re.escape(wire.CHUNKS_PATH) + r"/(?P<name>[^/]+)(?:/(?P<what>\w+))?")
 _RANGE = re.compile(r"bytes=(?P<first>\d{1,15})-(?P<last>\d{1,15})", re.ASCII)
@@ -146,6 +148,8 @@ class Node:
         """Answer one request; what is wrong with it, or with a chunk, is an answer too."""
         try:
             self._check_token(request)
+            if request.path != wire.IDENTITY_PATH:
+                await self._check_node(request)
             return await self._route(request)
         except RequestRefusedError as error:
             return _json(wire.Failure(str(error)), error.status)
@@ -160,6 +164,14 @@ class Node:
         found = request.headers.get("authorization", "").encode("utf-8", "replace")
         if not hmac.compare_digest(found, expected):
             raise RequestRefusedError(401, "the token is missing or wrong")
+
+    async def _check_node(self, request: Request) -> None:
+        """Refuse who means another node: what is missing here may well be there."""
+        meant = request.headers.get(wire.NODE_HEADER)
+        if meant is not None:
+            found = (await self.store()).identity
+            if meant != found.node_id:
+                raise NodeIdentityError(f"this is node {found.node}, {found.node_id}, not {meant}")
 
     async def _route(self, request: Request) -> Answer:
         where = request.method, request.path
@@ -225,7 +237,7 @@ class Node:
         try:
             pieces: list[bytes] = []
             size = 0
-            while piece := await request.receive():
+            while piece := await _next_piece(request):
                 pieces.append(piece)
                 size += len(piece)
                 if size >= WRITE_BYTES:
@@ -277,9 +289,19 @@ def _verify(reader: ChunkReader, start: int, end: int) -> None:
             raise StoreError(f"{reader.path}: {error}") from error
 
 
+async def _next_piece(request: Request) -> bytes:
+    """Return the next piece of a body; who stops sending must not hold reserved space for ever.
+
+    Raises:
+        trio.TooSlowError: nothing came.
+    """
+    with trio.fail_after(BODY_PAUSE_S):
+        return await request.receive()
+
+
 async def _read_json(request: Request, kind: type[B]) -> B:
     body = b""
-    while piece := await request.receive():
+    while piece := await _next_piece(request):
         body += piece
         if len(body) > _SMALL_BODY_BYTES:
             raise RequestRefusedError(413, f"a body has at most {_SMALL_BODY_BYTES} bytes")

@@ -19,6 +19,7 @@ import trio
 
 from ec.errors import StoreUnavailableError
 from ec.kernels.operands import Buffer
+from ec.store.wire import NODE_HEADER
 
 KEPT_CONNECTIONS_MAX: Final = 8
 _HEAD_BYTES_MAX: Final = 16 * 1024
@@ -126,13 +127,20 @@ class Client:
     Args:
         address: http://HOST:PORT.
         token: sent with every request, where there is one.
+        node_id: the node that is meant, where it is known: another one then answers nothing.
 
     Raises:
         ValueError: the address is no such URL.
     """
 
     def __init__(
-        self, node: str, address: str, *, token: str | None, timeouts: Timeouts | None = None
+        self,
+        node: str,
+        address: str,
+        *,
+        token: str | None,
+        node_id: str | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         url = urlsplit(address)
         if (
@@ -146,6 +154,7 @@ class Client:
         self.timeouts = timeouts or Timeouts()
         self._host, self._port = url.hostname, url.port
         self._token = token
+        self._node_id = node_id
         self._kept: list[trio.SocketStream] = []
 
     def headers(self, *more: tuple[str, str]) -> list[tuple[str, str]]:
@@ -153,6 +162,8 @@ class Client:
         found = [("host", f"{self._host}:{self._port}"), *more]
         if self._token is not None:
             found.append(("authorization", f"Bearer {self._token}"))
+        if self._node_id is not None:
+            found.append((NODE_HEADER, self._node_id))
         return found
 
     async def open(self, *, fresh: bool = False) -> tuple[Exchange, trio.SocketStream, bool]:

@@ -14,7 +14,8 @@
 
 Plain HTTP/1.1, bodies other than chunks in JSON. An error is {"error": text, "kind": one of KINDS};
 a damage also says where. Where a token is set every request carries it:
-`Authorization: Bearer TOKEN`.
+`Authorization: Bearer TOKEN`. A request may say which node it means, `Logd-Node: NODE ID`; then a
+node that came to that address, or a directory that was made anew, does not answer for another.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ CHUNKS_PATH: Final = "/v1/chunks"
 HEALTH_PATH: Final = "/v1/health"
 IDENTITY_PATH: Final = "/v1/identity"
 SEQUENCE_PATH: Final = "/v1/catalog-sequence"
+# Which node is meant, by its id: where it is said, another one refuses.
+NODE_HEADER: Final = "logd-node"
 # Of an answer that is no chunk: a page of names is the longest.
 JSON_BYTES_MAX: Final = 1024 * 1024
 

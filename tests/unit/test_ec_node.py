@@ -21,7 +21,7 @@ from ec.errors import (
     StoreUnavailableError,
 )
 from ec.geometry import BLOCK_BYTES
-from ec.node import Answer, Node
+from ec.node import BODY_PAUSE_S, Answer, Node
 from ec.node_identity import NodeIdentity
 from ec.offload import InlineOffload
 from ec.store.client import Client, Timeouts
@@ -158,6 +158,33 @@ async def test_half_sent_bodies_leave_nothing(rig: RemoteRig) -> None:
     assert (await put(rig.store, SAMPLE, 0)).outcome == "stored"
 
 
+async def test_a_node_does_not_answer_for_another(rig: RemoteRig) -> None:
+    """What is missing on the node that took the address is not missing on the one that is meant."""
+    for node_id, expected in ((IDENTITY.node_id, ChunkMissingError), ("2" * 32, NodeIdentityError)):
+        store = RemoteStore(rig.client(token=TOKEN, node_id=node_id))
+        with pytest.raises(expected):
+            await store.head(SAMPLE.ids[0])
+        await store.aclose()
+    other = RemoteStore(rig.client(token=TOKEN, node_id="2" * 32))
+    for call in CALLS:
+        if call is not initialise_it:
+            with pytest.raises(NodeIdentityError):
+                await call(other)
+    await other.aclose()
+
+
+async def test_who_stops_sending_is_given_up(directory: str, autojump_clock: MockClock) -> None:
+    """Its space is free again after a minute, and the next writer is not held up."""
+    async with RemoteRig(directory).serving() as rig:
+        upload = await rig.store.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
+        await upload.write([SAMPLE.files[0][:100]])
+        await trio.sleep(BODY_PAUSE_S + 1)
+        await rig.settle()
+        assert rig.names() == []
+        await upload.abort()
+        assert (await put(rig.store, SAMPLE, 0)).outcome == "stored"
+
+
 async def test_a_kept_connection_that_was_closed_is_no_error(rig: RemoteRig) -> None:
     """The request is sent once more on a new one."""
     store = rig.store
@@ -208,6 +235,10 @@ async def store_of(
         nursery.cancel_scope.cancel()
 
 
+def initialise_it(store: RemoteStore) -> Awaitable[object]:
+    return store.initialise(IDENTITY)
+
+
 CALLS: list[Callable[[RemoteStore], Awaitable[object]]] = [
     lambda store: store.health(),
     lambda store: store.head(SAMPLE.ids[0]),
@@ -217,7 +248,7 @@ CALLS: list[Callable[[RemoteStore], Awaitable[object]]] = [
     lambda store: store.delete(SAMPLE.ids[0]),
     lambda store: store.quarantine(SAMPLE.ids[0]),
     lambda store: store.note_catalog_sequence(1),
-    lambda store: store.initialise(IDENTITY),
+    initialise_it,
     lambda store: put(store, SAMPLE, 0),
 ]
 
