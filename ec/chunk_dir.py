@@ -54,7 +54,7 @@ class ChunkDirectory:
     @classmethod
     def open(
         cls, files: FileSystem, path: str, *, cluster_id: str | None = None,
-        node: str | None = None, reserve_bytes: int = 0,
+        node: str | None = None, node_id: str | None = None, reserve_bytes: int = 0,
     ) -> ChunkDirectory:  # fmt: skip
         """Open a node's directory.
 
@@ -63,7 +63,12 @@ class ChunkDirectory:
         """
         return cls(
             NodeDirectory.open(
-                files, path, cluster_id=cluster_id, node=node, reserve_bytes=reserve_bytes
+                files,
+                path,
+                cluster_id=cluster_id,
+                node=node,
+                node_id=node_id,
+                reserve_bytes=reserve_bytes,
             )
         )
 

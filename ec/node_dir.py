@@ -110,19 +110,21 @@ class NodeDirectory:
     @classmethod
     def open(
         cls, files: FileSystem, path: str, *, cluster_id: str | None, node: str | None,
-        reserve_bytes: int,
+        node_id: str | None, reserve_bytes: int,
     ) -> NodeDirectory:  # fmt: skip
         """Open a node's directory, lock it, and remove what unfinished writes left.
 
         Args:
-            cluster_id, node: what the identity must say, where it is known.
+            cluster_id, node, node_id: what the identity must say, where it is known.
 
         Raises:
             NodeNotMountedError: no identity file. NodeIdentityError: another one. StoreError:
             another process has it open, or the file system refuses.
         """
         identity = read_identity(files, path)
-        for expected, found in ((cluster_id, identity.cluster_id), (node, identity.node)):
+        for expected, found in (
+            (cluster_id, identity.cluster_id), (node, identity.node), (node_id, identity.node_id)
+        ):  # fmt: skip
             if expected is not None and expected != found:
                 raise NodeIdentityError(f"{path}: belongs to {found}, expected {expected}")
         try:

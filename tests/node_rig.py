@@ -74,10 +74,12 @@ class NodeRig:
         *,
         node: str = "a",
         cluster: str | None = None,
+        node_id: str | None = None,
         timeouts: Timeouts = QUICK,
         token: str | None = TOKEN,
     ) -> RemoteStore:
         """A store that asks this node."""
         return RemoteStore(
-            "127.0.0.1", self.port, node=node, cluster_id=cluster, token=token, timeouts=timeouts
-        )
+            "127.0.0.1", self.port, node=node, node_id=node_id, cluster_id=cluster,
+            token=token, timeouts=timeouts,
+        )  # fmt: skip

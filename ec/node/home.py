@@ -74,7 +74,7 @@ class NodeHome:
 
     def _open(self) -> ChunkDirectory:
         opened = NodeDirectory.open(
-            self._files, self._path, cluster_id=None, node=self._node, reserve_bytes=0
+            self._files, self._path, cluster_id=None, node=self._node, node_id=None, reserve_bytes=0
         )
         opened.reserve_bytes = self._reserve(opened)
         return ChunkDirectory(opened)

@@ -368,6 +368,8 @@ def _check_meant(request: Request, identity: NodeIdentity) -> None:
     said = (
         (request.headers.get(wire.CLUSTER_HEADER), identity.cluster_id),
         (request.headers.get(wire.NODE_HEADER), identity.node),
+        # A directory that was made anew under the old name: what it lacks is not missing there.
+        (request.headers.get(wire.NODE_ID_HEADER), identity.node_id),
     )
     for meant, found in said:
         if meant is not None and meant != found:

@@ -11,6 +11,7 @@ from ec.chunk_reader import ChunkReader
 from ec.chunk_write import ChunkWrite, Receipt
 from ec.errors import ChunkDamagedError
 from ec.kernels.operands import Buffer
+from ec.node_identity import NodeIdentity
 from ec.offload import Offload
 from ec.store.protocol import Health
 
@@ -27,6 +28,11 @@ class LocalStore:
     def node(self) -> str:
         """See `Store`."""
         return self._directory.identity.node
+
+    @property
+    def identity(self) -> NodeIdentity:
+        """Which node this is."""
+        return self._directory.identity
 
     async def begin(self, chunk: ChunkId, file_bytes: int) -> LocalUpload:
         """See `Store`."""

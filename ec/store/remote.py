@@ -73,7 +73,8 @@ class RemoteStore:
 
     Args:
         node: its name.
-        cluster_id: the cluster that it must belong to; None: not checked.
+        node_id, cluster_id: what its identity must say: another one answers nothing, so what it
+            lacks is not taken for missing. None: not checked.
         token: sent with every request.
         connections_max: to this node, at once; who wants one more waits for `connect_s`.
     """
@@ -84,6 +85,7 @@ class RemoteStore:
         port: int,
         *,
         node: str,
+        node_id: str | None = None,
         cluster_id: str | None = None,
         token: str | None = None,
         timeouts: Timeouts | None = None,
@@ -94,6 +96,8 @@ class RemoteStore:
         pool = Pool(host, port, node=node, timeouts=self._timeouts, connections_max=connections_max)
         host_name = f"[{host}]" if ":" in host else host
         headers = [("host", f"{host_name}:{port}"), (wire.NODE_HEADER, node)]
+        if node_id is not None:
+            headers.append((wire.NODE_ID_HEADER, node_id))
         if cluster_id is not None:
             headers.append((wire.CLUSTER_HEADER, cluster_id))
         if token is not None:

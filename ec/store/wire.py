@@ -43,6 +43,7 @@ JSON_TYPE: Final = "application/json"
 # What a request may say of whom it is meant for; a node that is somebody else refuses it.
 CLUSTER_HEADER: Final = "logd-cluster"
 NODE_HEADER: Final = "logd-node"
+NODE_ID_HEADER: Final = "logd-node-id"
 # With a tail: how long the whole file is.
 FILE_BYTES_HEADER: Final = "logd-file-bytes"
 

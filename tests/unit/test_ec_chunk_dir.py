@@ -113,6 +113,13 @@ def test_another_node_s_directory_is_refused(path: str, disk: Disk, identity: No
         ChunkDirectory.open(disk, path, cluster_id=identity.cluster_id, node=identity.node)
 
 
+def test_a_directory_that_was_made_anew_is_another_node(path: str, disk: Disk) -> None:
+    """Its name is the same, its id is not: what it lacks says nothing."""
+    with pytest.raises(NodeIdentityError):
+        ChunkDirectory.open(disk, path, node=IDENTITY.node, node_id="2" * 32)
+    ChunkDirectory.open(disk, path, node=IDENTITY.node, node_id=IDENTITY.node_id)
+
+
 def test_a_directory_with_something_in_it_is_refused(directory: str, disk: Disk) -> None:
     """Nobody's files are mixed with ours; chunks without an identity least of all."""
     Path(directory, "somebody's").write_text("file")

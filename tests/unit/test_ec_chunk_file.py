@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ec import chunk_file
 from ec.chunk_id import NAME_CHARACTERS_MAX, ChunkId
@@ -329,3 +332,36 @@ def test_the_fast_kernel_s_chunks_are_the_same() -> None:
     padded = [payload.ljust(size, b"\0") for payload in encoded.payloads[:4]]
     Codec(Profile(4, 2), kernel).encode(padded, parity)
     assert tuple(map(bytes, parity)) == encoded.payloads[4:]
+
+
+def with_trailer(data: bytes, at: int, value: bytes) -> bytes:
+    """Return a chunk file with bytes of its trailer changed, and a checksum that fits again."""
+    trailer = bytearray(data[-chunk_file.TRAILER_BYTES :])
+    trailer[at : at + len(value)] = value
+    trailer[120:] = chunk_file.checksums.checksum(bytes(trailer[:120])).to_bytes(8, "big")
+    return data[: -chunk_file.TRAILER_BYTES] + bytes(trailer)
+
+
+@pytest.mark.parametrize("at", [0, *range(12, 120)])
+def test_a_trailer_that_says_other_things_is_refused(
+    directory: str, sample: Encoded, at: int, rng: random.Random
+) -> None:
+    """However well its checksum fits: every field is held against the file and the manifest."""
+    data = sample.files[0]
+    old = data[len(data) - chunk_file.TRAILER_BYTES + at]
+    for new in (0, 255, old ^ 1, rng.randrange(256)):
+        if new != old:
+            assert problem(directory, with_trailer(data, at, bytes([new])), sample.ids[0])
+
+
+@given(st.binary(min_size=1, max_size=112), st.integers(8, 119))
+def test_no_trailer_makes_the_reader_stumble(value: bytes, at: int) -> None:
+    """Any fields at all with a fitting checksum: damage or a newer version, and no other error."""
+    encoded = encode(b"abc", Profile(2, 1))
+    data = with_trailer(encoded.files[0], at, value[: 120 - at])
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            found = problem(directory, data, encoded.ids[0])
+        except ChunkVersionError:
+            return
+    assert found is not None or data == encoded.files[0]

@@ -168,6 +168,21 @@ async def test_half_sent_bodies_leave_nothing(rig: RemoteRig) -> None:
     assert (await put(rig.store, SAMPLE, 0)).outcome == "stored"
 
 
+async def test_a_node_does_not_answer_for_another(rig: RemoteRig) -> None:
+    """What is missing on the node that took the address is not missing on the one that is meant."""
+    for node_id, expected in ((IDENTITY.node_id, ChunkMissingError), ("2" * 32, NodeIdentityError)):
+        store = rig.node.client(node_id=node_id)
+        with pytest.raises(expected):
+            await store.head(SAMPLE.ids[0])
+        store.close()
+    other = rig.node.client(node_id="2" * 32)
+    for call in CALLS:
+        if call is not initialise_it:
+            with pytest.raises(NodeIdentityError):
+                await call(other)
+    other.close()
+
+
 async def test_a_kept_connection_that_was_closed_is_no_error(rig: RemoteRig) -> None:
     """Nothing is sent on it: the request goes over a new one."""
     store = rig.store
@@ -233,6 +248,10 @@ async def store_of(
         nursery.cancel_scope.cancel()
 
 
+async def initialise_it(store: RemoteStore) -> object:
+    return await store.initialise(IDENTITY)
+
+
 CALLS: list[Callable[[RemoteStore], Awaitable[object]]] = [
     lambda store: store.health(),
     lambda store: store.head(SAMPLE.ids[0]),
@@ -242,7 +261,7 @@ CALLS: list[Callable[[RemoteStore], Awaitable[object]]] = [
     lambda store: store.delete(SAMPLE.ids[0]),
     lambda store: store.quarantine(SAMPLE.ids[0]),
     lambda store: store.note_catalog_sequence(1),
-    lambda store: store.initialise(IDENTITY),
+    initialise_it,
     lambda store: put(store, SAMPLE, 0),
 ]
 
