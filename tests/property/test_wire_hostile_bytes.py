@@ -72,12 +72,12 @@ def test_mutated_messages_raise_one_error(rng: random.Random) -> None:
         for kind, version, body in mutated_bodies(rng, MUTATIONS):
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
-            started = time.perf_counter()
+            started = time.process_time()
             try:
                 kind.decode(body, version)
             except MalformedRequestError:
                 refused += 1
-            slowest = max(slowest, time.perf_counter() - started)
+            slowest = max(slowest, time.process_time() - started)
             peak = tracemalloc.get_traced_memory()[1] - before
             assert peak < DECODE_BYTES_MAX, (str(kind), version, body.hex())
     finally:
@@ -135,8 +135,8 @@ def test_unknown_tags_are_skipped(kind: Kind, rng: random.Random) -> None:
 def test_a_run_of_ones_ends_at_once(kind: Kind) -> None:
     """400 KB of 0xff, where some varint or length must be, take no time to refuse."""
     body = b"\xff" * 400_000
-    started = time.perf_counter()
+    started = time.process_time()
     for version in kind.versions:
         with pytest.raises(MalformedRequestError):
             kind.decode(body, version)
-    assert time.perf_counter() - started < DECODE_SECONDS_MAX
+    assert time.process_time() - started < DECODE_SECONDS_MAX

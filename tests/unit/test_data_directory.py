@@ -291,10 +291,10 @@ def test_the_marker_of_a_thousand_partitions_is_read_fast(path: str) -> None:
     clean_stop.write_clean_stop(Files(), path, CleanStop(logs), cluster_id="c")
     seconds = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()
         assert len(read_clean_stop(Files(), path, cluster_id="c").logs) == 1000
-        seconds.append(time.perf_counter() - started)
-    # Twice the goal: machines are shared.
+        seconds.append(time.process_time() - started)
+    # CPU time, and twice the goal: machines are shared.
     assert min(seconds) < 0.020
 
 
