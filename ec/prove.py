@@ -2,7 +2,9 @@
 
 Receipts prove that every chunk is on its device, whole. That does not prove the arithmetic: so one
 data chunk is left out, computed from the others as a reader would, and compared with the source,
-byte for byte. Which one follows from the generation, so over many segments every one has its turn.
+byte for byte. Which one follows from the generation, so over many segments each has its turn.
+
+All chunks must be there, also those that decoding has no need of: a degraded set proves nothing.
 """
 
 from __future__ import annotations
@@ -42,11 +44,13 @@ async def prove(
         How many bytes were compared.
 
     Raises:
-        NotEnoughChunksError: it could not be computed. ChunkDamagedError: it was, and is not what
-        the source says. OSError: the source cannot be read.
+        NotEnoughChunksError: it could not be computed, or a chunk is not there.
+        ChunkDamagedError: what was computed is not what the source says.
+        OSError: the source cannot be read.
     """
     assert len(stores) == manifest.k + manifest.m
     chunk = left_out(manifest)
+    await _require_all(manifest, stores)
     troubles: list[EcError] = []
     reader = SegmentReader(
         manifest, stores, codec=codec, offload=offload,
@@ -63,6 +67,15 @@ async def prove(
             reason = f"decoded bytes {start} to {end} are not those of the source"
             raise ChunkDamagedError(name, region="payload", position=start - first, reason=reason)
     return last - first
+
+
+async def _require_all(manifest: Manifest, stores: Mapping[int, Store]) -> None:
+    for index, store in stores.items():
+        chunk_id = manifest.chunk_id(index)
+        try:
+            await store.head(chunk_id)
+        except EcError as error:
+            raise NotEnoughChunksError(f"{chunk_id.name} on {store.node}: {error}") from error
 
 
 def _is_equal(source: Source, position: int, data: bytes) -> bool:
