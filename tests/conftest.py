@@ -1,7 +1,8 @@
 """What all tests share: one seed, printed, from which every random choice follows; a scratch
 directory.
 
-A failure is repeated with `pytest --seed N`. Hypothesis prints its own blob for its failures.
+A failure is repeated with `pytest --seed N`, in one process or in several. Hypothesis prints its
+own blob for its failures.
 Tests that hang are ended by pytest-timeout; before that, faulthandler prints every thread's
 traceback (pyproject.toml has the times).
 """
@@ -33,8 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the seed of this run."""
-    given = config.getoption("--seed")
-    config.stash[_SEED] = random.SystemRandom().randrange(2**32) if given is None else given
+    if config.option.seed is None:
+        # An option, so that the processes which share a run's tests (pytest-xdist) all get it.
+        config.option.seed = random.SystemRandom().randrange(2**32)
+    config.stash[_SEED] = config.option.seed
 
 
 def pytest_report_header(config: pytest.Config) -> str:
