@@ -35,7 +35,7 @@ from logd.units import INT32_MAX, MIB
 
 SUFFIXES: Final = (LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX)
 _WRITE_BYTES: Final = MIB
-_SYNC_EVERY_BYTES: Final = 8 * MIB
+_SYNC_EVERY_BYTES: Final = MIB
 """The device has no more than this to do before an append's sync has its turn."""
 
 
