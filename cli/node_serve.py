@@ -47,7 +47,7 @@ class ByteCountType(click.ParamType[int]):
     help="Where to answer; port 0 takes a free one.",
 )
 @click.option("--name", help="What the node must be called; another one is not served.")
-@click.option("--rack", help="What this node shares its fate with; `node add` takes it over.")
+@click.option("--rack", help="What this node shares its fate with; told with its health.")
 @click.option(
     "--token-file",
     type=click.Path(dir_okay=False),
@@ -86,7 +86,7 @@ def serve(
     """Serve a directory as a storage node, in the foreground until SIGTERM or SIGINT.
 
     It prints one line, `ready node=NAME http=HOST:PORT`, when the port answers; with --json the
-    same as a JSON document. An empty directory becomes a node's only by `logd node add`; until
+    same as a JSON document. An empty directory becomes a node's only by PUT /v1/identity; until
     then, and while its disk is not mounted, every request is refused and nothing is written (NAME
     is then what --name says, or `-`). Whoever can reach the port can read and delete chunks, unless
     there is a token; what is sent is not encrypted.
