@@ -23,6 +23,7 @@ TOPIC_ID = "00112233445566778899aabbccddeeff"
 ENCODING = "f0e1d2c3b4a5968778695a4b3c2d1e0f"
 BASE_OFFSET = 1000
 BATCH_RECORDS = 10
+FOUR_AND_TWO = Profile(4, 2)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def noise(size: int, seed: int = 7) -> bytes:
 
 def encode(
     source: bytes,
-    profile: Profile = Profile(4, 2),  # noqa: B008 - frozen
+    profile: Profile = FOUR_AND_TWO,
     *,
     batches: Sequence[int] = (),
     generation: int = 1,

@@ -19,7 +19,7 @@ from bench.peers import kafka, kafka_rows, raw_rows, raw_servers
 from bench.peers.contest import Session
 from bench.peers.kafka_rows import ACKS_1, ACKS_ALL
 from bench.peers.ours import Logd
-from bench.peers.packages import Unavailable
+from bench.peers.packages import UnavailableError
 from bench.peers.page import page
 from bench.peers.results import Results, machine_of, read, today, write
 from bench.process import BenchError
@@ -130,7 +130,7 @@ def _run(chosen: argparse.Namespace) -> int:
         for name in chosen.only or DEFAULT:
             try:
                 servers[name] = PEERS[name](session, chosen)
-            except Unavailable as error:
+            except UnavailableError as error:
                 skipped[name] = str(error)
                 _say(f"SKIPPED: {name}: {error}")
             except (BenchError, AnswerError, OSError) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.peers.kafka_speaker import KafkaSpeaker
-from bench.peers.packages import Artifact, Unavailable, maven_jars, say, tool
+from bench.peers.packages import Artifact, UnavailableError, maven_jars, say, tool
 from bench.peers.peer import free_ports
 
 VERSION: Final = "4.4.0"
@@ -53,13 +53,13 @@ def find(version: str) -> Installation:
     """Return Kafka, got first if it never was.
 
     Raises:
-        Unavailable: there is no java of the right age, no mvn, or no such package.
+        UnavailableError: there is no java of the right age, no mvn, or no such package.
     """
     java = tool("java")
     said = say([java, "-version"])
     found = re.search(r'version "(\d+)', said)
     if found is None or int(found[1]) < JAVA_AT_LEAST:
-        raise Unavailable(f"Kafka needs Java {JAVA_AT_LEAST}; here is {said[:60]!r}")
+        raise UnavailableError(f"Kafka needs Java {JAVA_AT_LEAST}; here is {said[:60]!r}")
     kafka = "org.apache.kafka"
     jars = maven_jars(
         f"kafka-{version}",

@@ -12,7 +12,7 @@ from typing import Final
 
 from bench import protocol
 from bench.load import connect
-from bench.peers.peer import FIRST_RECORD_TIMEOUT_S, TRY_AGAIN_S, NotYet, Peer
+from bench.peers.peer import FIRST_RECORD_TIMEOUT_S, TRY_AGAIN_S, NotYetError, Peer
 from bench.peers.readback import end_offset
 from bench.process import read_frame
 
@@ -41,13 +41,13 @@ class KafkaSpeaker(Peer, ABC):
         name_bytes = int.from_bytes(answer[16:18], "big")
         (code,) = struct.unpack_from(">h", answer, 18 + name_bytes)
         if code not in (0, TOPIC_ALREADY_EXISTS):
-            raise NotYet(f"create topic: error {code}")
+            raise NotYetError(f"create topic: error {code}")
         batch = protocol.record_batch(1, timestamp_ms=_TIMESTAMP_MS)
         answer = self.ask(protocol.produce_request(FIRST_TOPIC, 0, batch, acks=1).frame)
         place = protocol.produce_error_position(FIRST_TOPIC)
         (code,) = struct.unpack_from(">h", answer, place)
         if code:
-            raise NotYet(f"produce: error {code}")
+            raise NotYetError(f"produce: error {code}")
 
     @contextmanager
     def topic(self, *, partitions: int = 1, configs: Mapping[str, str]) -> Iterator[str]:

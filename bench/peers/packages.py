@@ -2,8 +2,8 @@
 
 Maven for Kafka's jars, apt for Redis, go for the NATS server. Each is got once, into a directory
 beside other caches of this user and outside the repository; nothing is installed, no service is
-started. What cannot be had is `Unavailable`, with a reason that is printed: a benchmark of a peer
-that is not there must not look like one that was won.
+started. What cannot be had is `UnavailableError`, with a reason that is printed: what is measured
+of a peer that is not there must not look as if it had been won.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DOWNLOAD_TIMEOUT_S: Final = 300.0
 VERSION_TIMEOUT_S: Final = 30.0
 
 
-class Unavailable(Exception):  # noqa: N818  A reason to leave a peer out, no error.
+class UnavailableError(Exception):  # A reason to leave a peer out, no error.
     """This machine has no such program and cannot get it; the text says why."""
 
 
@@ -53,11 +53,11 @@ def tool(name: str) -> str:
     """Return the path of a program that the machine must have.
 
     Raises:
-        Unavailable: it has none.
+        UnavailableError: it has none.
     """
     found = shutil.which(name)
     if found is None:
-        raise Unavailable(f"no {name} on this machine")
+        raise UnavailableError(f"no {name} on this machine")
     return found
 
 
@@ -66,7 +66,7 @@ def say(command: Sequence[str], *, environment: dict[str, str] | None = None,
     """Run a command to its end; return what it wrote to stdout and stderr.
 
     Raises:
-        Unavailable: it failed or took too long; the text has its first line of complaint.
+        UnavailableError: it failed or took too long; the text has its first line of complaint.
     """
     try:
         done = subprocess.run(
@@ -74,10 +74,14 @@ def say(command: Sequence[str], *, environment: dict[str, str] | None = None,
             env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{Path(command[0]).name} had not ended in {timeout_s:g} s") from None
+        raise UnavailableError(
+            f"{Path(command[0]).name} had not ended in {timeout_s:g} s"
+        ) from None
     said = (done.stdout + done.stderr).strip()
     if done.returncode != 0:
-        raise Unavailable(f"{Path(command[0]).name} failed: {said.partition(chr(10))[0][:200]}")
+        raise UnavailableError(
+            f"{Path(command[0]).name} failed: {said.partition(chr(10))[0][:200]}"
+        )
     return said
 
 
@@ -140,7 +144,7 @@ def maven_jars(name: str, artifacts: Sequence[Artifact]) -> Path:
     """Return a directory with the artifacts and all that they need at run time.
 
     Raises:
-        Unavailable: there is no mvn, or it could not get them.
+        UnavailableError: there is no mvn, or it could not get them.
     """
     with _filled_once(name) as place:
         if place is not None:
@@ -159,7 +163,7 @@ def go_program(module: str, version: str) -> Program:
     """Return the program of a Go module, built here.
 
     Raises:
-        Unavailable: there is no go, or it could not build it.
+        UnavailableError: there is no go, or it could not build it.
     """
     name = module.rsplit("/", 2)[-2] if module.rpartition("/")[2][:1] == "v" else module
     directory = f"{name}-{version}"
@@ -178,7 +182,7 @@ def debian_program(package: str, program: str) -> Program:
     """Return a program that the machine has, or that of a Debian package, unpacked and no more.
 
     Raises:
-        Unavailable: neither is to be had.
+        UnavailableError: neither is to be had.
     """
     installed = shutil.which(program)
     if installed is not None:
@@ -195,7 +199,7 @@ def _unpack(package: str, place: Path) -> None:
     plan = say([tool("apt-get"), "install", "-s", "--no-install-recommends", package])
     names = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
     if not names:
-        raise Unavailable(f"apt-get would install nothing for {package}")
+        raise UnavailableError(f"apt-get would install nothing for {package}")
     with tempfile.TemporaryDirectory() as work:
         say([tool("apt-get"), "download", *names], timeout_s=DOWNLOAD_TIMEOUT_S, cwd=Path(work))
         for file in sorted(Path(work).glob("*.deb")):

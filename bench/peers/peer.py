@@ -38,7 +38,7 @@ def _plain_environment() -> dict[str, str]:
     return {name: value for name, value in environment().items() if not name.startswith(UNSET)}
 
 
-class NotYet(Exception):  # noqa: N818  A state to wait out, no error.
+class NotYetError(Exception):  # A state to wait out, no error.
     """The server answered that it is not ready; asking again is right."""
 
 
@@ -62,7 +62,7 @@ class Peer(ABC):
         """Have one record kept.
 
         Raises:
-            NotYet, OSError, BenchError: the server is not that far.
+            NotYetError, OSError, BenchError: the server is not that far.
         """
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Peer(ABC):
         while True:
             try:
                 self.first_record()
-            except (NotYet, OSError, BenchError) as error:
+            except (NotYetError, OSError, BenchError) as error:
                 if self.process.poll() is not None:
                     state = f"ended with exit code {self.process.returncode}"
                 elif time.perf_counter() > begin + FIRST_RECORD_TIMEOUT_S:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bench.peers import nats_load, redis_load
 from bench.peers.packages import Program, debian_program, go_program, say
-from bench.peers.peer import NotYet, Peer, free_ports
+from bench.peers.peer import NotYetError, Peer, free_ports
 from bench.peers.raw_load import VALUE
 from bench.protocol import AnswerError
 
@@ -68,7 +68,7 @@ class RedisServer(RawServer):
         try:
             redis_load.ask_redis(self.address, b"XADD", FIRST, b"*", redis_load.FIELD, VALUE)
         except AnswerError as error:
-            raise NotYet(str(error)) from error
+            raise NotYetError(str(error)) from error
 
     def make_stream(self, stream: str) -> None:
         """Do nothing: the first entry makes a stream."""
@@ -124,7 +124,7 @@ class NatsServer(RawServer):
             finally:
                 session.close()
         except AnswerError as error:
-            raise NotYet(str(error)) from error
+            raise NotYetError(str(error)) from error
 
     def make_stream(self, stream: str) -> None:
         """Make a stream of one subject."""
@@ -150,10 +150,10 @@ class NatsServer(RawServer):
 
 
 def find_redis() -> Program:
-    """Return Redis. Raises Unavailable."""
+    """Return Redis. Raises UnavailableError."""
     return debian_program("redis-server", "redis-server")
 
 
 def find_nats() -> Program:
-    """Return the NATS server. Raises Unavailable."""
+    """Return the NATS server. Raises UnavailableError."""
     return go_program(NATS_MODULE, NATS_VERSION)

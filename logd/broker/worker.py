@@ -42,9 +42,6 @@ LINE_BYTES_MAX: Final = 64 * MIB
 LAST_WORDS_BYTES: Final = 4 * KIB
 """What is kept of its stderr, for the message about its end."""
 
-END_POLL_S: Final = 0.005
-"""Between two looks whether a process that has closed its pipes is gone."""
-
 _RECEIVE_BYTES: Final = 64 * KIB
 
 _BOOT: Final = (
@@ -180,10 +177,14 @@ async def _read_lines(stdout: trio.lowlevel.FdStream, on_line: OnLine) -> None:
 
 
 async def _exit_code(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the end of a process that closed its pipes or was killed: looks, as it is soon."""
-    while (code := process.poll()) is None:  # noqa: ASYNC110  the kernel sets no event
-        await trio.sleep(END_POLL_S)
-    return code
+    """Wait for the end of a process that closed its pipes or was killed."""
+    if process.poll() is None:
+        ended = os.pidfd_open(process.pid)  # Its number cannot be another's: nobody else reaps it.
+        try:
+            await trio.lowlevel.wait_readable(ended)
+        finally:
+            os.close(ended)
+    return process.wait()
 
 
 def _describe_end(code: int, last_words: bytes) -> str:

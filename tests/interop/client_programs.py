@@ -24,7 +24,7 @@ CHATTER = re.compile(r"npm warn |go: downloading |$")  # Lines that say no reaso
 DOWNLOAD_TIMEOUT_S = 90  # Below pytest's own, so that a slow network skips and does not fail.
 
 
-class Unavailable(Exception):  # noqa: N818  A reason to skip, no error.
+class UnavailableError(Exception):  # A reason to skip, no error.
     """This machine cannot run the program; the text says why."""
 
 
@@ -32,13 +32,13 @@ def kafkajs_member() -> tuple[str, ...]:
     """Return the command of the kafkajs program, without its arguments.
 
     Raises:
-        Unavailable: there is no node of the right age, no npm, or no way to the registry.
+        UnavailableError: there is no node of the right age, no npm, or no way to the registry.
     """
     node = _program("node")
     said = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     version = re.match(r"v(\d+)", said)
     if version is None or int(version[1]) < NODE_AT_LEAST:
-        raise Unavailable(f"kafkajs needs Node.js {NODE_AT_LEAST}; here is {said.strip()}")
+        raise UnavailableError(f"kafkajs needs Node.js {NODE_AT_LEAST}; here is {said.strip()}")
     packages = (NODE / "package.json", NODE / "package-lock.json")
     modules = _kept("kafkajs", packages, _install) / "node_modules"
     # Node.js looks for packages beside the program, or where this tells it to.
@@ -49,7 +49,7 @@ def franz_go_member() -> tuple[str, ...]:
     """Return the command of the franz-go program, without its arguments.
 
     Raises:
-        Unavailable: there is no go of the right age, or no way to the module proxy.
+        UnavailableError: there is no go of the right age, or no way to the module proxy.
     """
     _program("go")
     sources = (GO / "go.mod", GO / "go.sum", GO / "main.go")
@@ -59,7 +59,7 @@ def franz_go_member() -> tuple[str, ...]:
 def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        raise Unavailable(f"no {name} on this machine")
+        raise UnavailableError(f"no {name} on this machine")
     return path
 
 
@@ -116,7 +116,7 @@ def _get(command: tuple[str, ...], directory: Path, what: str) -> None:
             timeout=DOWNLOAD_TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{tool} had not got {what} in {DOWNLOAD_TIMEOUT_S} s") from None
+        raise UnavailableError(f"{tool} had not got {what} in {DOWNLOAD_TIMEOUT_S} s") from None
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if not CHATTER.match(line)]
-        raise Unavailable(f"{tool} could not get {what}: {(said or ['it said nothing'])[0]}")
+        raise UnavailableError(f"{tool} could not get {what}: {(said or ['it said nothing'])[0]}")

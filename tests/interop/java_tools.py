@@ -54,7 +54,7 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 
-class Unavailable(Exception):  # noqa: N818  A reason to skip, no error.
+class UnavailableError(Exception):  # A reason to skip, no error.
     """This machine cannot run the tools; the text says why."""
 
 
@@ -89,7 +89,7 @@ def find_tools() -> JavaTools:
     """Return the tools, downloaded first if they never were.
 
     Raises:
-        Unavailable: there is no java of the right age, no mvn, or no way to Maven Central.
+        UnavailableError: there is no java of the right age, no mvn, or no way to Maven Central.
     """
     java = _program("java")
     said = subprocess.run(
@@ -97,7 +97,7 @@ def find_tools() -> JavaTools:
     ).stderr
     version = re.search(r'version "(\d+)', said)
     if version is None or int(version[1]) < JAVA_AT_LEAST:
-        raise Unavailable(f"Kafka's tools need Java {JAVA_AT_LEAST}; here is {said!r}")
+        raise UnavailableError(f"Kafka's tools need Java {JAVA_AT_LEAST}; here is {said!r}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logd-tests"
     jars = cache / f"kafka-tools-{KAFKA}"
     if not jars.is_dir():
@@ -109,7 +109,7 @@ def find_tools() -> JavaTools:
 def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        raise Unavailable(f"no {name} on this machine")
+        raise UnavailableError(f"no {name} on this machine")
     return path
 
 
@@ -128,10 +128,12 @@ def _download(jars: Path) -> None:
                 command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            raise Unavailable(f"mvn had not got Kafka {KAFKA} in {DOWNLOAD_TIMEOUT_S} s") from None
+            raise UnavailableError(
+                f"mvn had not got Kafka {KAFKA} in {DOWNLOAD_TIMEOUT_S} s"
+            ) from None
         if done.returncode != 0:
             said = (done.stdout or done.stderr).strip().partition("\n")[0]
-            raise Unavailable(f"mvn could not get Kafka {KAFKA}: {said}")
+            raise UnavailableError(f"mvn could not get Kafka {KAFKA}: {said}")
         try:
             Path(work, "jars").rename(jars)
         except OSError:

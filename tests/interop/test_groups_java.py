@@ -27,7 +27,7 @@ from tests.interop.group_server import (
     step_all,
     until,
 )
-from tests.interop.java_tools import JavaTools, Unavailable, find_tools
+from tests.interop.java_tools import JavaTools, UnavailableError, find_tools
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.interop
@@ -42,7 +42,7 @@ COOPERATIVE = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor"
 def java() -> JavaTools:
     try:
         return find_tools()
-    except Unavailable as reason:
+    except UnavailableError as reason:
         pytest.skip(str(reason))
 
 

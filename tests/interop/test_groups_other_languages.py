@@ -44,7 +44,7 @@ def program(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """A client's program, ready to run."""
     try:
         return CLIENTS[request.param]()
-    except client_programs.Unavailable as reason:
+    except client_programs.UnavailableError as reason:
         pytest.skip(str(reason))
 
 

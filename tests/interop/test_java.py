@@ -18,7 +18,7 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 
-from tests.interop.java_tools import JavaTools, Unavailable, find_tools
+from tests.interop.java_tools import JavaTools, UnavailableError, find_tools
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.interop
@@ -63,7 +63,7 @@ class Sent:
 def java() -> JavaTools:
     try:
         return find_tools()
-    except Unavailable as reason:
+    except UnavailableError as reason:
         pytest.skip(str(reason))
 
 

@@ -16,7 +16,7 @@ import pytest
 from logd.record.batch import DELETE_HORIZON_BIT
 from logd.storage.log import LogSettings
 from logd.units import DAY_MS
-from tests.interop.java_tools import JavaTools, Unavailable, find_tools
+from tests.interop.java_tools import JavaTools, UnavailableError, find_tools
 from tests.unit.compaction_rig import NOW_MS, Pair, Row, batches_in, compact, keyed_batch, rows_in
 from tests.unit.log_builder import append, make_log
 
@@ -36,7 +36,7 @@ BATCH = re.compile(
 def java() -> JavaTools:
     try:
         return find_tools()
-    except Unavailable as reason:
+    except UnavailableError as reason:
         pytest.skip(str(reason))
 
 

@@ -16,7 +16,7 @@ from logd.record.group_records import (
     encode_offset_key,
     encode_offset_value,
 )
-from tests.interop.java_tools import JavaTools, Unavailable, find_tools
+from tests.interop.java_tools import JavaTools, UnavailableError, find_tools
 from tests.unit.offsets_rig import OffsetsRig
 
 pytestmark = pytest.mark.interop
@@ -30,7 +30,7 @@ TIME_MS = 1_700_000_000_123
 def java() -> JavaTools:
     try:
         return find_tools()
-    except Unavailable as reason:
+    except UnavailableError as reason:
         pytest.skip(str(reason))
 
 

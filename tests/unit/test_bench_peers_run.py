@@ -142,11 +142,11 @@ def test_a_machine_without_the_tools_has_no_peers(monkeypatch, tmp_path) -> None
     """What cannot be had is unavailable, with the tool that is missing."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(packages.Unavailable, match="no mvn on this machine"):
+    with pytest.raises(packages.UnavailableError, match="no mvn on this machine"):
         packages.maven_jars("x", [packages.Artifact("g", "n", "1")])
-    with pytest.raises(packages.Unavailable, match="no go on this machine"):
+    with pytest.raises(packages.UnavailableError, match="no go on this machine"):
         packages.go_program("example/thing/v2", "1.0.0")
-    with pytest.raises(packages.Unavailable, match="no apt-get on this machine"):
+    with pytest.raises(packages.UnavailableError, match="no apt-get on this machine"):
         packages.debian_program("thing", "thing")
     assert list((tmp_path / "logd-bench").iterdir()) == []  # no half of anything is kept
 
