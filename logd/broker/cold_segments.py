@@ -128,20 +128,9 @@ class ColdSegments:
 
     # --- what there is to tell --------------------------------------------------------------------
 
-    def status_fields(self) -> dict[str, Any]:
-        """Return the fields of `logd status` about coded segments."""
-        if self.life is None:
-            return {
-                "cold_source_bytes": 0,
-                "cold_stored_bytes": 0,
-                "segments_by_margin": dict(NO_MARGINS),
-            }
-        figures = self.life.figures()
-        return {
-            "cold_source_bytes": figures.source_bytes,
-            "cold_stored_bytes": figures.stored_bytes,
-            "segments_by_margin": figures.margins(),
-        }
+    def margins(self) -> dict[str, int]:
+        """Return how many coded segments have which margin, as `logd status` shows it."""
+        return dict(NO_MARGINS) if self.life is None else self.life.figures().margins()
 
     async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
         """Add to rows of `logd segments` what is known of the coded ones among them."""

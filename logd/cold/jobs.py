@@ -1,7 +1,7 @@
 """`logd cold encode` and `logd cold thaw`, as the server sees them: jobs over a topic's segments.
 
-    encode: every sealed segment of that moment, coded or waited for until somebody else has coded it
-    thaw:   every released segment of that moment, brought back
+    encode: every sealed segment of that moment is coded, or waited for while somebody else does
+    thaw:   every released segment of that moment is brought back
 
 A job belongs to the server, not to the connection that asked for it: who asked may leave and look
 again. It is forgotten when the server stops, or when many others came after it. What the settings
@@ -18,7 +18,6 @@ from typing import Any, Final, Literal
 
 import trio
 
-from logd.cold.chunk_sizes import ChunkSizes
 from logd.cold.encoding import ENCODES_AT_ONCE, Encoder
 from logd.cold.partition_view import ColdPartition
 from logd.cold.segment_errors import (
@@ -32,7 +31,7 @@ from logd.cold.tier import ColdTier
 from logd.cold.tiering import Tiering
 from logd.errors import ColdStateError, LogdError
 from logd.events import EventLog
-from logd.policy.cold.values import LIVE, ColdState, Generation, SegmentKey
+from logd.policy.cold.values import ColdState, Generation, SegmentKey
 from logd.policy.tiering import SegmentFacts, TieringRules, Wait, plan_tiering
 
 JOBS_KEPT: Final = 100
@@ -118,14 +117,12 @@ class ColdJobs:
         encoder: Encoder,
         thawer: Thawer,
         *,
-        sizes: ChunkSizes,
         events: EventLog,
     ) -> None:
         self._tier = tier
         self._tiering = tiering
         self._encoder = encoder
         self._thawer = thawer
-        self._sizes = sizes
         self._events = events
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
@@ -239,6 +236,9 @@ class ColdJobs:
                 for each in coverage.generations
             ]
         facts = await self._tiering.facts(partition)
+        hot = {each.base_offset for each in facts.segments}
+        coverage = self._tier.coverage(partition.topic_id, partition.index)
+        job.skipped += sum(each.key.base_offset not in hot for each in coverage.generations)
         return [
             _Item(partition, facts.key_of(each), each.size_bytes, facts=each)
             for each in facts.segments
@@ -298,7 +298,7 @@ class ColdJobs:
                     continue
                 job.done += 1
                 job.source_bytes += generation.source_bytes
-                job.stored_bytes += self._sizes.stored_bytes(generation)
+                job.stored_bytes += sum(self._tier.holdings.lengths(generation.encoding) or ())
                 return
             await trio.sleep(LOOK_S)
 

@@ -109,9 +109,7 @@ class Removal:
             store = self._tier.nodes.store(node)
             for chunk in chunks:
                 await store.delete(chunk_id(chunk))
-                await self._tier.chunk_removed(
-                    chunk.encoding, index=chunk.index, node=chunk.node
-                )
+                await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=chunk.node)
                 self._metrics.chunks_removed.add()
                 self.waiting -= 1
                 gone.append(chunk)

@@ -238,13 +238,9 @@ class Tiering:
                 return
             key = generation.key
             self._releasing.keys.add(key)
-            nursery.start_soon(
-                self._release, partitions[key.topic_id, key.partition], generation
-            )
+            nursery.start_soon(self._release, partitions[key.topic_id, key.partition], generation)
 
-    def plan_releases(
-        self, committed: Collection[tuple[Generation, ReleaseTerms]]
-    ) -> ReleasePlan:
+    def plan_releases(self, committed: Collection[tuple[Generation, ReleaseTerms]]) -> ReleasePlan:
         """Return which of some committed generations are to be checked now."""
         nodes = self._tier.nodes
         return plan_releases(
@@ -292,9 +288,7 @@ class Tiering:
             key = candidate.key
             if key not in self._encoding.keys:
                 self._encoding.keys.add(key)
-                nursery.start_soon(
-                    self._encode, partitions[key.topic_id, key.partition], candidate
-                )
+                nursery.start_soon(self._encode, partitions[key.topic_id, key.partition], candidate)
 
     async def _encode(self, partition: ColdPartition, candidate: Candidate) -> None:
         key = candidate.key

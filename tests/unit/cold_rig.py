@@ -253,9 +253,7 @@ class ColdRig:
 
     def open_catalog(self) -> None:
         """Open the catalog as a start does; `stop_at` names where a transaction is cut short."""
-        self.catalog = SqliteCatalog.open(
-            f"{self.directory}/catalog.sqlite", CLUSTER, self.observe
-        )
+        self.catalog = SqliteCatalog.open(f"{self.directory}/catalog.sqlite", CLUSTER, self.observe)
         self.catalog._database.connection.execute("PRAGMA synchronous = OFF")
 
     def observe(self, event: str) -> None:
@@ -358,13 +356,17 @@ class ColdRig:
         )
         return (await reader.read(0, generation.source_bytes)).data
 
+    def hot_bytes(self, base: int) -> bytes:
+        """Read a segment's .log."""
+        with open(f"{self.directory}/t-0/{base:020d}.log", "rb") as file:
+            return file.read()
+
     async def check_readable(self) -> None:
         """Every sealed segment is there, hot or cold, byte for byte."""
         hot = self.hot()
         for base in self.bases:
             if base in hot:
-                with open(f"{self.directory}/t-0/{base:020d}.log", "rb") as file:
-                    assert file.read() == self.originals[base]
+                assert self.hot_bytes(base) == self.originals[base]
                 continue
             generation = self.live(base)
             assert generation is not None, f"segment {base} is neither hot nor cold"
@@ -385,4 +387,3 @@ class ColdRig:
             released=self.tier.released(TOPIC_ID, 0),
         )  # fmt: skip
         self.partition = SimPartition(log, settings)
-
