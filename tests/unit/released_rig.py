@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from logd.record.batch import BatchHeader, read_header
+from logd.record.records import encode_batch, iterate
 from logd.storage.clean_stop import CleanLog
 from logd.storage.files import Files
 from logd.storage.log import Log, LogSettings
+from logd.storage.offset_index import OffsetIndex
 from logd.storage.recovery import RecoveryReport
 from logd.storage.released import CutBatches, ReleasedRange, ReleasedSegment, cut_batches
 from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange, TimeSearch, later
 from logd.storage.sync_journal import SyncPoint
+from logd.storage.time_index import TimeIndex
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import SMALL, TOPIC_ID, batch_of, make_log, stage, sync, write
 
@@ -68,7 +71,7 @@ class Chunks:
     @property
     def catalog(self) -> Sequence[ReleasedSegment]:
         """What a log is told at its opening."""
-        return list(self.released.values())
+        return [self.released[base] for base in sorted(self.released)]
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -170,6 +173,33 @@ def split(data: bytes) -> list[BatchHeader]:
         at += headers[-1].size
     assert at == len(data)
     return headers
+
+
+def recompressed(source: bytes, base_offset: int) -> tuple[bytes, tuple[bytes, bytes]]:
+    """Return the same records in gzip batches, with an index entry for every batch."""
+    data, index, times, latest_ms = bytearray(), bytearray(), bytearray(), -1
+    at = 0
+    for header in split(source):
+        batch = encode_batch(
+            [(r.key, r.value, r.headers, r.timestamp_ms)
+             for r in iterate(source[at : at + header.size])],
+            base_offset=header.base_offset,
+            leader_epoch=header.leader_epoch,
+            codec=1,
+            producer_id=header.producer_id,
+            producer_epoch=header.producer_epoch,
+            base_sequence=header.base_sequence,
+        )  # fmt: skip
+        relative = header.last_offset - base_offset
+        if relative or data:
+            index += OffsetIndex.ENTRY.pack(relative, len(data))
+        if header.max_timestamp > latest_ms:
+            latest_ms = header.max_timestamp
+            times += TimeIndex.ENTRY.pack(latest_ms, relative)
+        data += batch
+        at += header.size
+    assert bytes(data) != source
+    return bytes(data), (bytes(index), bytes(times))
 
 
 def filled(directory: str, *, settings: LogSettings = SMALL, batches: int = 60) -> Log:
