@@ -176,7 +176,7 @@ def _of_log(topic: str, index: int, log: Log) -> list[dict[str, Any]]:
             "next_offset": segment.next_offset,
             "size_bytes": segment.size_bytes,
             "state": segment.state,
-            "hot": True,
+            "hot": not segment.is_released,
             "first_timestamp_ms": segment.first_timestamp_ms,
             "last_timestamp_ms": segment.last_timestamp_ms,
             "generation": None,
