@@ -176,7 +176,7 @@ def _of_log(topic: str, index: int, log: Log) -> list[dict[str, Any]]:
             "base_offset": segment.base_offset,
             "next_offset": segment.next_offset,
             "size_bytes": segment.size_bytes,
-            "state": segment.state,
+            "state": "coded" if segment.is_released else segment.state,
             "hot": not segment.is_released,
             "first_timestamp_ms": segment.first_timestamp_ms,
             "last_timestamp_ms": segment.last_timestamp_ms,
