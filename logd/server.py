@@ -19,7 +19,7 @@ import random
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from logd.broker.cleaning import ProcessCleaner
+from logd.broker.cold_problems import cold_read_problems
 from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
 from logd.broker.disk_space import DiskSpace
@@ -57,6 +58,7 @@ from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.clock import Clock
 from logd.cold.nodes import NodeServices
+from logd.cold.reading import ColdReads, Waiter
 from logd.cold.tier import ColdTier
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
@@ -251,6 +253,21 @@ class Server:
     def _end_turn(self) -> None:
         self._loop.end_turn()
 
+    def _make_cold_reads(self) -> ColdReads:
+        return ColdReads(
+            self._cold,
+            covered=self._cold,
+            files=self._files,
+            events=self._events,
+            metrics=self._metrics,
+            ahead_bytes=self._settings.cold_read_ahead_bytes,
+            wake=self._wake_fetches,
+        )
+
+    def _wake_fetches(self, waiters: Iterable[Waiter]) -> None:
+        self._services.turn.woken.extend(waiters)
+        self._end_turn()
+
     def _make_broker(self) -> None:
         self._factory = LogPartitionFactory(
             self._services,
@@ -288,6 +305,10 @@ class Server:
             disk=self._disk,
         )
         self._broker.cold = self._cold
+        self._cold_reads = self._make_cold_reads()
+        self._broker.problem_sources.append(
+            partial(cold_read_problems, self._cold_reads, self._topics)
+        )
         self._broker.problem_sources.append(partial(node_problems, self._cold))
         self._make_groups()
         self._retention = self._broker.retention = self._make_retention()
@@ -302,7 +323,7 @@ class Server:
             self._services,
             self._offload,
             produce=ProduceHandler(self._broker),
-            fetch=FetchHandler(self._broker, self._services, sessions),
+            fetch=FetchHandler(self._broker, self._services, sessions, self._cold_reads),
         )
         refused = self._metrics.counter(
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
