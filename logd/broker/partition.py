@@ -543,12 +543,6 @@ class Partition:
         self._wake_fetches()
         return result
 
-    async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        """Return offset, timestamp, epoch of the first visible record not before a time, or -1s."""
-        job = partial(self.log.offset_for_timestamp, timestamp_ms, below=self.high_watermark)
-        found = await self._services.offload.run("disk", job)
-        return found if found is not None else (-1, -1, -1)
-
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
         if self._checkpoint_ended is not None or self.offline is not None:

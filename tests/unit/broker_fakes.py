@@ -72,6 +72,7 @@ class FakeLog:
         self.damaged: list[Any] = []
         self.described: list[Any] = []
         self.newest: tuple[int, int] | None = None
+        self.times: list[tuple[int, int]] = []
 
     @property
     def written_offset(self) -> int:
@@ -85,6 +86,10 @@ class FakeLog:
 
     def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
         return self.newest if self.newest and self.newest[0] < below else None
+
+    def offset_for_timestamp(self, timestamp_ms: int, *, below: int) -> tuple[int, int, int] | None:
+        times = ((at, at_ms, 0) for at, at_ms in self.times if at_ms >= timestamp_ms)
+        return next((found for found in times if found[0] < below), None)
 
     def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
         return end_offset_for_epoch(self.epochs, epoch, end_offset=self.end_offset)
@@ -103,7 +108,6 @@ class FakePartition:
         self.settings = spec.settings
         self.retired = False
         self.syncs = True
-        self.times: list[tuple[int, int]] = []
 
     @property
     def log_start_offset(self) -> int:
@@ -139,12 +143,6 @@ class FakePartition:
             raise OffsetOutOfRangeError("beyond the high watermark")
         self.log.log_start_offset = before_offset
         return before_offset
-
-    async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        for offset, at_ms in self.times:
-            if at_ms >= timestamp_ms and offset < self.high_watermark:
-                return offset, at_ms, 0
-        return -1, -1, -1
 
 
 class DirectoryFactory:
