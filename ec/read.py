@@ -208,7 +208,7 @@ class SegmentReader:
         return Piece(step.source, memoryview(target), is_decoded=True)
 
     async def _gather(self, call: _Call, step: Decode) -> dict[int, memoryview] | None:
-        """Return the same range of k chunks: of those planned, else of whatever others are there."""
+        """Return one range of k chunks: of the planned ones, else of whatever others there are."""
         k = self._shape.profile.k
         windows: dict[int, memoryview] = {}
         asked: set[int] = set()

@@ -57,6 +57,7 @@ from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.clock import Clock
+from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
 from logd.cold.reading import ColdReads, Waiter
 from logd.cold.tier import ColdTier
@@ -253,8 +254,8 @@ class Server:
     def _end_turn(self) -> None:
         self._loop.end_turn()
 
-    def _make_cold_reads(self) -> ColdReads:
-        return ColdReads(
+    def _make_cold_reads(self) -> None:
+        reads = self._cold_reads = self._broker.cold_reads = ColdReads(
             self._cold,
             covered=self._cold,
             files=self._files,
@@ -263,6 +264,15 @@ class Server:
             ahead_bytes=self._settings.cold_read_ahead_bytes,
             wake=self._wake_fetches,
         )
+        problems = partial(cold_read_problems, reads, self._topics)
+        self._broker.problem_sources.append(problems)
+
+    def _make_index_mending(self) -> IndexMending:
+        mending = IndexMending(
+            self._cold, self._topics.open_partitions, self._offload, self._events
+        )
+        self._cold_reads.on_bad_index = mending.distrust
+        return mending
 
     def _wake_fetches(self, waiters: Iterable[Waiter]) -> None:
         self._services.turn.woken.extend(waiters)
@@ -305,10 +315,7 @@ class Server:
             disk=self._disk,
         )
         self._broker.cold = self._cold
-        self._cold_reads = self._make_cold_reads()
-        self._broker.problem_sources.append(
-            partial(cold_read_problems, self._cold_reads, self._topics)
-        )
+        self._make_cold_reads()
         self._broker.problem_sources.append(partial(node_problems, self._cold))
         self._make_groups()
         self._retention = self._broker.retention = self._make_retention()

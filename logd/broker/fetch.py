@@ -378,18 +378,16 @@ class FetchHandler:
             found = partition.try_read(offset, max_bytes=max(budget, 0), min_one=not before)
             if found is None and fetch.coded is not None:
                 found = fetch.coded.located.get(at)
-            is_late = False
             if isinstance(found, ReleasedRange):
                 found, offset = self._coded.look(
                     fetch, partition, found, budget=budget, before=before
                 )
-                is_late = found is None and offset == item.offset
             if isinstance(found, FileSlice):
                 records = self._warm(found, before) if found.size else found
             else:
                 records = found
-            if records is None and not is_late:
-                cold_offset = offset
+            if records is None:
+                cold_offset = offset  # -1 where it is late
         result = PartitionFetched(
             item.index, 0, high_watermark, partition.log.log_start_offset, records
         )
@@ -513,16 +511,18 @@ class FetchHandler:
             if result.records is not None:
                 sent += result.records.size
         self._bytes_out.value += sent
-        parts: list[Part | MixedSlices] = fetch_response.encode(  # type: ignore[assignment]
-            fetch.version,  # all records here are slices
+        parts = fetch_response.encode(
+            fetch.version,
             fetch.correlation_id,
             topics,
             session_id=fetch.session_id,
             error_code=0,
             read_committed=fetch.read_committed,
         )
-        has_mixed = fetch.coded is not None and fetch.coded.is_answered
-        fetch.complete(flat(parts) if has_mixed else parts)  # type: ignore[arg-type]
+        if fetch.coded is not None and fetch.coded.is_answered:
+            fetch.complete(flat(parts))  # type: ignore[arg-type]  # all records here are slices
+        else:
+            fetch.complete(parts)  # type: ignore[arg-type]  # all records here are slices
 
 
 def _is_news(fetch: _Fetch, item: FetchItem, result: PartitionFetched) -> bool:

@@ -8,7 +8,7 @@ comes later is in memory when the client asks again.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, Protocol
 
 from logd.broker.partition import Partition
 from logd.broker.reply import MixedSlices
@@ -17,6 +17,8 @@ from logd.cold.reading import ColdReads
 from logd.errors import LogdError
 from logd.storage.file_slice import FileSlice
 from logd.storage.released import ReleasedRange
+
+LATE: Final = -1
 
 
 class CodedState:
@@ -87,9 +89,8 @@ class CodedLook:
     ) -> tuple[MixedSlices | FileSlice | None, int]:
         """Return what is there from a place on, if anything, and the offset where it begins.
 
-        Without a slice either something is being read, and the fetch hears of it, or the offset is
-        hot and a thread must get it: it is another one than was asked for then, where the segment
-        has nothing up to its end.
+        Without a slice either something is being read, and the fetch hears of it (the offset is
+        `LATE`); or the segment has nothing up to its end, and a thread must get the hot data there.
 
         Args:
             budget: how many bytes the fetch takes.
@@ -108,7 +109,7 @@ class CodedLook:
             )  # fmt: skip
             if batches is None:
                 self._note_late(fetch, coded)
-                return None, found.wanted_offset
+                return None, LATE
             if batches.size or batches.next_offset == wanted.wanted_offset:
                 coded.is_answered = True
                 if batches.more is not None and before + batches.size < fetch.min_bytes:

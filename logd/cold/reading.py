@@ -21,29 +21,31 @@ Offsets that cannot be read answer with ColdRangeError; see `logd.cold.read_fail
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
 from logd.cold.read_failures import ReadFailures
-from logd.cold.runs import FilePart, MemoryPart, Part, Run, Runs, Slice
+from logd.cold.read_metrics import ReadMetrics
+from logd.cold.run_reader import RunReader, UnreadableError
+from logd.cold.runs import Run, Runs, Slice
 from logd.errors import ColdRangeError, CorruptFileError, LogdError
 from logd.events import EventLog
-from logd.metrics import LATENCY_BOUNDS_SECONDS, Registry
+from logd.metrics import Registry
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.values import ColdState, Generation
-from logd.storage.batch_run import BatchRun, scan_run
+from logd.storage.batch_run import BatchRun
 from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files
-from logd.storage.released import ReleasedRange, SourcePiece
+from logd.storage.released import ReleasedRange
 from logd.units import MIB
 
 if TYPE_CHECKING:
-    from ec.errors import EcError
-    from ec.manifest import Manifest
-    from logd.cold.chunk_access import ChunkAccess, Fetched, Tier
+    from logd.cold.chunk_access import OnDamage, Tier
+
+T = TypeVar("T")
 
 RUN_BYTES: Final = MIB
 """The first run of a reader; twice and four times as much when it goes on."""
@@ -95,6 +97,7 @@ class _Load:
     Attributes:
         from_offset: offsets from here on are answered by it.
         start, size: what is read of the source.
+        is_indexed: the log's index says that a batch begins there.
         is_ahead: nobody waits for it.
         further: how many runs are to follow it.
     """
@@ -107,6 +110,7 @@ class _Load:
     is_ahead: bool
     level: int
     further: int
+    is_indexed: bool = False
     waiters: dict[Waiter, None] = field(default_factory=dict)
 
 
@@ -118,8 +122,8 @@ class ColdReads:
         wake: wakes readers, and lets what they answer be sent.
 
     Attributes:
-        on_damage: told of each chunk that a read found damaged or missing: encoding, index, node,
-            error. Once a minute.
+        on_bad_index: told of a segment (topic id, partition, base offset) whose index led to where
+            no batch is; from then on it must not be believed.
         failures: what could not be read.
     """
 
@@ -134,14 +138,13 @@ class ColdReads:
         ahead_bytes: int,
         wake: Callable[[Iterable[Waiter]], None],
     ) -> None:
-        self._tier = tier
+        self._metrics = ReadMetrics(metrics)
+        self._reader = RunReader(tier, events, metrics, self._metrics)
         self._covered = covered
         self._files = files
         self._events = events
-        self._registry = metrics
         self._limit_bytes = max(ahead_bytes, AHEAD_BYTES_MIN)
         self._wake = wake
-        self._access: ChunkAccess | None = None
         self._nursery: trio.Nursery | None = None
         self._runs = Runs()
         self._loads: dict[str, list[_Load]] = {}
@@ -149,13 +152,25 @@ class ColdReads:
         self._loading_bytes = 0
         self._readers: OrderedDict[tuple[bytes, int, int], int] = OrderedDict()
         self.failures: Final = ReadFailures()
-        self.on_damage: Callable[[str, int, str, EcError], None] | None = None
-        self._metrics = _Metrics(metrics)
+        self.on_bad_index: Callable[[bytes, int, int], None] | None = None
+        self._misled: set[str] = set()
         metrics.gauge(
             "logd_cold_read_memory_bytes",
             "Memory of what was read of coded segments, and is being read.",
             lambda: self.memory_bytes,
         )
+
+    @property
+    def on_damage(self) -> OnDamage | None:
+        """Told of each chunk that a read found damaged or missing, once a minute.
+
+        Encoding, index of the chunk, node, error.
+        """
+        return self._reader.on_damage
+
+    @on_damage.setter
+    def on_damage(self, tell: OnDamage | None) -> None:
+        self._reader.on_damage = tell
 
     @property
     def memory_bytes(self) -> int:
@@ -172,6 +187,7 @@ class ColdReads:
                     await trio.sleep(SWEEP_S)
                     self._runs.drop_idle(trio.current_time())
                     self.failures.drop_unless(self._is_live)
+                    self._misled.clear()
             finally:
                 self._nursery = None
 
@@ -251,12 +267,11 @@ class ColdReads:
         generation = self._covered.coverage(topic_id, partition).find(base_offset)
         if generation is None or generation.source_bytes < end:
             raise ColdRangeError(f"no coded copy of the segment at {base_offset} is known")
-        access = self._ready()
-        manifest = await access.manifest(generation)
-        fetched = await self._fetch(generation, manifest, start, end)
-        if fetched.missing is not None:
-            raise ColdRangeError(f"{generation.key} cannot be read: {fetched.missing.reason}")
-        return b"".join(piece.data for piece in fetched.pieces)
+        return await self._reader.read_source(generation, start, end)
+
+    async def in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Return what `function(*args)` returns, in a thread of the cold tier."""
+        return await self._reader.in_thread(function, *args)
 
     def _generation(self, topic_id: bytes, partition: int, at: ReleasedRange) -> Generation:
         found = self._covered.coverage(topic_id, partition).find(at.wanted_offset)
@@ -366,6 +381,7 @@ class ColdReads:
             load = _Load(
                 partition, generation, min(from_offset, at.wanted_offset), start, size,
                 is_ahead=False, level=level, further=AHEAD_RUNS if level else 0,
+                is_indexed=0 < start == at.position,
             )  # fmt: skip
             self._begin(load)
         load.is_ahead = False
@@ -416,7 +432,11 @@ class ColdReads:
         began_s = trio.current_time()
         run: Run | None = None
         try:
-            run = await self._load(load)
+            run = await self._reader.read_run(
+                load.generation, load.start, load.size,
+                from_offset=load.from_offset, is_ahead=load.is_ahead,
+            )  # fmt: skip
+            self.failures.was_read(load.generation.encoding, run.from_offset, run.next_offset)
         except LogdError as error:
             self._failed(load, error)
         except Exception as error:  # Whatever it is, those who wait must hear of it.
@@ -440,9 +460,11 @@ class ColdReads:
             self._wake(load.waiters)
 
     def _failed(self, load: _Load, error: LogdError) -> None:
+        if isinstance(error.__cause__, CorruptFileError) and self._was_misled(load):
+            return
         self._metrics.failed.value += 1
         to_offset = load.generation.next_offset
-        if isinstance(error, _UnreadableError):
+        if isinstance(error, UnreadableError):
             to_offset = error.to_offset
         failure = self.failures.add(
             load.generation, load.from_offset, max(to_offset, load.from_offset + 1),
@@ -456,90 +478,18 @@ class ColdReads:
             reason=failure.reason,
         )
 
-    # --- one load ---------------------------------------------------------------------------------
+    def _was_misled(self, load: _Load) -> bool:
+        """Have an index distrusted that led to no batch; who waits asks the log again.
 
-    def _ready(self) -> ChunkAccess:
-        """Return what asks the nodes; the coding library comes with the first read."""
-        if self._access is None:
-            from logd.cold.chunk_access import ChunkAccess
-
-            self._access = ChunkAccess(self._tier, self._events, self._registry)
-            self._access.on_damage = self._tell_damage
-        return self._access
-
-    def _tell_damage(self, encoding: str, index: int, node: str, error: EcError) -> None:
-        if self.on_damage is not None:
-            self.on_damage(encoding, index, node, error)
-
-    async def _load(self, load: _Load) -> Run:
-        """Read a run.
-
-        Raises:
-            LogdError: not even its first batch can be had.
+        Where that has not helped, the bytes themselves are bad.
         """
-        access, generation = self._ready(), load.generation
-        manifest = await access.manifest(generation)
-        start = _best_start(manifest, load.start, load.from_offset)
-        end = min(start + load.size, manifest.source_bytes)
-        fetched = await self._fetch(generation, manifest, start, end)
-        while True:
-            batches = await self._scan(generation, manifest, start, fetched)
-            if not batches.needed_bytes:
-                break
-            end = start + batches.needed_bytes
-            rest = await self._fetch(generation, manifest, _end_of_pieces(fetched, start), end)
-            fetched = _joined(fetched, rest)
-        from_offset = min([load.from_offset, *batches.bases[:1]])
-        parts = tuple(self._parts(access, generation, manifest, fetched))
-        run = Run(generation, from_offset, batches, parts, load.is_ahead, trio.current_time())
-        self.failures.was_read(generation.encoding, from_offset, run.next_offset)
-        return run
-
-    async def _fetch(
-        self, generation: Generation, manifest: Manifest, start: int, end: int
-    ) -> Fetched:
-        fetched = await self._ready().read(generation, manifest, start, end)
-        metrics = self._metrics
-        if fetched.pieces:
-            (metrics.degraded if fetched.is_degraded else metrics.healthy).value += 1
-        metrics.bytes.value += sum(piece.source.size for piece in fetched.pieces)
-        return fetched
-
-    async def _scan(
-        self, generation: Generation, manifest: Manifest, start: int, fetched: Fetched
-    ) -> BatchRun:
-        """Walk the batches of what was read.
-
-        Raises:
-            _UnreadableError: the first one cannot be had, or is bad.
-        """
-        missing = fetched.missing
-        views = [piece.data for piece in fetched.pieces]
-        if not views:
-            assert missing is not None
-            raise _UnreadableError(missing.reason, _first_offset_from(manifest, missing.end))
-        try:
-            batches = await self._tier.offload.run(_scan, generation, start, views)
-        except CorruptFileError as error:
-            raise _UnreadableError(
-                str(error), _first_offset_from(manifest, error.position + 1)
-            ) from error
-        assert isinstance(batches, BatchRun)
-        if batches.needed_bytes and missing is not None:
-            raise _UnreadableError(missing.reason, _first_offset_from(manifest, missing.end))
-        return batches
-
-    def _parts(
-        self, access: ChunkAccess, generation: Generation, manifest: Manifest, fetched: Fetched
-    ) -> Iterable[Part]:
-        """Yield where the bytes are from now on: in files here if they can be, else in memory."""
-        for piece in fetched.pieces:
-            start, end = piece.source.start, piece.source.end
-            found = access.local_range(generation, manifest, piece)
-            if found is not None:
-                yield FilePart(start, end, found.file, found.position)
-            else:
-                yield MemoryPart(start, end, piece.data)
+        encoding, tell = load.generation.encoding, self.on_bad_index
+        if not load.is_indexed or encoding in self._misled or tell is None:
+            return False
+        self._misled.add(encoding)
+        self._events.warning("index leads to no batch", segment=str(load.generation.key))
+        tell(*load.partition, load.generation.key.base_offset)
+        return True
 
 
 class _Bell:
@@ -552,95 +502,14 @@ class _Bell:
         self.rung.set()
 
 
-class _UnreadableError(ColdRangeError):
-    """The first batch of a run cannot be had.
-
-    Attributes:
-        to_offset: the first offset behind it that may be readable.
-    """
-
-    def __init__(self, reason: str, to_offset: int) -> None:
-        super().__init__(reason)
-        self.to_offset = to_offset
-
-
-class _Metrics:
-    """What reads count."""
-
-    def __init__(self, registry: Registry) -> None:
-        reads = "logd_cold_reads_total"
-        about = "Reads of ranges of coded segments, by how it went."
-        self.healthy = registry.counter(reads, about, result="healthy")
-        self.degraded = registry.counter(reads, about, result="degraded")
-        self.failed = registry.counter(reads, about, result="failed")
-        self.bytes = registry.counter(
-            "logd_cold_read_bytes_total", "Bytes that were read of coded segments, verified."
-        )
-        self.seconds = registry.histogram(
-            "logd_cold_read_seconds", "How long reading a run of batches took.",
-            LATENCY_BOUNDS_SECONDS,
-        )  # fmt: skip
-        self.ahead_hits = registry.counter(
-            "logd_cold_read_ahead_hits_total", "Runs that were there before they were asked for."
-        )
-        self.ahead_bytes = registry.counter(
-            "logd_cold_read_ahead_bytes_total", "Bytes of such runs that readers came to use."
-        )
-
-    def served(self, run: Run) -> None:
-        """Count the first use of a run."""
-        if run.is_ahead and not run.is_claimed:
-            self.ahead_hits.value += 1
-            self.ahead_bytes.value += run.batches.end - run.batches.start
-
-
-def _scan(generation: Generation, start: int, views: Sequence[memoryview]) -> BatchRun:
-    """Walk the batches of some bytes that lie in several buffers. In a thread."""
-    data = views[0] if len(views) == 1 else b"".join(views)
-    piece = SourcePiece(
-        data, start, generation.source_bytes,
-        base_offset=generation.key.base_offset, end_bound=generation.next_offset,
-        name=f"{generation.key} g{generation.number}",
-    )  # fmt: skip
-    return scan_run(piece)
-
-
 def _size_of(level: int, generation: Generation, start: int) -> int:
     """Return how much to read from a position on, for a reader that went on so often."""
     size = RUN_BYTES << min(level, RUN_DOUBLINGS)
     return max(1, min(size, generation.source_bytes - start))
 
 
-def _best_start(manifest: Manifest, start: int, offset: int) -> int:
-    """Return the nearest known batch: what lies before it may be in a chunk that is lost."""
-    found = [
-        first.position
-        for first in manifest.first_batches
-        if first is not None and first.offset <= offset
-    ]
-    return max([start, *found])
-
-
-def _first_offset_from(manifest: Manifest, position: int) -> int:
-    """Return the first offset of which it is known that it lies at or behind a position."""
-    found = (
-        first.offset
-        for first in manifest.first_batches
-        if first is not None and first.position >= position
-    )
-    return next(found, manifest.next_offset)
-
-
 def _end_of(batches: BatchRun) -> int:
     return batches.next_offsets[-1] if batches.next_offsets else 0
-
-
-def _end_of_pieces(fetched: Fetched, start: int) -> int:
-    return fetched.pieces[-1].source.end if fetched.pieces else start
-
-
-def _joined(first: Fetched, rest: Fetched) -> Fetched:
-    return type(first)((*first.pieces, *rest.pieces), rest.missing)
 
 
 def _more(at: ReleasedRange, position: int, offset: int) -> ReleasedRange | None:

@@ -229,7 +229,7 @@ async def test_the_hedge_delay_follows_what_reads_take(autojump_clock: MockClock
         rig = Rig(SMALL)
         for node in rig.tier.nodes.values():
             node.delay_s = delay_s
-        access = rig.reads._ready()
+        access = rig.reads._reader.ready()
         assert access.hedge_s == chunk_access.HEDGE_S_MAX
         for _ in range(chunk_access.SAMPLES):
             await access.read(SMALL.generation, SMALL.encoded.manifest, 0, 100)
@@ -237,7 +237,7 @@ async def test_the_hedge_delay_follows_what_reads_take(autojump_clock: MockClock
 
 
 async def test_a_damaged_block_is_read_around_and_told() -> None:
-    """Counted, logged with node, chunk and block, told to repair once; the reader gets its bytes."""
+    """Counted, logged with node, chunk and block, told to repair once; readers get their bytes."""
     rig = Rig(SMALL)
     chunk = SMALL.encoded.ids[2].name
     rig.tier.nodes["n2"].flip(chunk, 66_000)
