@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.compaction import Compaction
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
@@ -45,6 +46,7 @@ class Broker:
         compaction: what compacts, by itself and on demand; set once, likewise.
         cold: what is coded, and the storage nodes; set once, likewise.
         cold_reads: reads of coded segments; set once, likewise.
+        coded: what moves segments through their life as coded ones; set once, likewise.
         not_ready: why the broker does not serve yet, or None; the server clears it.
     """
 
@@ -66,6 +68,7 @@ class Broker:
     compaction: Compaction = field(init=False)
     cold: ColdTier = field(init=False)
     cold_reads: ColdReads = field(init=False)
+    coded: ColdSegments = field(init=False)
     node_id: int = NODE_ID
     not_ready: str | None = "starting"
     problem_sources: list[Callable[[], Iterable[Problem]]] = field(default_factory=list)
