@@ -41,7 +41,7 @@ from logd.broker.group_upkeep import GroupUpkeep
 from logd.broker.groups import Coordinator
 from logd.broker.maintenance import Maintenance
 from logd.broker.node_status import node_problems, register_node_metrics
-from logd.broker.offsets_log import OffsetsLog
+from logd.broker.offsets_log import OffsetsLog, settings_to_keep_all
 from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
@@ -68,6 +68,7 @@ from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
 from logd.process_limits import connection_limits, raise_descriptor_limit
+from logd.storage import layout
 from logd.storage.catalog import SqliteCatalog
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
@@ -98,6 +99,7 @@ class ServeOptions:
     Attributes:
         listen, admin: host and port; port 0 takes a free one.
         advertise: what clients are told to connect to; None: where the Kafka port listens.
+        rebuild_catalog: make the catalog again, from the nodes that the settings name, first.
         node_token: what storage nodes that are servers are asked with; None: none.
     """
 
@@ -108,6 +110,7 @@ class ServeOptions:
     config: ServerConfig
     log_format: Literal["text", "json"] = "text"
     node_token: str | None = None
+    rebuild_catalog: bool = False
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
@@ -173,13 +176,9 @@ class Server:
     async def _start(self, offload: ThreadOffload) -> None:
         """Open what is on disk; when this returns, everything can be served."""
         self._offload = offload
-        catalog = await offload.run(
-            "catalog",
-            SqliteCatalog.open,
-            self._directory.catalog_path,
-            self._directory.cluster_id,
-        )
-        self._catalog = catalog
+        if self._options.rebuild_catalog:
+            await self._rebuild_catalog(offload)
+        self._catalog = catalog = await offload.run("catalog", self._open_catalog)
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)
         self._config = DynamicConfig(self._options.config, overrides)
@@ -198,9 +197,27 @@ class Server:
         self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
 
-    async def _open_cold_tier(self, offload: ThreadOffload) -> None:
-        """Load what is coded, before logs are opened: of some the .log is rightly absent."""
-        services = NodeServices(
+    def _open_catalog(self) -> SqliteCatalog:
+        if self._files.exists(f"{self._directory.path}/{layout.REBUILD_NAME}"):
+            from logd.storage.catalog_rebuild import resume
+
+            resume(self._files, self._directory.path)
+        return SqliteCatalog.open(self._directory.catalog_path, self._directory.cluster_id)
+
+    async def _rebuild_catalog(self, offload: ThreadOffload) -> None:
+        from logd.cold.rebuild import Rebuild
+
+        rebuild = Rebuild(
+            self._node_services(offload),
+            self._clock,
+            data_path=self._directory.path,
+            topics_path=self._directory.topics_path,
+            unknown_settings=partial(settings_to_keep_all, self._settings),
+        )
+        await rebuild.run(self._settings.nodes)
+
+    def _node_services(self, offload: ThreadOffload) -> NodeServices:
+        return NodeServices(
             files=self._files,
             offload=offload,
             events=self._events,
@@ -209,7 +226,10 @@ class Server:
             random=self._random,
             token=self._options.node_token,
         )
-        self._cold = ColdTier(self._catalog.cold, services, self._clock)
+
+    async def _open_cold_tier(self, offload: ThreadOffload) -> None:
+        """Load what is coded, before logs are opened: of some the .log is rightly absent."""
+        self._cold = ColdTier(self._catalog.cold, self._node_services(offload), self._clock)
         await self._cold.load()
         await self._cold.nodes.register(self._settings.nodes)
 

@@ -173,7 +173,6 @@ AWAITED = (
     "ec.margin",
     "ec.prove",
     "ec.repair",
-    "logd.policy.cold.rebuild",
     "logd.policy.tiering",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
