@@ -43,7 +43,7 @@ from logd.broker.group_upkeep import GroupUpkeep
 from logd.broker.groups import Coordinator
 from logd.broker.maintenance import Maintenance
 from logd.broker.node_status import node_problems, register_node_metrics
-from logd.broker.offsets_log import OffsetsLog, settings_to_keep_all
+from logd.broker.offsets_log import OffsetsLog
 from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.produce import ProduceHandler
@@ -61,7 +61,7 @@ from logd.clock import Clock
 from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
 from logd.cold.reading import ColdReads, Waiter
-from logd.cold.tier import ColdTier
+from logd.cold_start import open_catalog, open_cold_tier, rebuild_catalog
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
 from logd.events import EventLog
@@ -72,8 +72,6 @@ from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
 from logd.process_limits import connection_limits, raise_descriptor_limit
-from logd.storage import layout
-from logd.storage.catalog import SqliteCatalog
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
@@ -181,13 +179,14 @@ class Server:
     async def _start(self, offload: ThreadOffload) -> None:
         """Open what is on disk; when this returns, everything can be served."""
         self._offload = offload
+        directory, clock, node_services = self._directory, self._clock, self._node_services(offload)
         if self._options.rebuild_catalog:
-            await self._rebuild_catalog(offload)
-        self._catalog = catalog = await offload.run("catalog", self._open_catalog)
+            await rebuild_catalog(node_services, clock, directory)
+        self._catalog = catalog = await open_catalog(offload, self._files, directory)
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)
         self._config = DynamicConfig(self._options.config, overrides)
-        await self._open_cold_tier(offload)
+        self._cold = await open_cold_tier(catalog, node_services, clock, nodes=self._settings.nodes)
         self._journal = await offload.run(
             "disk", self._open_journal, sum(row.partitions for row in rows)
         )
@@ -202,25 +201,6 @@ class Server:
         self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
 
-    def _open_catalog(self) -> SqliteCatalog:
-        if self._files.exists(f"{self._directory.path}/{layout.REBUILD_NAME}"):
-            from logd.storage.catalog_rebuild import resume
-
-            resume(self._files, self._directory.path)
-        return SqliteCatalog.open(self._directory.catalog_path, self._directory.cluster_id)
-
-    async def _rebuild_catalog(self, offload: ThreadOffload) -> None:
-        from logd.cold.rebuild import Rebuild
-
-        rebuild = Rebuild(
-            self._node_services(offload),
-            self._clock,
-            data_path=self._directory.path,
-            topics_path=self._directory.topics_path,
-            unknown_settings=partial(settings_to_keep_all, self._settings),
-        )
-        await rebuild.run(self._settings.nodes)
-
     def _node_services(self, offload: ThreadOffload) -> NodeServices:
         return NodeServices(
             files=self._files,
@@ -231,12 +211,6 @@ class Server:
             random=self._random,
             token=self._options.node_token,
         )
-
-    async def _open_cold_tier(self, offload: ThreadOffload) -> None:
-        """Load what is coded, before logs are opened: of some the .log is rightly absent."""
-        self._cold = ColdTier(self._catalog.cold, self._node_services(offload), self._clock)
-        await self._cold.load()
-        await self._cold.nodes.register(self._settings.nodes)
 
     def _open_journal(self, partitions: int) -> SyncJournal:
         return SyncJournal.open(
