@@ -143,9 +143,7 @@ class Encoder:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
         profile = self._profile(partition)
-        source = await self._offload.run(
-            "cold", source_of, partition.log, key.base_offset
-        )
+        source = await self._offload.run("cold", source_of, partition.log, key.base_offset)
         try:
             end_offset = _end_offset(partition, key, source)
             self.running[key] = Running(source.size_bytes)

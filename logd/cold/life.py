@@ -84,7 +84,7 @@ class ColdLife:
             events=events,
             metrics=self.metrics,
         )
-        thawer = Thawer(
+        self.thawer = Thawer(
             tier, self.findings, offload=offload, room_bytes=services.room_bytes, events=events
         )
         self.removal = Removal(
@@ -104,7 +104,7 @@ class ColdLife:
             now_ms=now_ms,
             events=events,
         )
-        self.jobs = ColdJobs(tier, self.tiering, self.encoder, thawer, events=events)
+        self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
         self.view = ColdView(tier, self.findings)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
