@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # STORAGE
     ("logd.storage", "ec.file_system"),
     ("ec.chunk_reader", "ec.node_identity"),
-    ("ec.node_dir",),
+    ("ec.node_dir", "ec.reassemble"),
     ("ec.chunk_write",),
     ("ec.chunk_dir",),
     # DRIVER
