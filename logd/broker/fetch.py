@@ -40,6 +40,7 @@ from logd.errors import (
     UnknownTopicOrPartitionError,
 )
 from logd.storage.file_slice import FileSlice
+from logd.storage.released import ReleasedRange
 from logd.wire import fetch_response
 from logd.wire.error_codes import code_for
 from logd.wire.fetch_response import PartitionFetched, TopicFetched
@@ -329,6 +330,8 @@ class FetchHandler:
         is_cold = False
         if budget > 0 or not before:
             found = partition.try_read(item.offset, max_bytes=max(budget, 0), min_one=not before)
+            if isinstance(found, ReleasedRange):
+                raise StorageError(f"segment {found.base_offset} is only in chunks")
             records = self._warm(found, before) if found is not None and found.size else found
             is_cold = records is None
         result = PartitionFetched(
@@ -401,6 +404,8 @@ class FetchHandler:
 
         def job() -> FileSlice:
             records = log.read(offset, max_bytes=max(budget, 0), below=below, min_one=min_one)
+            if isinstance(records, ReleasedRange):
+                raise StorageError(f"segment {records.base_offset} is only in chunks")
             for position in range(0, records.size, _TOUCH_BYTES):
                 size = min(_TOUCH_BYTES, records.size - position)
                 files.read_at(records.file, records.position + position, size)

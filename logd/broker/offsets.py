@@ -22,9 +22,11 @@ from logd.errors import (
     InvalidRequestError,
     LogdError,
     LogFailedError,
+    StorageError,
     UnknownLeaderEpochError,
     UnsupportedVersionError,
 )
+from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange
 from logd.wire.error_codes import code_for
 from logd.wire.messages.list_offsets import (
     ListOffsetsPartition,
@@ -137,7 +139,7 @@ async def _find(broker: Broker, partition: Partition, timestamp: int) -> Found:
         return await _find_max_timestamp(broker, partition)
     if timestamp == LATEST_TIERED:
         return _NOTHING  # Nothing is stored elsewhere.
-    return await partition.list_offset(timestamp)
+    return await _find_time(broker, partition, timestamp)
 
 
 def _earliest(partition: Partition) -> Found:
@@ -149,11 +151,23 @@ def _earliest(partition: Partition) -> Found:
     return offset, -1, partition.leader_epoch if single else _NO_EPOCH
 
 
+async def _find_time(broker: Broker, partition: Partition, timestamp: int) -> Found:
+    """Return the first visible record that is not before a time."""
+    log, below = partition.log, partition.high_watermark
+    look = partial(log.offset_for_timestamp, timestamp, below=below)
+    found = await broker.offload.run("disk", look)
+    if isinstance(found, ReleasedTimeRange):
+        raise StorageError(f"segment {found.base_offset} is only in chunks")
+    return _NOTHING if found is None else found
+
+
 async def _find_max_timestamp(broker: Broker, partition: Partition) -> Found:
     look = partial(partition.log.max_timestamp, below=partition.high_watermark)
     found = await broker.offload.run("disk", look)
     if found is None:
         return _NOTHING
+    if isinstance(found, ReleasedLatest):
+        raise StorageError(f"segment {found.ranges[0].base_offset} is only in chunks")
     offset, timestamp = found
     return offset, timestamp, partition.leader_epoch
 

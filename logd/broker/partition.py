@@ -51,6 +51,7 @@ from logd.record.batch import (
 from logd.record.timestamps import check_timestamp_type, check_timestamps
 from logd.storage.file_slice import FileSlice
 from logd.storage.log import DeleteResult, Log
+from logd.storage.released import ReleasedRange
 from logd.storage.staged import StagedWrite, WriteResult
 
 SLOW_WRITE_S: Final = 0.005
@@ -463,7 +464,9 @@ class Partition:
 
     # --- read --------------------------------------------------------------------------------
 
-    def try_read(self, offset: int, *, max_bytes: int, min_one: bool) -> FileSlice | None:
+    def try_read(
+        self, offset: int, *, max_bytes: int, min_one: bool
+    ) -> FileSlice | ReleasedRange | None:
         """Return whole batches from `offset` on below the high watermark, if no disk is needed.
 
         None: ask `log.read` in a thread. Raises as Log.try_read does.
@@ -538,12 +541,6 @@ class Partition:
         deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
         return result
-
-    async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        """Return offset, timestamp, epoch of the first visible record not before a time, or -1s."""
-        job = partial(self.log.offset_for_timestamp, timestamp_ms, below=self.high_watermark)
-        found = await self._services.offload.run("disk", job)
-        return found if found is not None else (-1, -1, -1)
 
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""

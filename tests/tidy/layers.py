@@ -172,13 +172,8 @@ STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 AWAITED = (
     "logd.storage.recompress",
     "ec.margin",
-    "ec.placement",
     "ec.prove",
     "ec.repair",
-    "ec.store.guarded",
-    "logd.policy.cold.coverage",
-    "logd.policy.cold.leases",
-    "logd.policy.cold.preflight",
     "logd.policy.cold.rebuild",
     "logd.policy.tiering",
 )
