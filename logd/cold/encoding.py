@@ -354,6 +354,7 @@ def _end_offset(partition: ColdPartition, key: SegmentKey, source: CodingSource)
         raise ColdRefusedError(f"{key}: it has no records")
     if end_offset > visible:
         raise ColdRefusedError(f"{key}: its records are visible up to offset {visible} only")
+    return end_offset
 
 
 @contextmanager

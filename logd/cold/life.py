@@ -22,6 +22,7 @@ from logd.cold.removal import Removal
 from logd.cold.thawing import Thawer
 from logd.cold.tier import ColdTier
 from logd.cold.tiering import Tiering, has_hot_file
+from logd.cold.verifying import Verifier
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
@@ -57,6 +58,7 @@ class ColdLife:
 
     Attributes:
         encoder, jobs: for whoever wants a segment coded.
+        verifier: for whoever wants to know that all chunks are right.
         findings: what is known to be wrong with chunks; readers, repair and scrub note it here too.
         view: looks at segments for people.
     """
@@ -105,6 +107,7 @@ class ColdLife:
             events=events,
         )
         self.jobs = ColdJobs(tier, self.tiering, self.encoder, thawer, events=events)
+        self.verifier = Verifier(tier, self.findings, events)
         self.view = ColdView(tier, self.findings)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -117,6 +120,7 @@ class ColdLife:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.jobs.run)
+                    nursery.start_soon(self.verifier.run)
                     nursery.start_soon(self.removal.run)
                     nursery.start_soon(self.inventory.run)
                     nursery.start_soon(self.tiering.run)

@@ -68,6 +68,8 @@ class VerifyJob:
         verified_bytes: of chunk files that their nodes read and checked.
         decoded_bytes: that were computed and compared.
         more: findings that are not listed.
+        error: why it was not finished; None where it was.
+        over: set at the end.
     """
 
     id: int
@@ -84,6 +86,7 @@ class VerifyJob:
     findings: list[VerifyFinding] = field(default_factory=list)
     more: int = 0
     error: str | None = None
+    over: trio.Event = field(default_factory=trio.Event)
 
     def find(self, finding: VerifyFinding) -> None:
         """Note what is wrong."""
@@ -188,6 +191,7 @@ class Verifier:
             self._events.error("verification failed", topic=job.topic, reason=repr(error))
         finally:
             job.seconds = trio.current_time() - job.began_s
+            job.over.set()
 
 
 def _stored_bytes(generation: Generation) -> int:
