@@ -261,6 +261,7 @@ class Server:
             clean=self._directory.clean_stop,
             boot_id=self._boot_id,
             last_boot_id=self._directory.last_boot_id,
+            released=self._cold.released,
         )
         self._topics = Topics(
             TopicServices(

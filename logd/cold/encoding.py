@@ -43,7 +43,7 @@ from logd.cold.segment_errors import (
     ColdFailedError,
     ColdRefusedError,
     NodesRefusedError,
-    SegmentBusyError,
+    busy,
 )
 from logd.cold.tier import ColdTier
 from logd.cold.watched_store import WatchedStore
@@ -133,7 +133,7 @@ class Encoder:
         async with self._slots:
             lease = self._tier.leases.take(Work.ENCODE, [key])
             if lease is None:
-                raise SegmentBusyError(f"{key}: {self._tier.leases.work_on(key)} is under way")
+                raise busy(self._tier.leases, key)
             try:
                 return await self._encode_leased(partition, key)
             finally:

@@ -24,7 +24,7 @@ from logd.cold.checking import CheckedChunks, check_chunks
 from logd.cold.chunk_findings import ChunkFindings
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
-from logd.cold.segment_errors import ColdFailedError, SegmentBusyError
+from logd.cold.segment_errors import ColdFailedError, busy
 from logd.cold.tier import ColdTier
 from logd.events import EventLog
 from logd.offload import Offload
@@ -105,7 +105,7 @@ class Releaser:
     def _take(self, key: SegmentKey) -> Lease:
         lease = self._tier.leases.take(Work.RELEASE, [key])
         if lease is None:
-            raise SegmentBusyError(f"{key}: {self._tier.leases.work_on(key)} is under way")
+            raise busy(self._tier.leases, key)
         return lease
 
     async def _check(self, generation: Generation) -> ReleaseCheck:

@@ -28,7 +28,7 @@ from ec.manifest import Manifest
 from ec.read import SegmentReader
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.partition_view import ColdPartition
-from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, SegmentBusyError
+from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, busy
 from logd.cold.tier import ColdTier
 from logd.errors import CorruptFileError
 from logd.events import EventLog
@@ -82,7 +82,7 @@ class Thawer:
         key = generation.key
         lease = self._tier.leases.take(Work.THAW, [key])
         if lease is None:
-            raise SegmentBusyError(f"{key}: {self._tier.leases.work_on(key)} is under way")
+            raise busy(self._tier.leases, key)
         try:
             self._refuse_unfit(generation)
             copy = await self._write_copy(partition, generation, on_bytes)

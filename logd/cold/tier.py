@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -30,13 +29,13 @@ from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
 from logd.policy.cold.values import (
-    ColdState,
     Generation,
     Profile,
     SegmentKey,
     StorageNode,
 )
 from logd.storage.cold_catalog import ColdCatalog, Commit, EncodePlan
+from logd.storage.released import ReleasedSegment
 
 if TYPE_CHECKING:
     from ec.codec import Codec
@@ -57,16 +56,6 @@ PartitionKey = tuple[bytes, int]
 """Topic id and number."""
 
 _NONE: Final = Coverage()
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedSegment:
-    """A segment whose .log may be absent: its bytes are in chunks."""
-
-    base_offset: int
-    next_offset: int
-    size_bytes: int
-    max_timestamp_ms: int
 
 
 class ColdTier:
@@ -195,13 +184,20 @@ class ColdTier:
         return self._coverages.get((topic_id, partition), _NONE)
 
     def released(self, topic_id: bytes, partition: int) -> Sequence[ReleasedSegment]:
-        """Return the segments of which the .log may be absent, by offset."""
+        """Return the segments of which the .log may be absent, by offset.
+
+        Those that are committed too: where a hot file is missing that should be here, the segment
+        is read from its chunks.
+        """
         return [
             ReleasedSegment(
-                each.key.base_offset, each.next_offset, each.source_bytes, each.max_timestamp_ms
+                each.key.base_offset,
+                each.next_offset,
+                each.source_bytes,
+                each.max_timestamp_ms,
+                each.min_timestamp_ms,
             )
             for each in self.coverage(topic_id, partition).generations
-            if each.state is ColdState.RELEASED
         ]
 
     async def manifest(self, encoding: str) -> Manifest:
