@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from logd.cold.segment_errors import ColdRefusedError
 from logd.cold.verifying import VerifyJob
-from tests.unit.cold_rig import ColdRig
+from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
 
 
