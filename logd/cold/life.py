@@ -6,10 +6,11 @@ Imported when the first storage node exists: this brings the coding library.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
+from logd.clock import Clock
 from logd.cold.chunk_findings import ChunkFindings
 from logd.cold.encoding import Encoder
 from logd.cold.figures import ColdFigures, ColdView
@@ -17,6 +18,7 @@ from logd.cold.inventory import Inventory
 from logd.cold.jobs import ColdJobs
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import Partitions
+from logd.cold.recompressing import Recompression
 from logd.cold.releasing import Releaser
 from logd.cold.removal import Removal
 from logd.cold.thawing import Thawer
@@ -38,6 +40,7 @@ class LifeServices:
         random_bytes: gives so many random bytes.
         unlink_later: remove renamed files after so many seconds.
         room_bytes: returns how much may be written to the data directory.
+        reserve_bytes: space on its device that is kept free.
         forget_topic: called when nothing coded is left of a topic that may be deleted.
     """
 
@@ -50,6 +53,8 @@ class LifeServices:
     random_bytes: Callable[[int], bytes]
     unlink_later: Callable[[Sequence[str], float], None]
     room_bytes: Callable[[], int]
+    reserve_bytes: int = 0
+    clock: Clock = field(default_factory=Clock)
     forget_topic: Callable[[bytes], Awaitable[None]]
 
 
@@ -76,6 +81,9 @@ class ColdLife:
             events=events,
             metrics=self.metrics,
             random_bytes=services.random_bytes,
+            recompression=Recompression(
+                offload, reserve_bytes=services.reserve_bytes, clock=services.clock
+            ),
         )
         self.releaser = Releaser(
             tier,

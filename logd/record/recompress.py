@@ -4,9 +4,10 @@ Everything of the header stays but the length, the codec in the attributes and t
 section, decompressed, is the same bytes. That is not believed: what was compressed is decompressed
 again and compared before it is used.
 
-A batch stays as it is if it would not shrink, is zstd already, needs more memory than it may, or
-cannot be decompressed: a producer's records are opaque to the server, and what passed when it was
-appended is kept, byte for byte.
+A batch stays as it is if it would not shrink (by a part in 32: less does not pay for what every
+reader would have to compute), is zstd already, needs more memory than it may, or cannot be
+decompressed: a producer's records are opaque to the server, and what passed when it was appended is
+kept, byte for byte.
 
 Source: Apache Kafka, "Record Batch"; KIP-110 (zstd), KIP-390 (levels).
 """
@@ -23,6 +24,7 @@ from logd.record.compression import ZSTD, decompress
 
 _LEVEL_MIN: Final = -131_072
 _LEVEL_MAX: Final = 22
+_GAIN_MIN: Final = 32
 _NOT_OURS: Final = batch.TRANSACTIONAL_BIT | batch.CONTROL_BIT
 
 
@@ -53,7 +55,8 @@ class Recompressor:
         except CorruptRecordsError:  # Too large, or no stream of its codec.
             return None
         packed = self._compress(content)
-        if len(packed) >= len(payload) or not _holds(packed, content):
+        most = len(payload) - max(1, len(payload) // _GAIN_MIN)
+        if len(packed) > most or not _holds(packed, content):
             return None
         return _with_records(header, packed)
 

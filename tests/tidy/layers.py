@@ -170,7 +170,6 @@ def check_used(modules: Modules) -> Iterator[str]:
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
 AWAITED = (
-    "logd.storage.recompress",
     "ec.margin",
     "ec.prove",
     "ec.repair",
