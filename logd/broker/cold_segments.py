@@ -98,7 +98,7 @@ class ColdSegments:
             NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
         """
         jobs = (await self._ready()).jobs
-        return jobs.as_document(await jobs.begin_encode(topic, partitions))
+        return jobs.as_document(jobs.begin_encode(topic, partitions))
 
     async def thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
         """Begin to bring back every released segment; return the job likewise.
@@ -107,7 +107,7 @@ class ColdSegments:
             NoStorageNodesError: there is no node.
         """
         jobs = (await self._ready()).jobs
-        return jobs.as_document(await jobs.begin_thaw(topic, partitions))
+        return jobs.as_document(jobs.begin_thaw(topic, partitions))
 
     def job(self, number: int) -> dict[str, Any] | None:
         """Return a job as the admin port shows it; None: it is not known."""

@@ -94,7 +94,7 @@ class ColdLife:
             events=events,
             metrics=self.metrics,
         )
-        thawer = Thawer(
+        self.thawer = Thawer(
             tier, self.findings, offload=offload, room_bytes=services.room_bytes, events=events
         )
         self.removal = Removal(
@@ -114,7 +114,7 @@ class ColdLife:
             now_ms=now_ms,
             events=events,
         )
-        self.jobs = ColdJobs(tier, self.tiering, self.encoder, thawer, events=events)
+        self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
         self.verifier = Verifier(tier, self.findings, events)
         self.view = ColdView(tier, self.findings)
         self._scope = trio.CancelScope()

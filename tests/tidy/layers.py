@@ -170,11 +170,8 @@ def check_used(modules: Modules) -> Iterator[str]:
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
 AWAITED = (
-    "ec.margin",
-    "ec.prove",
     "ec.repair",
     "logd.policy.cold.rebuild",
-    "logd.policy.tiering",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

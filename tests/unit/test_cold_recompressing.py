@@ -90,7 +90,7 @@ async def test_released_and_thawed_it_is_the_recompressed_form(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rig.life.jobs.run)
         await trio.testing.wait_all_tasks_blocked()
-        job = await rig.life.jobs.begin_thaw("t", rig.partitions())
+        job = rig.life.jobs.begin_thaw("t", rig.partitions())
         while job.seconds is None:  # noqa: ASYNC110  # A job has no event to wait for.
             await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
