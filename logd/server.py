@@ -19,7 +19,7 @@ import random
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from logd.broker.cleaning import ProcessCleaner
+from logd.broker.cold_problems import cold_read_problems
 from logd.broker.cold_segments import ColdSegments
 from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
@@ -57,7 +58,9 @@ from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.clock import Clock
+from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
+from logd.cold.reading import ColdReads, Waiter
 from logd.cold.tier import ColdTier
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
@@ -253,6 +256,30 @@ class Server:
     def _end_turn(self) -> None:
         self._loop.end_turn()
 
+    def _make_cold_reads(self) -> None:
+        reads = self._cold_reads = self._broker.cold_reads = ColdReads(
+            self._cold,
+            covered=self._cold,
+            files=self._files,
+            events=self._events,
+            metrics=self._metrics,
+            ahead_bytes=self._settings.cold_read_ahead_bytes,
+            wake=self._wake_fetches,
+        )
+        problems = partial(cold_read_problems, reads, self._topics)
+        self._broker.problem_sources.append(problems)
+
+    def _make_index_mending(self) -> IndexMending:
+        mending = IndexMending(
+            self._cold, self._topics.open_partitions, self._offload, self._events
+        )
+        self._cold_reads.on_bad_index = mending.distrust
+        return mending
+
+    def _wake_fetches(self, waiters: Iterable[Waiter]) -> None:
+        self._services.turn.woken.extend(waiters)
+        self._end_turn()
+
     def _make_broker(self) -> None:
         self._factory = LogPartitionFactory(
             self._services,
@@ -291,6 +318,7 @@ class Server:
             disk=self._disk,
         )
         self._broker.cold = self._cold
+        self._make_cold_reads()
         self._broker.problem_sources.append(partial(node_problems, self._cold))
         self._make_coded()
         self._make_groups()
@@ -306,7 +334,7 @@ class Server:
             self._services,
             self._offload,
             produce=ProduceHandler(self._broker),
-            fetch=FetchHandler(self._broker, self._services, sessions),
+            fetch=FetchHandler(self._broker, self._services, sessions, self._cold_reads),
         )
         refused = self._metrics.counter(
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."

@@ -89,6 +89,10 @@ class FakeLog:
     def written_offset(self) -> int:
         return self.end_offset
 
+    @property
+    def hot_start_offset(self) -> int:
+        return self.log_start_offset
+
     def checkpoint(self) -> None:
         self.checkpoints += 1
 
@@ -98,7 +102,9 @@ class FakeLog:
     def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
         return self.newest if self.newest and self.newest[0] < below else None
 
-    def offset_for_timestamp(self, timestamp_ms: int, *, below: int) -> tuple[int, int, int] | None:
+    def offset_for_timestamp(
+        self, timestamp_ms: int, *, below: int, from_offset: int = 0
+    ) -> tuple[int, int, int] | None:
         times = ((at, at_ms, 0) for at, at_ms in self.times if at_ms >= timestamp_ms)
         return next((found for found in times if found[0] < below), None)
 
