@@ -338,12 +338,7 @@ _OURS: Final = (
 )  # fmt: skip
 
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
-_LATER: Final = frozenset(
-    (
-        "segment.jitter.ms",
-        "cold.compression",
-    )
-)
+_LATER: Final = frozenset(("segment.jitter.ms",))
 
 TOPIC_SETTINGS: Final[dict[str, Setting]] = {
     row.name: dataclasses.replace(row, effect="later") if row.name in _LATER else row
