@@ -483,6 +483,8 @@ class Server:
         nursery.start_soon(self._compaction.run)
         nursery.start_soon(self._cold.run)
         nursery.start_soon(self._coded.run)
+        nursery.start_soon(self._cold_reads.run)
+        nursery.start_soon(self._make_index_mending().run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
