@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUN_BYTES: Final = MIB
-"""The first run of a reader; twice and four times as much when it goes on."""
+"""The first run of a reader; twice as much when it goes on. Longer buffers cost more per byte."""
 
-RUN_DOUBLINGS: Final = 2
-AHEAD_RUNS: Final = 2
+RUN_DOUBLINGS: Final = 1
+AHEAD_RUNS: Final = 3
 AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * (RUN_BYTES << RUN_DOUBLINGS)
 READERS_MAX: Final = 4096
 """So many places are remembered at which readers stopped."""
@@ -171,6 +171,11 @@ class ColdReads:
     @on_damage.setter
     def on_damage(self, tell: OnDamage | None) -> None:
         self._reader.on_damage = tell
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being read."""
+        return bool(self._loads)
 
     @property
     def memory_bytes(self) -> int:
