@@ -65,7 +65,7 @@ class ReadFailures:
         self, generation: Generation, from_offset: int, to_offset: int, *, error: LogdError,
         now_s: float,
     ) -> bool:  # fmt: skip
-        """Remember that offsets could not be read; return whether that is news. Ranges are joined."""
+        """Remember that offsets could not be read; return if it is news. What touches is joined."""
         assert from_offset < to_offset
         several = self._by_encoding.setdefault(generation.encoding, [])
         until_s = now_s + FAILED_S
