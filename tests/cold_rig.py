@@ -186,6 +186,7 @@ class Rig:
     def __init__(
         self, *segments: Segment, tier: FakeTier | None = None, ahead_bytes: int = 64 * MIB
     ) -> None:
+        assert segments or tier is not None
         self.tier = tier or FakeTier(segments)
         self.metrics = Registry()
         self.log = io.StringIO()

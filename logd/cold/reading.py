@@ -471,17 +471,19 @@ class ColdReads:
         to_offset = load.generation.next_offset
         if isinstance(error, UnreadableError):
             to_offset = error.to_offset
-        failure = self.failures.add(
-            load.generation, load.from_offset, max(to_offset, load.from_offset + 1),
+        to_offset = max(to_offset, load.from_offset + 1)
+        is_news = self.failures.add(
+            load.generation, load.from_offset, to_offset,
             error=error, now_s=trio.current_time(),
         )  # fmt: skip
-        self._events.error(
-            "cold read failed",
-            segment=str(load.generation.key),
-            from_offset=failure.from_offset,
-            to_offset=failure.to_offset,
-            reason=failure.reason,
-        )
+        if is_news:
+            self._events.error(
+                "cold read failed",
+                segment=str(load.generation.key),
+                from_offset=load.from_offset,
+                to_offset=to_offset,
+                reason=str(error),
+            )
 
     def _was_misled(self, load: _Load) -> bool:
         """Have an index distrusted that led to no batch; who waits asks the log again.
