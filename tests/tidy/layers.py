@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.record", "ec.field"),
     ("logd.wire", "ec.matrix"),
     ("ec.kernels",),
-    ("ec.codec", "ec.geometry"),
+    ("ec.codec", "ec.geometry", "ec.reference"),
     ("ec.checksums", "ec.indexes"),
     ("ec.manifest", "ec.segment_coder"),
     ("ec.chunk_file",),
@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # STORAGE
     ("logd.storage", "ec.file_system"),
     ("ec.chunk_reader", "ec.node_identity"),
-    ("ec.node_dir",),
+    ("ec.node_dir", "ec.reassemble"),
     ("ec.chunk_write",),
     ("ec.chunk_dir",),
     # DRIVER
@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.events", "ec.store"),
     ("logd.offload", "logd.cleaner_process", "ec.node"),
     ("ec.encode", "ec.read"),
-    ("ec.prove", "ec.repair", "ec.scrub"),
+    ("ec.cross_check", "ec.prove", "ec.repair", "ec.scrub"),
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
