@@ -176,9 +176,12 @@ AWAITED = (
     "ec.repair",
     "ec.store.guarded",
     "logd.policy.cold.coverage",
-    "logd.policy.cold.leases",
-    "logd.policy.cold.preflight",
+    "logd.policy.cold.durability",
+    "logd.policy.cold.rates",
+    "logd.policy.cold.rebalance",
     "logd.policy.cold.rebuild",
+    "logd.policy.cold.scrub_plan",
+    "logd.policy.cold.what_if",
     "logd.policy.tiering",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
