@@ -249,5 +249,9 @@ class NodeRefusedError(LogdError):
     """A storage node cannot be added, changed or removed as asked; nothing was changed."""
 
 
+class UnknownNodeError(LogdError):
+    """There is no storage node of that name."""
+
+
 class ConfigError(LogdError):
     """A setting given by file, flag or environment is not usable. Names the key and the reason."""

@@ -49,11 +49,14 @@ from logd.broker.retention import Retention
 from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
+from logd.broker.topic import Topic
 from logd.broker.topic_names import OFFSETS_TOPIC
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.clock import Clock
+from logd.cold.nodes import NodeServices
+from logd.cold.tier import ColdTier
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
 from logd.events import EventLog
@@ -94,6 +97,7 @@ class ServeOptions:
     Attributes:
         listen, admin: host and port; port 0 takes a free one.
         advertise: what clients are told to connect to; None: where the Kafka port listens.
+        node_token: what storage nodes that are servers are asked with; None: none.
     """
 
     data: str
@@ -102,6 +106,7 @@ class ServeOptions:
     advertise: tuple[str, int] | None
     config: ServerConfig
     log_format: Literal["text", "json"] = "text"
+    node_token: str | None = None
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
@@ -177,6 +182,7 @@ class Server:
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)
         self._config = DynamicConfig(self._options.config, overrides)
+        await self._open_cold_tier(offload)
         self._journal = await offload.run(
             "disk", self._open_journal, sum(row.partitions for row in rows)
         )
@@ -190,6 +196,21 @@ class Server:
         self._report_recovery()
         self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
+
+    async def _open_cold_tier(self, offload: ThreadOffload) -> None:
+        """Load what is coded, before logs are opened: of some the .log is rightly absent."""
+        services = NodeServices(
+            files=self._files,
+            offload=offload,
+            events=self._events,
+            cluster_id=self._directory.cluster_id,
+            settings=self._settings,
+            random=self._random,
+            token=self._options.node_token,
+        )
+        self._cold = ColdTier(self._catalog.cold, services, self._clock)
+        await self._cold.load()
+        await self._cold.nodes.register(self._settings.nodes)
 
     def _open_journal(self, partitions: int) -> SyncJournal:
         return SyncJournal.open(
@@ -265,6 +286,7 @@ class Server:
             started_at=self._started_at,
             disk=self._disk,
         )
+        self._broker.cold = self._cold
         self._make_groups()
         self._retention = self._broker.retention = self._make_retention()
         self._broker.problem_sources.append(self._retention.problems)
@@ -306,8 +328,12 @@ class Server:
             new_uuid=lambda: str(uuid.UUID(bytes=self._random.randbytes(16), version=4)),
         )
         self._group_upkeep = GroupUpkeep(self._groups)
-        self._topics.on_deleted = self._group_upkeep.forget_topic
+        self._topics.on_deleted = self._topic_deleted
         broker.problem_sources.append(partial(group_problems, self._groups))
+
+    async def _topic_deleted(self, topic: Topic) -> None:
+        await self._cold.topic_deleted(topic.topic_id)
+        await self._group_upkeep.forget_topic(topic)
 
     def _make_retention(self) -> Retention:
         clock = RetentionClock(
@@ -386,6 +412,7 @@ class Server:
         nursery.start_soon(self._group_upkeep.run)
         nursery.start_soon(self._retention.run)
         nursery.start_soon(self._compaction.run)
+        nursery.start_soon(self._cold.nodes.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -443,6 +470,7 @@ class Server:
             self._events.error("stopped without a clean-stop marker", reason="the disk is slow")
             return EXIT_FAILED
         await self._close_logs()
+        self._cold.nodes.close()
         await self._offload.run("catalog", self._catalog.close)
         self._directory.close()
         self._events.info("stopped")

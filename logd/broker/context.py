@@ -19,6 +19,7 @@ from logd.broker.producer_ids import ProducerIds
 from logd.broker.retention import Retention
 from logd.broker.topics import Topics
 from logd.clock import Clock
+from logd.cold.tier import ColdTier
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
@@ -41,6 +42,7 @@ class Broker:
         groups: the coordinator of all consumer groups; set once, before the first request.
         retention: what deletes old segments; set once, likewise.
         compaction: what compacts, by itself and on demand; set once, likewise.
+        cold: what is coded, and the storage nodes; set once, likewise.
         not_ready: why the broker does not serve yet, or None; the server clears it.
     """
 
@@ -60,6 +62,7 @@ class Broker:
     groups: Coordinator = field(init=False)
     retention: Retention = field(init=False)
     compaction: Compaction = field(init=False)
+    cold: ColdTier = field(init=False)
     node_id: int = NODE_ID
     not_ready: str | None = "starting"
     problem_sources: list[Callable[[], Iterable[Problem]]] = field(default_factory=list)
