@@ -40,6 +40,7 @@ from logd.broker.group_status import group_problems
 from logd.broker.group_upkeep import GroupUpkeep
 from logd.broker.groups import Coordinator
 from logd.broker.maintenance import Maintenance
+from logd.broker.node_status import node_problems, register_node_metrics
 from logd.broker.offsets_log import OffsetsLog
 from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
@@ -287,6 +288,7 @@ class Server:
             disk=self._disk,
         )
         self._broker.cold = self._cold
+        self._broker.problem_sources.append(partial(node_problems, self._cold))
         self._make_groups()
         self._retention = self._broker.retention = self._make_retention()
         self._broker.problem_sources.append(self._retention.problems)
@@ -306,6 +308,7 @@ class Server:
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
         )
         register_gauges(self._metrics, self._broker, lambda: self._loop.connections)
+        register_node_metrics(self._metrics, self._cold)
         register_group_metrics(self._metrics, self._groups)
         self._kafka = KafkaListener(
             self._kafka_socket,
@@ -412,7 +415,7 @@ class Server:
         nursery.start_soon(self._group_upkeep.run)
         nursery.start_soon(self._retention.run)
         nursery.start_soon(self._compaction.run)
-        nursery.start_soon(self._cold.nodes.run)
+        nursery.start_soon(self._cold.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:

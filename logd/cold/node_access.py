@@ -42,9 +42,6 @@ from logd.policy.node_health import ProbeResult
 LOCAL_THREADS: Final = 4
 """Threads of one local node; a disk that hangs takes these and no others."""
 
-PLACE_ERRORS: Final = (EcError, OSError)
-"""What finding out what lies at a place raises, and making a node of it."""
-
 _URL: Final = "http://"
 
 
@@ -273,6 +270,8 @@ def check_name(name: str) -> None:
 
 def refusal(error: EcError | OSError) -> str:
     """Return why a place cannot be a node, with what to do where the error does not say."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
     if isinstance(error, NodeIdentityError):
         return f"{error}; a node's place is empty, or was this node before"
     return str(error)

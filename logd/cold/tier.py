@@ -15,7 +15,7 @@ catalog through here, and hear of each other's changes (`on_change`).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -23,8 +23,9 @@ import trio
 
 from logd.clock import Clock
 from logd.cold.gate import Gate
+from logd.cold.holdings import Holdings
 from logd.cold.nodes import NodeServices, StorageNodes
-from logd.errors import ColdStateError, DataDirectoryError
+from logd.errors import ColdStateError, DataDirectoryError, LogdError
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
@@ -42,12 +43,15 @@ if TYPE_CHECKING:
     from ec.kernels.operands import Kernel
     from ec.manifest import Manifest
     from ec.store.guarded import GuardedStore
-    from logd.cold.nodes import Purpose
+    from logd.cold.node_watch import Purpose
 
 T = TypeVar("T")
 
 MANIFESTS_MAX: Final = 256
 """Manifests kept decoded: some 20 KiB each."""
+
+MANIFESTS_AT_ONCE: Final = 32
+"""So many are read before somebody else has the catalog's thread."""
 
 PartitionKey = tuple[bytes, int]
 """Topic id and number."""
@@ -72,6 +76,7 @@ class ColdTier:
         catalog: for those who only read, in the catalog's thread; changes go through the methods.
         nodes: the storage nodes.
         leases: who works on which segments.
+        holdings: what each node holds, by number and bytes.
         offload: threads for coding, as the library wants them.
         on_change: called with the partitions whose generations changed, after each change.
     """
@@ -80,6 +85,7 @@ class ColdTier:
         self.catalog: Final = catalog
         self.nodes: Final = StorageNodes(self, services)
         self.leases: Final = Leases()
+        self.holdings: Final = Holdings()
         self.offload: Final = Gate(services.offload, "cold")
         self.on_change: Final[list[Callable[[Collection[PartitionKey]], None]]] = []
         self._services = services
@@ -112,6 +118,42 @@ class ColdTier:
         await self.nodes.open(nodes)
         if self.nodes.stale is not None:
             raise DataDirectoryError(self.nodes.stale)
+
+    async def run(self) -> None:
+        """Watch the nodes, and find out in the background what they hold, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.nodes.run)
+            nursery.start_soon(self._learn_lengths)
+
+    async def _learn_lengths(self) -> None:
+        """Read the lengths of chunk files from all manifests, some at a time."""
+        waiting = self.holdings.unknown(self._generations.values())
+        for at in range(0, len(waiting), MANIFESTS_AT_ONCE):
+            encodings = waiting[at : at + MANIFESTS_AT_ONCE]
+            try:
+                found = await self._services.offload.run("catalog", self._lengths, encodings)
+            except LogdError as error:
+                self._services.events.error("manifests cannot be read", reason=str(error))
+                return
+            for encoding, lengths in found.items():
+                generation = self._generations.get(encoding)
+                if generation is not None:
+                    self.holdings.learn(generation, lengths)
+        self.holdings.is_complete = True
+
+    def _lengths(self, encodings: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Return the lengths of chunk files, of those that have a manifest. In a thread."""
+        from ec.segment import file_bytes
+
+        lengths = {}
+        for encoding in encodings:
+            data = self.catalog.manifest(encoding)
+            if data is not None:
+                try:
+                    lengths[encoding] = file_bytes(_decoded(encoding, data))
+                except ColdStateError as error:
+                    self._services.events.error("manifest cannot be read", reason=str(error))
+        return lengths
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -176,12 +218,7 @@ class ColdTier:
         data = await self._services.offload.run("catalog", self.catalog.manifest, encoding)
         if data is None:
             raise ColdStateError(f"no manifest is known of the encoding {encoding}")
-        from ec.manifest import ManifestError, decode_manifest
-
-        try:
-            manifest = decode_manifest(data)
-        except ManifestError as error:
-            raise ColdStateError(f"the manifest of {encoding} {error}") from error
+        manifest = _decoded(encoding, data)
         if encoding in self._generations:
             self._keep(encoding, manifest)
         return manifest
@@ -250,13 +287,24 @@ class ColdTier:
         )
 
     async def commit(self, commits: Sequence[Commit], *, superseded: Sequence[str] = ()) -> None:
-        """As `ColdCatalog.commit`."""
+        """As `ColdCatalog.commit`; what is no manifest is refused (ColdStateError)."""
         self._check_fresh()
         now_ms = self._clock.now_ms()
+        manifests = {each.encoding: _decoded(each.encoding, each.manifest) for each in commits}
         await self._change(
             lambda: self.catalog.commit(commits, superseded=superseded, now_ms=now_ms),
             lambda: (*(each.encoding for each in commits), *superseded),
         )
+        self._learn(manifests)
+
+    def _learn(self, manifests: Mapping[str, Manifest]) -> None:
+        from ec.segment import file_bytes
+
+        for encoding, manifest in manifests.items():
+            generation = self._generations.get(encoding)
+            if generation is not None:
+                self._keep(encoding, manifest)
+                self.holdings.learn(generation, file_bytes(manifest))
 
     async def abort(self, encoding: str) -> None:
         """As `ColdCatalog.abort`."""
@@ -377,6 +425,7 @@ class ColdTier:
         self, partition: PartitionKey, gone: Sequence[Generation], come: Sequence[Generation]
     ) -> None:
         """Bring what is kept of a partition up to date."""
+        self.holdings.follow(gone, come)
         several = self._by_partition.setdefault(partition, {})
         for each in gone:
             del several[each.encoding]
@@ -392,6 +441,20 @@ class ColdTier:
         else:
             del self._by_partition[partition]
             self._coverages.pop(partition, None)
+
+
+def _decoded(encoding: str, data: bytes) -> Manifest:
+    """Return a manifest.
+
+    Raises:
+        ColdStateError: the bytes are none.
+    """
+    from ec.manifest import ManifestError, decode_manifest
+
+    try:
+        return decode_manifest(data)
+    except ManifestError as error:
+        raise ColdStateError(f"the manifest of {encoding} {error}") from error
 
 
 def _partition(generation: Generation) -> PartitionKey:

@@ -20,6 +20,8 @@ from logd.broker.producer_ids import ProducerIds
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Wakeable
 from logd.clock import Clock
+from logd.cold.nodes import NodeServices
+from logd.cold.tier import ColdTier
 from logd.config import TopicSettings, load_server_settings
 from logd.errors import LogdError, OffsetOutOfRangeError
 from logd.events import EventLog
@@ -241,6 +243,18 @@ class Server:
             data_path=str(path),
             started_at=self.clock.monotonic(),
             disk=DiskSpace(reserve_bytes=0),
+        )
+        self.broker.cold = ColdTier(
+            self.catalog.cold,
+            NodeServices(
+                files=self.files,
+                offload=self.offload,
+                events=self.events,
+                cluster_id=CLUSTER_ID,
+                settings=config.settings,
+                random=seeded,
+            ),
+            self.clock,
         )
         self.group_log = FakeGroupLog(self.topics)
         self.group_services = GroupServices(self.events)
