@@ -5,8 +5,10 @@ Put together from the catalog's image, the nodes' states and what is known to be
 cheap: ten thousand segments of which none changed cost some milliseconds.
 
 It also remembers since when: a node is dead from the moment that somebody saw it dead, a chunk bad
-from the moment of its finding. And it keeps what was found, also when it is mended: a disk that
-rots a block a week should be seen.
+from the moment of its finding. Of a node that comes, or comes back from the dead, nothing is known
+until it was looked through (`looked_through`); what is missing there then was lost when it died, so
+an empty node in a lost one's place starts no delay anew. What was found is kept, also when it is
+mended: a disk that rots a block a week should be seen.
 """
 
 from __future__ import annotations
@@ -104,6 +106,8 @@ class ChunkHealth:
         self._findings = findings
         self._wall_ms = wall_ms
         self._dead_since_ms: dict[str, int] = {}
+        self._unseen_since_ms: dict[str, int] = {}
+        self._looked_at: set[str] = set()
         self._views: dict[str, NodeCondition] = {}
         self._known: dict[ChunkPlace, Finding] = {}
         self._stale: set[str] = set()
@@ -123,15 +127,35 @@ class ChunkHealth:
         nodes = self._tier.nodes
         found: dict[str, NodeCondition] = {}
         for facts in nodes.facts():
-            is_dead = facts.health is NodeHealth.DEAD
-            since_ms = self._dead_since_ms.setdefault(facts.name, now_ms()) if is_dead else None
-            if not is_dead:
-                self._dead_since_ms.pop(facts.name, None)
-            is_refused = nodes.breaker(facts.name, "repair") == _OPEN
             found[facts.name] = NodeCondition(
-                facts=facts, dead_since_ms=since_ms, is_refused=is_refused
+                facts=facts,
+                dead_since_ms=self._died_ms(facts.name, facts.health),
+                is_refused=nodes.breaker(facts.name, "repair") == _OPEN,
+                is_unseen=facts.name not in self._looked_at,
             )
         return found
+
+    def _died_ms(self, name: str, health: NodeHealth) -> int | None:
+        """Return since when a node is dead, and note when that begins and ends."""
+        if health is NodeHealth.DEAD:
+            self._looked_at.discard(name)
+            return self._dead_since_ms.setdefault(name, self._lost_ms(name))
+        died_ms = self._dead_since_ms.pop(name, None)
+        if died_ms is not None:
+            self._unseen_since_ms[name] = died_ms
+        return None
+
+    def _lost_ms(self, name: str) -> int:
+        """Return since when what a node has not, is lost: it may have died before it came."""
+        return self._unseen_since_ms.get(name, now_ms())
+
+    def looked_through(self, name: str) -> None:
+        """A node's chunks were compared with the catalog's; what is missing there was noted."""
+        self._follow_findings()
+        self._unseen_since_ms.pop(name, None)
+        if self._tier.nodes.is_live(name):
+            self._looked_at.add(name)
+        self._changed()
 
     def look(self) -> list[tuple[SegmentCondition, SegmentMargin]]:
         """Return condition and margins of every live generation."""
@@ -188,7 +212,9 @@ class ChunkHealth:
             if old is not None and old.state is state:
                 now[known] = old
             else:
-                now[known] = Finding(state, now_ms(), finding.reason)
+                is_gone = state is ChunkState.MISSING
+                found_ms = self._lost_ms(place.node) if is_gone else now_ms()
+                now[known] = Finding(state, found_ms, finding.reason)
         for gone in self._known.keys() - now.keys():
             record = self._records.pop(gone, None)
             if record is not None:
@@ -228,7 +254,8 @@ class ChunkHealth:
 
 def _essence(node: NodeCondition) -> tuple[object, ...]:
     facts = node.facts
-    return facts.health, facts.state, facts.rack, node.dead_since_ms, node.is_refused
+    known = (node.dead_since_ms, node.is_refused, node.is_unseen)
+    return facts.health, facts.state, facts.rack, known
 
 
 def segment_margin(condition: SegmentCondition, nodes: dict[str, NodeCondition]) -> SegmentMargin:

@@ -24,6 +24,9 @@ from logd.policy.cold.rates import MeasuredRate, TokenBucket
 WAIT_S_MAX: Final = 1.0
 """Whoever waits looks again so often: the rate may have changed."""
 
+WAIT_S_MIN: Final = 0.001
+"""Shorter waits are not waited for: a clock may not even count them. The bucket keeps the debt."""
+
 
 class NodeBudget:
     """How many bytes a second may be read or written on one node.
@@ -53,7 +56,7 @@ class NodeBudget:
             self._bucket = TokenBucket.full(speed, now_s=now_s)
         self._bucket, wait_s = self._bucket.at_rate(speed, now_s=now_s).take(count, now_s=now_s)
         self.waited_s += wait_s
-        while wait_s > 0:
+        while wait_s >= WAIT_S_MIN:
             await trio.sleep(min(wait_s, WAIT_S_MAX))
             now_s = trio.current_time()
             speed = rate(self.device) or float("inf")

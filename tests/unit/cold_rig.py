@@ -158,6 +158,9 @@ class SimNodes:
     def is_live(self, name: str) -> bool:
         return self.by_name[name].is_live
 
+    def breaker(self, _name: str, _purpose: str = "serve") -> str:
+        return "closed"
+
     def health(self, name: str) -> NodeHealth:
         return NodeHealth.LIVE if self.is_live(name) else NodeHealth.DEAD
 

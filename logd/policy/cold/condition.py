@@ -43,11 +43,13 @@ class NodeCondition:
     Attributes:
         dead_since_ms: when it was found dead, by the monotonic clock; None: it is not.
         is_refused: its circuit breaker lets no call through now.
+        is_unseen: nobody has looked yet which chunks it has: it has just come, or come back.
     """
 
     facts: NodeFacts
     dead_since_ms: int | None = None
     is_refused: bool = False
+    is_unseen: bool = False
 
     def __post_init__(self) -> None:
         assert (self.facts.health is NodeHealth.DEAD) == (self.dead_since_ms is not None)
@@ -202,7 +204,9 @@ def _examine_chunk(
     if node.facts.health is not NodeHealth.LIVE:
         why = f"its node is {node.facts.health.value}"
         return ChunkCondition(index, name, ChunkState.UNKNOWN, 0, why, leaves)
-    if node.is_refused:
+    if node.is_refused or node.is_unseen:
         why = "its node is not asked now, it failed too often of late"
+        if node.is_unseen:
+            why = "its node has just come, and was not looked through yet"
         return ChunkCondition(index, name, ChunkState.UNKNOWN, 0, why, leaves)
     return ChunkCondition(index, name, ChunkState.LIVE, 0, "", leaves)

@@ -118,8 +118,9 @@ def plan_drain(
         need_bytes += chunk_bytes_of(generation)
         kept = {held for held in condition.present.values() if held != node}
         found = targets.pick(
-            generation.profile, kept, count=1, chunk_bytes=chunk_bytes_of(generation)
-        )
+            generation.profile, kept, count=1, chunk_bytes=chunk_bytes_of(generation),
+            barred=generation.leaving_nodes,
+        )  # fmt: skip
         if not found:
             chunk_bytes = chunk_bytes_of(generation)
             why = targets.refusal(generation.profile, kept, count=1, chunk_bytes=chunk_bytes)

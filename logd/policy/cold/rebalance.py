@@ -187,6 +187,8 @@ class _Balance:
         for name, node in self._nodes.items():
             if name in places.values() or domains[node.failure_domain] >= generation.profile.m:
                 continue
+            if name in generation.leaving_nodes:
+                continue
             if self._now[name] + size > self._space(name):
                 continue
             share = (self._share(name, size), name)

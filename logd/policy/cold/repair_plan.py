@@ -342,13 +342,16 @@ def _lost_targets(
         home = chunk.node
         if home is None or home in kept or not _is_well(chunk, nodes):
             continue
+        if home in generation.leaving_nodes:
+            continue
         if targets.has_room(home, chunk_bytes):
             targets.promise(home, chunk_bytes)
             wanted[chunk.index] = home
     others = [chunk.index for chunk in condition.lost if chunk.index not in wanted]
     found = targets.pick(
-        generation.profile, kept | set(wanted.values()), count=len(others), chunk_bytes=chunk_bytes
-    )
+        generation.profile, kept | set(wanted.values()), count=len(others),
+        chunk_bytes=chunk_bytes, barred=generation.leaving_nodes,
+    )  # fmt: skip
     return wanted | dict(zip(others, found, strict=False))
 
 
@@ -379,8 +382,9 @@ def _copies(
         assert chunk.node is not None
         others = kept - {chunk.node}
         found = targets.pick(
-            generation.profile, others, count=1, chunk_bytes=chunk_bytes_of(generation)
-        )
+            generation.profile, others, count=1, chunk_bytes=chunk_bytes_of(generation),
+            barred=generation.leaving_nodes,
+        )  # fmt: skip
         if not found:
             without += 1
             continue

@@ -51,7 +51,13 @@ class Targets:
         ]
 
     def pick(
-        self, profile: Profile, kept: Collection[str], *, count: int, chunk_bytes: int
+        self,
+        profile: Profile,
+        kept: Collection[str],
+        *,
+        count: int,
+        chunk_bytes: int,
+        barred: Collection[str] = (),
     ) -> tuple[str, ...]:
         """Return nodes for `count` more chunks of a segment, and promise them.
 
@@ -59,11 +65,12 @@ class Targets:
 
         Args:
             kept: the nodes that keep chunks of the segment; they get no other.
+            barred: others that get none either, such as those that have yet to remove a copy.
         """
         assert count >= 0
         assert chunk_bytes > 0
         used = Counter(self._domain(name) for name in kept)
-        taken = set(kept)
+        taken = {*kept, *barred}
         chosen: list[str] = []
         while len(chosen) < count:
             best = self._best(profile, used, taken, chunk_bytes)
@@ -73,7 +80,7 @@ class Targets:
             taken.add(best)
             used[self._domain(best)] += 1
             self._promised[best] += chunk_bytes
-        assert len(taken) == len(set(kept)) + len(chosen)
+        assert len(taken) == len({*kept, *barred}) + len(chosen)
         return tuple(chosen)
 
     def has_room(self, node: str, chunk_bytes: int) -> bool:
