@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, EXIT_REFUSED, Refused, Unreachable
+from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable
 from cli.options import Address, Target, common_options, pass_target
 from cli.render import escape, print_json, progress
 from logd.units import format_byte_count
@@ -47,9 +47,9 @@ def cold() -> None:
 def encode(target: Target, topic: str, partition: int | None, no_wait: bool) -> None:
     """Code every sealed segment of a topic now.
 
-    cold.enable, cold.after.ms and cold.after.bytes do not count; the active segment is not touched.
-    Segments that are being coded already are waited for. The hot copies go after cold.grace.ms, when
-    all chunks were checked once more.
+    cold.enable, cold.after.ms and cold.after.bytes do not count; the active segment stays as it is.
+    Segments that are being coded already are waited for. The hot copies go after cold.grace.ms,
+    when all chunks were checked once more.
 
     Ctrl-C ends the watching, not the work.
 

@@ -224,6 +224,10 @@ class DamagedRangeError(StorageError):
     """The offset lies in a damaged, quarantined range of the log."""
 
 
+class ColdRangeError(StorageError):
+    """The offset lies in a coded segment of which too few chunks can be read, or are damaged."""
+
+
 class CompactionError(LogdError):
     """A log could not be compacted; it is what it was, and serves as before."""
 

@@ -19,7 +19,7 @@ import random
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from logd.broker.cleaning import ProcessCleaner
+from logd.broker.cold_problems import cold_read_problems
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
 from logd.broker.disk_space import DiskSpace
@@ -56,7 +58,9 @@ from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.clock import Clock
+from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
+from logd.cold.reading import ColdReads, Waiter
 from logd.cold.tier import ColdTier
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
@@ -77,6 +81,7 @@ from logd.storage.sync_journal import SyncJournal
 from logd.units import INT32_MAX, MIB
 
 if TYPE_CHECKING:
+    from logd.cold.life import LifeServices
     from logd.net.http import Request
 
 EXIT_DONE: Final = 0
@@ -251,6 +256,30 @@ class Server:
     def _end_turn(self) -> None:
         self._loop.end_turn()
 
+    def _make_cold_reads(self) -> None:
+        reads = self._cold_reads = self._broker.cold_reads = ColdReads(
+            self._cold,
+            covered=self._cold,
+            files=self._files,
+            events=self._events,
+            metrics=self._metrics,
+            ahead_bytes=self._settings.cold_read_ahead_bytes,
+            wake=self._wake_fetches,
+        )
+        problems = partial(cold_read_problems, reads, self._topics)
+        self._broker.problem_sources.append(problems)
+
+    def _make_index_mending(self) -> IndexMending:
+        mending = IndexMending(
+            self._cold, self._topics.open_partitions, self._offload, self._events
+        )
+        self._cold_reads.on_bad_index = mending.distrust
+        return mending
+
+    def _wake_fetches(self, waiters: Iterable[Waiter]) -> None:
+        self._services.turn.woken.extend(waiters)
+        self._end_turn()
+
     def _make_broker(self) -> None:
         self._factory = LogPartitionFactory(
             self._services,
@@ -259,6 +288,7 @@ class Server:
             clean=self._directory.clean_stop,
             boot_id=self._boot_id,
             last_boot_id=self._directory.last_boot_id,
+            released=self._cold.released,
         )
         self._topics = Topics(
             TopicServices(
@@ -288,7 +318,9 @@ class Server:
             disk=self._disk,
         )
         self._broker.cold = self._cold
+        self._make_cold_reads()
         self._broker.problem_sources.append(partial(node_problems, self._cold))
+        self._make_coded()
         self._make_groups()
         self._retention = self._broker.retention = self._make_retention()
         self._broker.problem_sources.append(self._retention.problems)
@@ -302,7 +334,7 @@ class Server:
             self._services,
             self._offload,
             produce=ProduceHandler(self._broker),
-            fetch=FetchHandler(self._broker, self._services, sessions),
+            fetch=FetchHandler(self._broker, self._services, sessions, self._cold_reads),
         )
         refused = self._metrics.counter(
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
@@ -318,6 +350,38 @@ class Server:
             limits=self._connection_limits,
             on_refused=refused.add,
         )
+
+    def _make_coded(self) -> None:
+        self._coded = self._broker.coded = ColdSegments(
+            self._cold, self._offload, self._life_services, topic_name=self._name_of_topic
+        )
+        self._broker.problem_sources.append(self._coded.problems)
+
+    def _life_services(self) -> LifeServices:
+        from logd.cold.life import LifeServices
+
+        disk = self._disk
+        return LifeServices(
+            partitions=self._topics.open_partitions,
+            offload=self._offload,
+            events=self._events,
+            metrics=self._metrics,
+            cluster_id=self._directory.cluster_id,
+            now_ms=self._clock.now_ms,
+            random_bytes=self._random.randbytes,
+            unlink_later=self._unlinker.unlink_later,
+            room_bytes=lambda: disk.free_bytes - disk.reserve_bytes,
+            forget_topic=self._forget_topic,
+        )
+
+    def _name_of_topic(self, topic_id: bytes) -> str | None:
+        topic = self._topics.by_id.get(topic_id)
+        return None if topic is None else topic.name
+
+    async def _forget_topic(self, topic_id: bytes) -> None:
+        """Nothing coded is left of a topic: if it was deleted, and its files are gone, so is it."""
+        if topic_id not in self._topics.by_id and topic_id not in self._topics.deleting:
+            await self._offload.run("catalog", self._catalog.forget_topic, topic_id)
 
     def _make_groups(self) -> None:
         broker = self._broker
@@ -416,6 +480,7 @@ class Server:
         nursery.start_soon(self._retention.run)
         nursery.start_soon(self._compaction.run)
         nursery.start_soon(self._cold.run)
+        nursery.start_soon(self._coded.run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -462,6 +527,7 @@ class Server:
         self._loop.stop_reading()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
             await self._compaction.stop()
+            await self._coded.stop()
             await self._group_upkeep.stop()
             await self._retention.stop()
             async with trio.open_nursery() as closing:

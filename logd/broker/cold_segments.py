@@ -98,7 +98,7 @@ class ColdSegments:
             NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
         """
         jobs = (await self._ready()).jobs
-        return jobs.as_document(await jobs.begin_encode(topic, partitions))
+        return jobs.as_document(jobs.begin_encode(topic, partitions))
 
     async def thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
         """Begin to bring back every released segment; return the job likewise.
@@ -107,7 +107,7 @@ class ColdSegments:
             NoStorageNodesError: there is no node.
         """
         jobs = (await self._ready()).jobs
-        return jobs.as_document(await jobs.begin_thaw(topic, partitions))
+        return jobs.as_document(jobs.begin_thaw(topic, partitions))
 
     def job(self, number: int) -> dict[str, Any] | None:
         """Return a job as the admin port shows it; None: it is not known."""
@@ -128,20 +128,9 @@ class ColdSegments:
 
     # --- what there is to tell --------------------------------------------------------------------
 
-    def status_fields(self) -> dict[str, Any]:
-        """Return the fields of `logd status` about coded segments."""
-        if self.life is None:
-            return {
-                "cold_source_bytes": 0,
-                "cold_stored_bytes": 0,
-                "segments_by_margin": dict(NO_MARGINS),
-            }
-        figures = self.life.figures()
-        return {
-            "cold_source_bytes": figures.source_bytes,
-            "cold_stored_bytes": figures.stored_bytes,
-            "segments_by_margin": figures.margins(),
-        }
+    def margins(self) -> dict[str, int]:
+        """Return how many coded segments have which margin, as `logd status` shows it."""
+        return dict(NO_MARGINS) if self.life is None else self.life.figures().margins()
 
     async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
         """Add to rows of `logd segments` what is known of the coded ones among them."""

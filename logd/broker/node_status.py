@@ -9,7 +9,6 @@ from logd.broker.problems import Problem
 from logd.cold.tier import ColdTier
 from logd.metrics import Registry
 from logd.policy.cold.values import NodeState
-from logd.policy.node_health import NodeHealth
 
 BREAKER_STATES = ("closed", "half-open", "open")
 """As numbers on /metrics: 0, 1, 2."""
@@ -48,9 +47,8 @@ def describe_node(tier: ColdTier, name: str) -> dict[str, Any]:
 
 def node_state(tier: ColdTier, name: str) -> str:
     """Return live, suspect, dead, or draining, which a node is only while it is live."""
-    health = tier.nodes.health(name)
     is_draining = tier.nodes.node(name).state is NodeState.DRAINING
-    return "draining" if is_draining and health is NodeHealth.LIVE else health.value
+    return "draining" if is_draining and tier.nodes.is_live(name) else tier.nodes.health(name).value
 
 
 def node_counts(tier: ColdTier) -> dict[str, int]:
@@ -65,12 +63,11 @@ def node_problems(tier: ColdTier) -> Iterator[Problem]:
     if nodes.stale is not None:
         yield Problem("stale_catalog", "damage", f"nothing is changed on nodes: {nodes.stale}")
     for name in nodes.names():
-        health, place = nodes.health(name), nodes.node(name).place
-        if health is not NodeHealth.LIVE:
-            error = nodes.last_error(name)
+        if not nodes.is_live(name):
+            state, error = nodes.health(name).value, nodes.last_error(name)
             words = f"storage node {name} is {nodes.describe(name)}"
             words += f"; {error}" if error else ""
-            yield Problem(f"node_{health.value}", "warning", words, path=place)
+            yield Problem(f"node_{state}", "warning", words, path=nodes.node(name).place)
 
 
 def register_node_metrics(registry: Registry, tier: ColdTier) -> None:

@@ -1,6 +1,6 @@
 """What `logd status` and `logd segments` show: a picture of the broker as plain values.
 
-Fields of parts that do not exist yet (margins, repair, scrub) are there and empty, so that scripts
+Fields of parts that do not exist yet (repair, scrub) are there and empty, so that scripts
 written today go on working.
 
 A problem is "damage" where data is at risk, damaged or lost (`logd status` then exits with 4), or a
@@ -44,7 +44,7 @@ def status(broker: Broker) -> dict[str, Any]:
         "disk_free_bytes": broker.disk.free_bytes,
         "disk_reserve_bytes": broker.disk.reserve_bytes,
         "nodes": node_counts(broker.cold),
-        "segments_by_margin": {"lost": 0, "0": 0, "1": 0, "2": 0},
+        "segments_by_margin": broker.coded.margins(),
         "repair": {"queued": 0, "running": 0, "eta_s": None},
         "scrub": {
             "state": "idle",
@@ -176,8 +176,8 @@ def _of_log(topic: str, index: int, log: Log) -> list[dict[str, Any]]:
             "base_offset": segment.base_offset,
             "next_offset": segment.next_offset,
             "size_bytes": segment.size_bytes,
-            "state": segment.state,
-            "hot": True,
+            "state": "coded" if segment.is_released else segment.state,
+            "hot": not segment.is_released,
             "first_timestamp_ms": segment.first_timestamp_ms,
             "last_timestamp_ms": segment.last_timestamp_ms,
             "generation": None,

@@ -15,7 +15,6 @@ from typing import Protocol
 from ec.geometry import choose_cuts, cut_windows
 from ec.indexes import Indexes
 from ec.manifest import FirstBatch
-from logd.config.topic import TopicSettings
 from logd.storage.log import Log
 
 
@@ -72,11 +71,12 @@ class Cut:
     indexes: Indexes
 
 
-def source_of(log: Log, base_offset: int, settings: TopicSettings) -> CodingSource:
-    """Open what is to be coded of a sealed segment. Blocking.
+def source_of(log: Log, base_offset: int) -> CodingSource:
+    """Open what is to be coded of a sealed segment. Blocking: reads all of it once, checked.
 
     Raises:
-        StorageError: it cannot be read.
+        SegmentsChangedError: it is not there, or not hot, any more.
+        DamagedRangeError: it is damaged. LogFailedError: the log is poisoned.
     """
     return log.segment_source(base_offset)
 

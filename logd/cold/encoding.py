@@ -31,13 +31,11 @@ import logd
 from ec import placement
 from ec.encode import encode
 from ec.errors import EcError
-from ec.indexes import Indexes
 from ec.manifest import Manifest, encode_manifest
 from ec.profile import Profile as EcProfile
 from ec.prove import left_out, prove
 from ec.segment import Segment as EcSegment
 from ec.segment import draft
-from logd.cold.chunk_sizes import ChunkSizes
 from logd.cold.coding_source import CodingSource, CountedSource, Cut, cut_segment, source_of
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
@@ -45,7 +43,7 @@ from logd.cold.segment_errors import (
     ColdFailedError,
     ColdRefusedError,
     NodesRefusedError,
-    SegmentBusyError,
+    busy,
 )
 from logd.cold.tier import ColdTier
 from logd.cold.watched_store import WatchedStore
@@ -108,7 +106,6 @@ class Encoder:
         cluster_id: str,
         offload: Offload,
         events: EventLog,
-        sizes: ChunkSizes,
         metrics: LifeMetrics,
         random_bytes: Callable[[int], bytes],
         at_once: int = ENCODES_AT_ONCE,
@@ -117,7 +114,6 @@ class Encoder:
         self._cluster_id = cluster_id
         self._offload = offload
         self._events = events
-        self._sizes = sizes
         self._metrics = metrics
         self._random_bytes = random_bytes
         self._slots = trio.Semaphore(at_once)
@@ -137,7 +133,7 @@ class Encoder:
         async with self._slots:
             lease = self._tier.leases.take(Work.ENCODE, [key])
             if lease is None:
-                raise SegmentBusyError(f"{key}: {self._tier.leases.work_on(key)} is under way")
+                raise busy(self._tier.leases, key)
             try:
                 return await self._encode_leased(partition, key)
             finally:
@@ -147,14 +143,14 @@ class Encoder:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
         profile = self._profile(partition)
-        source = await self._offload.run(
-            "cold", source_of, partition.log, key.base_offset, partition.settings
-        )
+        source = await self._offload.run("cold", source_of, partition.log, key.base_offset)
         try:
-            _refuse_unfit(partition, key, source)
+            end_offset = _end_offset(partition, key, source)
             self.running[key] = Running(source.size_bytes)
             with _in_time(key, source.size_bytes):
-                return await self._encode_source(partition, key, source, profile)
+                return await self._encode_source(
+                    partition, key, source, profile, end_offset=end_offset
+                )
         finally:
             self.running.pop(key, None)
             with trio.CancelScope(shield=True):
@@ -174,7 +170,13 @@ class Encoder:
         return found
 
     async def _encode_source(
-        self, partition: ColdPartition, key: SegmentKey, source: CodingSource, profile: Profile
+        self,
+        partition: ColdPartition,
+        key: SegmentKey,
+        source: CodingSource,
+        profile: Profile,
+        *,
+        end_offset: int,
     ) -> Generation:
         # The first time it is tried out which kernel computes right: not on the loop.
         await self._offload.run("cold", self._tier.codec, profile)
@@ -190,7 +192,7 @@ class Encoder:
                     key=key,
                     encoding=encoding.hex(),
                     profile=profile,
-                    next_offset=source.next_offset,
+                    next_offset=end_offset,
                     source_bytes=source.size_bytes,
                     min_timestamp_ms=source.min_timestamp_ms,
                     max_timestamp_ms=source.max_timestamp_ms,
@@ -268,7 +270,6 @@ class Encoder:
             self._note_troubles(stores)
         data = encode_manifest(manifest)
         await self._tier.commit([Commit(generation.encoding, data, _proof(generation, manifest))])
-        self._sizes.learn(manifest)
         self._metrics.encoded.add()
         self._metrics.encoded_bytes.add(generation.source_bytes)
 
@@ -335,17 +336,23 @@ class Encoder:
                 )
 
 
-def _refuse_unfit(partition: ColdPartition, key: SegmentKey, source: CodingSource) -> None:
-    """Raise ColdRefusedError for what is empty, damaged, or not synced and visible as a whole."""
-    log = partition.log
-    visible = min(partition.high_watermark, log.synced_offset)
+def _end_offset(partition: ColdPartition, key: SegmentKey, source: CodingSource) -> int:
+    """Return the offset at which the next segment begins: nothing of this one lies behind it.
+
+    Raises:
+        ColdRefusedError: it is empty, gone, or not synced and visible as a whole.
+    """
+    segment = partition.log.segment_list.with_base(key.base_offset)
+    if segment is None or segment.is_active:
+        raise ColdRefusedError(f"{key}: there is no sealed segment of that offset any more")
+    end_offset = segment.end_bound
+    assert source.next_offset <= end_offset
+    visible = min(partition.high_watermark, partition.log.synced_offset)
     if source.size_bytes == 0:
         raise ColdRefusedError(f"{key}: it has no records")
-    if source.next_offset > visible:
+    if end_offset > visible:
         raise ColdRefusedError(f"{key}: its records are visible up to offset {visible} only")
-    for damage in log.damaged:
-        if damage.first_offset < source.next_offset and key.base_offset < damage.next_offset:
-            raise ColdRefusedError(f"{key}: it is damaged at position {damage.position}")
+    return end_offset
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from typing import Any, Final
 from ec.margin import margin
 from ec.profile import Profile as EcProfile
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace, ChunkState
-from logd.cold.chunk_sizes import ChunkSizes
 from logd.cold.tier import ColdTier
 from logd.policy.cold.values import LIVE, Generation
 from logd.policy.node_health import NodeHealth
@@ -30,7 +29,7 @@ IsHot = Callable[[Generation], bool]
 
 @dataclass(slots=True)
 class ColdFigures:
-    """Sums over all live generations.
+    """Counts over all generations.
 
     Attributes:
         by_margin: "lost", "0", "1", …: how many segments have that margin.
@@ -38,8 +37,6 @@ class ColdFigures:
         below_target: those with a margin below the m of their profile, but the lost ones.
     """
 
-    source_bytes: int = 0
-    stored_bytes: int = 0
     by_margin: Counter[str] = field(default_factory=Counter)
     by_state: Counter[str] = field(default_factory=Counter)
     lost: list[Generation] = field(default_factory=list)
@@ -54,10 +51,9 @@ class ColdFigures:
 class ColdView:
     """Looks at generations with what is known of nodes and chunks. Lives on the event loop."""
 
-    def __init__(self, tier: ColdTier, findings: ChunkFindings, sizes: ChunkSizes) -> None:
+    def __init__(self, tier: ColdTier, findings: ChunkFindings) -> None:
         self._tier = tier
         self._findings = findings
-        self._sizes = sizes
 
     def chunk_states(self, generation: Generation) -> dict[int, ChunkState]:
         """Return what is known of each chunk, by index."""
@@ -89,8 +85,6 @@ class ColdView:
             found.by_state[generation.state.value] += 1
             if generation.state not in LIVE:
                 continue
-            found.source_bytes += generation.source_bytes
-            found.stored_bytes += self._sizes.stored_bytes(generation)
             if generation.encoding in noted:
                 left = self.margin(generation)
             else:
@@ -106,7 +100,7 @@ class ColdView:
 
     def row(self, generation: Generation) -> dict[str, Any]:
         """Return the fields of a `logd segments` row that a coded segment has."""
-        sizes = self._sizes.of(generation)
+        sizes = self._tier.holdings.lengths(generation.encoding)
         held, states = generation.held, self.chunk_states(generation)
         return {
             "state": "coded",
@@ -148,5 +142,3 @@ def _margin(k: int, m: int, live: tuple[tuple[int, str], ...]) -> int:
 
 def _rank(name: str) -> int:
     return -1 if name == LOST else int(name)
-
-

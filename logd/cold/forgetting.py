@@ -63,9 +63,7 @@ async def forget_below_start(
     return tuple(keys)
 
 
-def topics_to_forget(
-    generations: Iterable[Generation], removed: Iterable[ChunkName]
-) -> set[bytes]:
+def topics_to_forget(generations: Iterable[Generation], removed: Iterable[ChunkName]) -> set[bytes]:
     """Return the topics of removed chunks that have no generation any more."""
     left = {each.key.topic_id for each in generations}
     return {chunk.key.topic_id for chunk in removed} - left

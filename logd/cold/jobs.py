@@ -1,7 +1,7 @@
 """`logd cold encode` and `logd cold thaw`, as the server sees them: jobs over a topic's segments.
 
-    encode: every sealed segment of that moment, coded or waited for until somebody else has coded it
-    thaw:   every released segment of that moment, brought back
+    encode: every sealed segment of that moment is coded, or waited for while somebody else does
+    thaw:   every released segment of that moment is brought back
 
 A job belongs to the server, not to the connection that asked for it: who asked may leave and look
 again. It is forgotten when the server stops, or when many others came after it. What the settings
@@ -18,7 +18,6 @@ from typing import Any, Final, Literal
 
 import trio
 
-from logd.cold.chunk_sizes import ChunkSizes
 from logd.cold.encoding import ENCODES_AT_ONCE, Encoder
 from logd.cold.partition_view import ColdPartition
 from logd.cold.segment_errors import (
@@ -32,7 +31,7 @@ from logd.cold.tier import ColdTier
 from logd.cold.tiering import Tiering
 from logd.errors import ColdStateError, LogdError
 from logd.events import EventLog
-from logd.policy.cold.values import LIVE, ColdState, Generation, SegmentKey
+from logd.policy.cold.values import ColdState, Generation, SegmentKey
 from logd.policy.tiering import SegmentFacts, TieringRules, Wait, plan_tiering
 
 JOBS_KEPT: Final = 100
@@ -105,11 +104,7 @@ class _Item:
 
 
 class ColdJobs:
-    """All jobs of a server. Lives on the event loop; `run` must be running.
-
-    Args:
-        now_s: monotonic seconds.
-    """
+    """All jobs of a server. Lives on the event loop; `run` must be running."""
 
     def __init__(
         self,
@@ -118,31 +113,34 @@ class ColdJobs:
         encoder: Encoder,
         thawer: Thawer,
         *,
-        sizes: ChunkSizes,
         events: EventLog,
     ) -> None:
         self._tier = tier
         self._tiering = tiering
         self._encoder = encoder
         self._thawer = thawer
-        self._sizes = sizes
         self._events = events
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
-        self._nursery: trio.Nursery | None = None
+        self._waiting: list[tuple[Job, list[ColdPartition]]] = []
+        self._wake = trio.Event()
+        self._is_over = False
 
     async def run(self) -> None:
         """Let jobs run until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    self._wake = trio.Event()
+                    while self._waiting:
+                        nursery.start_soon(self._work, *self._waiting.pop(0))
+                    await self._wake.wait()
+        finally:
+            self._is_over = True
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def begin_encode(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def begin_encode(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         """Begin to code every sealed segment of some partitions, or join the job that does.
 
         Raises:
@@ -150,35 +148,36 @@ class ColdJobs:
         """
         if any(each.settings.compacted for each in partitions):
             raise ColdRefusedError(f"topic {topic} is compacted: what is compacted is not coded")
-        return await self._begin("encode", topic, partitions)
+        return self._begin("encode", topic, partitions)
 
-    async def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         """Begin to thaw every released segment of some partitions, or join the job that does.
 
         Raises:
             ColdRefusedError: the server is stopping.
         """
-        return await self._begin("thaw", topic, partitions)
+        return self._begin("thaw", topic, partitions)
 
     def job(self, number: int) -> Job | None:
         """Return a job, if it is known."""
         return self._jobs.get(number)
 
-    async def _begin(self, kind: Kind, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def _begin(self, kind: Kind, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         indexes = tuple(each.index for each in partitions)
         for job in self._jobs.values():
             if job.seconds is None and (job.kind, job.topic, job.partitions) == (
                 kind, topic, indexes,
             ):  # fmt: skip
                 return job
-        if self._nursery is None:
+        if self._is_over:
             raise ColdRefusedError("the server is stopping")
         job = Job(next(self._ids), kind, topic, indexes, trio.current_time())
         self._jobs[job.id] = job
         for old in [each.id for each in self._jobs.values() if each.seconds is not None]:
             if len(self._jobs) > JOBS_KEPT:
                 del self._jobs[old]
-        self._nursery.start_soon(self._work, job, list(partitions))
+        self._waiting.append((job, list(partitions)))
+        self._wake.set()
         return job
 
     def as_document(self, job: Job) -> dict[str, Any]:
@@ -239,6 +238,9 @@ class ColdJobs:
                 for each in coverage.generations
             ]
         facts = await self._tiering.facts(partition)
+        hot = {each.base_offset for each in facts.segments}
+        coverage = self._tier.coverage(partition.topic_id, partition.index)
+        job.skipped += sum(each.key.base_offset not in hot for each in coverage.generations)
         return [
             _Item(partition, facts.key_of(each), each.size_bytes, facts=each)
             for each in facts.segments
@@ -290,7 +292,7 @@ class ColdJobs:
                 try:
                     generation = await self._encoder.encode(item.partition, item.key.base_offset)
                 except SegmentBusyError:
-                    continue
+                    continue  # Somebody was faster: the next look says who.
                 except ColdFailedError:
                     failures += 1
                     if failures == TRIES:
@@ -298,7 +300,7 @@ class ColdJobs:
                     continue
                 job.done += 1
                 job.source_bytes += generation.source_bytes
-                job.stored_bytes += self._sizes.stored_bytes(generation)
+                job.stored_bytes += sum(self._tier.holdings.lengths(generation.encoding) or ())
                 return
             await trio.sleep(LOOK_S)
 

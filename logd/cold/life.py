@@ -5,30 +5,27 @@ Imported when the first storage node exists: this brings the coding library.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
 from logd.cold.chunk_findings import ChunkFindings
-from logd.cold.chunk_sizes import ChunkSizes
 from logd.cold.encoding import Encoder
 from logd.cold.figures import ColdFigures, ColdView
 from logd.cold.inventory import Inventory
 from logd.cold.jobs import ColdJobs
 from logd.cold.life_metrics import LifeMetrics
-from logd.cold.partition_view import ColdPartition, Partitions
+from logd.cold.partition_view import Partitions
 from logd.cold.releasing import Releaser
 from logd.cold.removal import Removal
 from logd.cold.thawing import Thawer
 from logd.cold.tier import ColdTier
 from logd.cold.tiering import Tiering, has_hot_file
-from logd.errors import LogdError
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
-from logd.policy.cold.values import LIVE, Generation
+from logd.policy.cold.values import Generation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +65,6 @@ class ColdLife:
         self._tier = tier
         self._services = services
         offload, events, now_ms = services.offload, services.events, services.now_ms
-        self.sizes = ChunkSizes()
         self.findings = ChunkFindings()
         self.metrics = LifeMetrics(services.metrics)
         self.encoder = Encoder(
@@ -76,7 +72,6 @@ class ColdLife:
             cluster_id=services.cluster_id,
             offload=offload,
             events=events,
-            sizes=self.sizes,
             metrics=self.metrics,
             random_bytes=services.random_bytes,
         )
@@ -89,7 +84,7 @@ class ColdLife:
             events=events,
             metrics=self.metrics,
         )
-        thawer = Thawer(
+        self.thawer = Thawer(
             tier, self.findings, offload=offload, room_bytes=services.room_bytes, events=events
         )
         self.removal = Removal(
@@ -109,10 +104,8 @@ class ColdLife:
             now_ms=now_ms,
             events=events,
         )
-        self.jobs = ColdJobs(
-            tier, self.tiering, self.encoder, thawer, sizes=self.sizes, events=events
-        )
-        self.view = ColdView(tier, self.findings, self.sizes)
+        self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
+        self.view = ColdView(tier, self.findings)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         tier.on_change.append(self._changed)
@@ -127,7 +120,6 @@ class ColdLife:
                     nursery.start_soon(self.removal.run)
                     nursery.start_soon(self.inventory.run)
                     nursery.start_soon(self.tiering.run)
-                    nursery.start_soon(self._learn_sizes)
         finally:
             self._ended.set()
 
@@ -146,15 +138,6 @@ class ColdLife:
     def _node_changed(self, _name: str) -> None:
         self.tiering.node_changed()
         self.removal.wake()
-
-    async def _learn_sizes(self) -> None:
-        """Learn the sizes of chunks that were coded before this start, one by one."""
-        for generation in self._tier.generations():
-            if generation.state in LIVE and generation.encoding not in self.sizes:
-                try:
-                    self.sizes.learn(await self._tier.manifest(generation.encoding))
-                except LogdError as error:
-                    self._services.events.warning("manifest not read", reason=str(error))
 
     # --- for people -------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import ChunkId
+from ec.chunk_reader import FileRange
 from ec.errors import (
     ChunkDamagedError,
     NodeIdentityError,
@@ -147,6 +148,13 @@ class LocalNode:
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
         return await self.opened.read(chunk, start, end)
+
+    def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
+        """See `LocalStore`; None also where the directory is not open."""
+        directory = self._directory
+        if directory is None:
+            return None
+        return LocalStore(directory, self._work).verified_range(chunk, start, end)
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""

@@ -14,12 +14,13 @@ from typing import Final, Literal
 import trio
 
 from ec.errors import EcError
+from ec.placement import Candidate
 from ec.store.protocol import Health
 from ec.store.remote import RemoteStore
 from logd.cold.local_node import LocalNode
 from logd.cold.node_access import Access, Failure, FencedStore, device_of
 from logd.policy.cold.preflight import NodeFacts
-from logd.policy.cold.values import StorageNode
+from logd.policy.cold.values import NodeState, StorageNode
 from logd.policy.node_health import (
     HealthLimits,
     NodeHealth,
@@ -75,6 +76,11 @@ class NodeWatch:
         """What the probes brought."""
         return node_health(self.history, self.limits)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it answers as it must."""
+        return self.health is NodeHealth.LIVE
+
     def describe(self) -> str:
         """Return health and reason, for people."""
         return describe_health(self.history, self.limits)
@@ -108,6 +114,18 @@ class NodeWatch:
             free_bytes=None if seen is None else seen.space.free_bytes,
             kept_bytes=0 if seen is None else self.access.kept_bytes(record, seen),
             device=None if seen is None else device_of(record, seen),
+        )
+
+    @property
+    def candidate(self) -> Candidate:
+        """The node as `ec.placement` sees it."""
+        facts = self.facts
+        return Candidate(
+            facts.name,
+            max((facts.free_bytes or 0) - facts.kept_bytes, 0),
+            rack=facts.rack,
+            device=facts.device,
+            is_live=self.is_live and facts.state is NodeState.ACTIVE,
         )
 
     async def probe(self, timeout_s: float) -> bool:

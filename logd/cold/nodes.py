@@ -29,10 +29,7 @@ from logd.config import ServerSettings
 from logd.errors import NodeRefusedError, UnknownNodeError
 from logd.events import EventLog
 from logd.offload import Offload
-from logd.policy.cold.preflight import NodeFacts
-from logd.policy.cold.removal import stale_catalog_refusal
-from logd.policy.cold.values import NodeState, StorageNode
-from logd.policy.node_health import HealthLimits, NodeHealth
+from logd.policy.cold.values import StorageNode
 from logd.storage.files import Files
 
 if TYPE_CHECKING:
@@ -40,6 +37,8 @@ if TYPE_CHECKING:
     from ec.store.guarded import GuardedStore
     from logd.cold.node_access import Access
     from logd.cold.node_watch import NodeWatch, Purpose
+    from logd.policy.cold.preflight import NodeFacts
+    from logd.policy.node_health import NodeHealth
 
 FIRST_PROBE_S: Final = 2.0
 """How long a start waits for what its nodes say; who is later is seen by the next probe."""
@@ -104,10 +103,6 @@ class StorageNodes:
     def __init__(self, records: NodeRecords, services: NodeServices) -> None:
         self._records = records
         self._services = services
-        settings = services.settings
-        self._limits = HealthLimits(
-            suspect_ms=settings.node_suspect_ms, dead_ms=settings.node_dead_ms
-        )
         self._nodes: dict[str, NodeWatch] = {}
         self._access: Access | None = None
         self._changing = trio.Lock()
@@ -151,7 +146,7 @@ class StorageNodes:
     def is_live(self, name: str) -> bool:
         """Return whether there is such a node, and it is live."""
         found = self._nodes.get(name)
-        return found is not None and found.health is NodeHealth.LIVE
+        return found is not None and found.is_live
 
     def last_error(self, name: str) -> str | None:
         """Return what was wrong with a node's last probe; None: nothing."""
@@ -175,18 +170,7 @@ class StorageNodes:
 
     def candidates(self) -> list[Candidate]:
         """Return all nodes as `ec.placement` wants them; those that take no chunks are not live."""
-        from ec.placement import Candidate
-
-        return [
-            Candidate(
-                facts.name,
-                max((facts.free_bytes or 0) - facts.kept_bytes, 0),
-                rack=facts.rack,
-                device=facts.device,
-                is_live=facts.health is NodeHealth.LIVE and facts.state is NodeState.ACTIVE,
-            )
-            for facts in self.facts()
-        ]
+        return [self._nodes[name].candidate for name in self.names()]
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -244,8 +228,11 @@ class StorageNodes:
 
     def _begin(self, record: StorageNode, access: Access) -> NodeWatch:
         from logd.cold.node_watch import NodeWatch
+        from logd.policy.node_health import HealthLimits
 
-        return NodeWatch.begin(record, access, self._limits)
+        settings = self._services.settings
+        limits = HealthLimits(suspect_ms=settings.node_suspect_ms, dead_ms=settings.node_dead_ms)
+        return NodeWatch.begin(record, access, limits)
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -376,13 +363,16 @@ class StorageNodes:
             self._changed(watch.record.name)
 
     def _say_health(self, watch: NodeWatch) -> None:
-        events, health, name = self._services.events, watch.health, watch.record.name
-        if health is NodeHealth.LIVE:
+        events, name = self._services.events, watch.record.name
+        if watch.is_live:
             events.info("storage node is live", node=name)
         else:
-            events.warning(f"storage node is {health.value}", node=name, reason=watch.last_error)
+            state = watch.health.value
+            events.warning(f"storage node is {state}", node=name, reason=watch.last_error)
 
     def _check_sequence(self, watch: NodeWatch) -> None:
+        from logd.policy.cold.removal import stale_catalog_refusal
+
         refused = stale_catalog_refusal(self._records.sequence, {watch.record.name: watch.told})
         if refused is not None and self.stale is None:
             self.stale = refused
@@ -397,7 +387,7 @@ class StorageNodes:
     def _tell_if_behind(self, watch: NodeWatch) -> None:
         sequence = self._records.sequence
         is_free = not watch.is_telling and self._nursery is not None and self.stale is None
-        if is_free and watch.told < sequence and watch.health is NodeHealth.LIVE:
+        if is_free and watch.told < sequence and watch.is_live:
             assert self._nursery is not None
             watch.is_telling = True
             self._nursery.start_soon(watch.tell, sequence)

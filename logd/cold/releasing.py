@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ec.checksums import digest
 from ec.errors import EcError
+from ec.indexes import INDEX_BYTES_MAX
 from logd.cold.checking import CheckedChunks, check_chunks
 from logd.cold.chunk_findings import ChunkFindings
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
-from logd.cold.segment_errors import ColdFailedError, SegmentBusyError
+from logd.cold.segment_errors import ColdFailedError, busy
 from logd.cold.tier import ColdTier
 from logd.events import EventLog
 from logd.offload import Offload
@@ -30,6 +32,8 @@ from logd.policy.cold.leases import Lease, Work
 from logd.policy.cold.proof import ReleaseCheck, ReleaseTerms, release_refusal
 from logd.policy.cold.values import ColdState, Generation, SegmentKey
 from logd.policy.tiering import release_terms
+from logd.storage.log import Log
+from logd.storage.segment_files import segment_paths
 from logd.units import SECOND_MS
 
 AT_ONCE: Final = ReleaseTerms(grace_ms=0, hot_retention_ms=0)
@@ -101,7 +105,7 @@ class Releaser:
     def _take(self, key: SegmentKey) -> Lease:
         lease = self._tier.leases.take(Work.RELEASE, [key])
         if lease is None:
-            raise SegmentBusyError(f"{key}: {self._tier.leases.work_on(key)} is under way")
+            raise busy(self._tier.leases, key)
         return lease
 
     async def _check(self, generation: Generation) -> ReleaseCheck:
@@ -119,9 +123,7 @@ class Releaser:
             began_ms=began_ms,
             ended_ms=self._now_ms(),
             nodes_not_live=tuple(
-                node
-                for node in generation.held.values()
-                if not self._tier.nodes.is_live(node)
+                node for node in generation.held.values() if not self._tier.nodes.is_live(node)
             ),
         )
 
@@ -137,7 +139,12 @@ class Releaser:
         log, base_offset = partition.log, generation.key.base_offset
 
         def job() -> tuple[str, ...]:
-            return log.release(base_offset, size_bytes=generation.source_bytes, indexes=indexes)
+            return log.release(
+                base_offset,
+                size_bytes=generation.source_bytes,
+                min_timestamp_ms=generation.min_timestamp_ms,
+                indexes=indexes,
+            )
 
         paths = await self._offload.run("cold", job)
         self._unlink_later(paths, partition.settings.file_delete_delay_ms / SECOND_MS)
@@ -153,9 +160,40 @@ class Releaser:
     async def _new_indexes(
         self, partition: ColdPartition, generation: Generation
     ) -> tuple[bytes, bytes] | None:
-        """Return the indexes of the form that was coded, where it is not the hot file's.
+        """Return the indexes of what was coded, where those that are here are not the same.
 
         Raises:
             ColdFailedError: no parity chunk gives them.
         """
+        manifest = await self._tier.manifest(generation.encoding)
+        of_all = manifest.chunks[-1]
+        here = await self._offload.run(
+            "cold", _index_digests, partition.log, generation.key.base_offset
+        )
+        if here == (of_all.offset_index, of_all.time_index):
+            return None
+        reasons = []
+        for index, store in self._tier.stores(generation).items():
+            if index >= generation.profile.k:
+                try:
+                    indexes = (await store.head(manifest.chunk_id(index))).indexes
+                except EcError as error:
+                    reasons.append(str(error))
+                else:
+                    return indexes.offsets, indexes.times
+        raise ColdFailedError(f"{generation}: its indexes cannot be read: {'; '.join(reasons)}")
+
+
+def _index_digests(log: Log, base_offset: int) -> tuple[str, str] | None:
+    """Return the digests of a segment's two indexes as they are here; None: one is missing.
+    Blocking.
+    """
+    paths = segment_paths(log.directory, base_offset)
+    try:
+        offsets, times = (
+            log.files.read_whole(path, limit_bytes=INDEX_BYTES_MAX)
+            for path in (paths.index, paths.time_index)
+        )
+    except OSError:
         return None
+    return digest(offsets), digest(times)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from logd.errors import LogdError
+from logd.policy.cold.leases import Leases
+from logd.policy.cold.values import SegmentKey
 
 
 class ColdRefusedError(LogdError):
@@ -19,3 +21,10 @@ class SegmentBusyError(LogdError):
 
 class ColdFailedError(LogdError):
     """It was begun and given up; what was written is removed, the segment is as it was."""
+
+
+def busy(leases: Leases, key: SegmentKey) -> SegmentBusyError:
+    """Return the error for a segment that is leased."""
+    work = leases.work_on(key)
+    assert work is not None
+    return SegmentBusyError(f"{key}: {work.value} is under way")

@@ -1,8 +1,8 @@
 """Brings a released segment back as a hot file, for as long as somebody wants it.
 
-    lease ─▶ source bytes read from chunks, window by window ─▶ written under another name, every
-    batch checked ─▶ digest compared with the manifest's ─▶ synced, renamed to .log ─▶ COMMITTED,
-    held, durable
+    lease ─▶ source bytes read from chunks, window by window, written under another name, synced
+          ─▶ read back: digest compared with the manifest's, every batch checked
+          ─▶ renamed to .log ─▶ COMMITTED and held, durable
 
 Invariants: a file named .log is whole; the record follows the file. A crash in between leaves a hot
 .log of a RELEASED segment, which is used as hot and goes again by the check of a release.
@@ -14,6 +14,7 @@ decoded or not, is the segment that was coded, whatever nodes say.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -27,7 +28,7 @@ from ec.manifest import Manifest
 from ec.read import SegmentReader
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.partition_view import ColdPartition
-from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, SegmentBusyError
+from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, busy
 from logd.cold.tier import ColdTier
 from logd.errors import CorruptFileError
 from logd.events import EventLog
@@ -39,7 +40,7 @@ from logd.storage.log_thaw import ThawWriter
 from logd.units import MIB, format_byte_count
 
 WINDOW_BYTES: Final = MIB
-"""Read, checked and written at once: whole blocks of a chunk."""
+"""Read, written and checked at once: whole blocks of a chunk."""
 assert WINDOW_BYTES % BLOCK_BYTES == 0
 
 
@@ -81,7 +82,7 @@ class Thawer:
         key = generation.key
         lease = self._tier.leases.take(Work.THAW, [key])
         if lease is None:
-            raise SegmentBusyError(f"{key}: {self._tier.leases.work_on(key)} is under way")
+            raise busy(self._tier.leases, key)
         try:
             self._refuse_unfit(generation)
             copy = await self._write_copy(partition, generation, on_bytes)
@@ -113,10 +114,9 @@ class Thawer:
         log, base_offset = partition.log, generation.key.base_offset
         writer = await self._offload.run("cold", log.thaw, base_offset)
         try:
-            digest = await self._copy(manifest, generation, writer, on_bytes)
-            if digest != manifest.source_digest:
-                raise ColdFailedError(f"{generation}: what was read is not what was coded")
-            return await self._offload.run("cold", writer.finish)
+            await self._copy(manifest, generation, writer, on_bytes)
+            copy = await self._offload.run("cold", writer.finish, partial(_check, manifest))
+            return HotCopy(copy.size_bytes, is_verified=True, is_synced=True)
         except BaseException as error:  # A cancellation too: nothing is left of half a copy.
             with trio.CancelScope(shield=True):
                 await self._offload.run("cold", writer.abort)
@@ -130,8 +130,8 @@ class Thawer:
         generation: Generation,
         writer: ThawWriter,
         on_bytes: Callable[[int], None],
-    ) -> str:
-        """Write the source, chunk by chunk; return its digest.
+    ) -> None:
+        """Write the source.
 
         Raises:
             ColdFailedError: a part of it cannot be read now. CorruptFileError, StorageError: as
@@ -146,25 +146,32 @@ class Thawer:
                 ChunkPlace(generation.encoding, index, generation.held[index]), error
             ),
         )
-        sums = []
-        for start, end in pairwise(manifest.cuts):
-            found = bytearray()
-            for at in range(start, end, WINDOW_BYTES):
-                result = await reader.read(at, min(at + WINDOW_BYTES, end))
-                if result.gaps:
-                    gap = result.gaps[0].source
-                    raise ColdFailedError(
-                        f"{generation}: bytes {gap.start} to {gap.end} cannot be read: fewer than "
-                        f"{manifest.k} chunks answer"
-                    )
-                data = result.data
-                found += await self._offload.run("cold", _write, writer, data)
-                on_bytes(len(data))
-            sums.append(bytes(found))
-        return source_digest(sums)
+        for at in range(0, manifest.source_bytes, WINDOW_BYTES):
+            result = await reader.read(at, min(at + WINDOW_BYTES, manifest.source_bytes))
+            if result.gaps:
+                gap = result.gaps[0].source
+                raise ColdFailedError(
+                    f"{generation}: bytes {gap.start} to {gap.end} cannot be read: fewer than "
+                    f"{manifest.k} chunks answer"
+                )
+            data = result.data
+            await self._offload.run("cold", writer.write, data)
+            on_bytes(len(data))
 
 
-def _write(writer: ThawWriter, data: bytes) -> bytes:
-    """Write and return the checksums of the blocks. Blocking."""
-    writer.write(data)
-    return block_checksums(data)
+def _check(manifest: Manifest, writer: ThawWriter) -> None:
+    """Compare what is on the device with the digest of what was coded. Blocking.
+
+    Raises:
+        CorruptFileError: it is something else. OSError: it cannot be read.
+    """
+    buffer = memoryview(bytearray(WINDOW_BYTES))
+    sums = []
+    for start, end in pairwise(manifest.cuts):
+        found = bytearray()
+        for at in range(start, end, WINDOW_BYTES):
+            got = writer.read_into(at, buffer[: min(WINDOW_BYTES, end - at)])
+            found += block_checksums(buffer[:got])
+        sums.append(bytes(found))
+    if source_digest(sums) != manifest.source_digest:
+        raise CorruptFileError(manifest.chunk_id(0).name, 0, "what was read is not what was coded")

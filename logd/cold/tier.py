@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -29,14 +28,9 @@ from logd.errors import ColdStateError, DataDirectoryError, LogdError
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import (
-    ColdState,
-    Generation,
-    Profile,
-    SegmentKey,
-    StorageNode,
-)
+from logd.policy.cold.values import Generation, Profile, SegmentKey, StorageNode
 from logd.storage.cold_catalog import ColdCatalog, Commit, EncodePlan
+from logd.storage.released import ReleasedSegment
 
 if TYPE_CHECKING:
     from ec.codec import Codec
@@ -57,16 +51,6 @@ PartitionKey = tuple[bytes, int]
 """Topic id and number."""
 
 _NONE: Final = Coverage()
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedSegment:
-    """A segment whose .log may be absent: its bytes are in chunks."""
-
-    base_offset: int
-    next_offset: int
-    size_bytes: int
-    max_timestamp_ms: int
 
 
 class ColdTier:
@@ -195,13 +179,21 @@ class ColdTier:
         return self._coverages.get((topic_id, partition), _NONE)
 
     def released(self, topic_id: bytes, partition: int) -> Sequence[ReleasedSegment]:
-        """Return the segments of which the .log may be absent, by offset."""
+        """Return the segments of which the .log may be absent, by offset.
+
+        Committed ones are among them: a .log that somebody lost is read from chunks, as any other
+        that is in chunks only, and start-up says that it is missing.
+        """
         return [
             ReleasedSegment(
-                each.key.base_offset, each.next_offset, each.source_bytes, each.max_timestamp_ms
+                base_offset=each.key.base_offset,
+                next_offset=each.next_offset,
+                size_bytes=each.source_bytes,
+                max_timestamp_ms=each.max_timestamp_ms,
+                min_timestamp_ms=each.min_timestamp_ms,
             )
             for each in self.coverage(topic_id, partition).generations
-            if each.state is ColdState.RELEASED
+            if each.source_bytes and each.next_offset > each.key.base_offset
         ]
 
     async def manifest(self, encoding: str) -> Manifest:

@@ -238,13 +238,9 @@ class Tiering:
                 return
             key = generation.key
             self._releasing.keys.add(key)
-            nursery.start_soon(
-                self._release, partitions[key.topic_id, key.partition], generation
-            )
+            nursery.start_soon(self._release, partitions[key.topic_id, key.partition], generation)
 
-    def plan_releases(
-        self, committed: Collection[tuple[Generation, ReleaseTerms]]
-    ) -> ReleasePlan:
+    def plan_releases(self, committed: Collection[tuple[Generation, ReleaseTerms]]) -> ReleasePlan:
         """Return which of some committed generations are to be checked now."""
         nodes = self._tier.nodes
         return plan_releases(
@@ -292,9 +288,7 @@ class Tiering:
             key = candidate.key
             if key not in self._encoding.keys:
                 self._encoding.keys.add(key)
-                nursery.start_soon(
-                    self._encode, partitions[key.topic_id, key.partition], candidate
-                )
+                nursery.start_soon(self._encode, partitions[key.topic_id, key.partition], candidate)
 
     async def _encode(self, partition: ColdPartition, candidate: Candidate) -> None:
         key = candidate.key
@@ -331,8 +325,13 @@ class Tiering:
         looked = self._looked.get(place)
         if looked is None or looked.segment_list is not segment_list:
             sealed = await self._offload.run("cold", partition.log.sealed_segments)
+            now_ms = self._now_ms()
             looked = self._looked[place] = _Looked(segment_list, [
-                SegmentFacts(each.base_offset, each.next_offset, each.size_bytes, each.sealed_ms)
+                SegmentFacts(
+                    each.base_offset, each.next_offset, each.size_bytes,
+                    # A clock that was put back must not make it wait for the old one's time.
+                    min(each.sealed_ms, now_ms),
+                )
                 for each in sealed
             ])  # fmt: skip
         return PartitionFacts(

@@ -55,6 +55,7 @@ class ServerSettings:
     fetch_max_bytes: int
     max_incremental_fetch_session_cache_slots: int
     remote_fetch_max_wait_ms: int
+    cold_read_ahead_bytes: int
 
     flush_unsynced_max_bytes: int
     sync_threads: int
@@ -277,6 +278,11 @@ _NETWORK: Final = (
         name="remote.fetch.max.wait.ms", kind=Kind.INT, default=500, low=1, unit="ms",
         doc="How long a fetch waits for its coded partitions.",
     ),
+    Setting(
+        name="cold.read.ahead.bytes", kind=Kind.LONG, default=64 * MIB, low=16 * MIB, unit="bytes",
+        ours=True, doc="Memory for what was read of coded segments, all readers together: what is "
+        "read ahead of those who read in sequence, and what is kept for others.",
+    ),
 )  # fmt: skip
 
 _STORAGE: Final = (
@@ -475,7 +481,6 @@ def _defaults_of_topics() -> list[Setting]:
 _LATER: Final = frozenset(
     (
         *("repair.delay.ms", "repair.rate.bytes", "scrub.rate.bytes", "scrub.cycle.ms"),
-        "remote.fetch.max.wait.ms",
         "log.roll.jitter.hours",
     )
 )

@@ -339,8 +339,7 @@ _OURS: Final = (
 _LATER: Final = frozenset(
     (
         "segment.jitter.ms",
-        *("remote.storage.enable", "cold.enable", "cold.profile", "cold.after.ms"),
-        *("cold.after.bytes", "cold.grace.ms", "cold.hot.retention.ms", "cold.compression"),
+        "cold.compression",
     )
 )
 

@@ -13,6 +13,7 @@
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
     …    /v1/nodes     storage nodes: `admin_nodes`
+    …    /v1/cold/…    coded segments: `admin_cold`
 
 Nobody is authenticated here, so the port stays on a loopback address unless the operator says
 otherwise; and a change that carries an Origin header is refused, because it comes from a web page
@@ -42,6 +43,7 @@ from logd.errors import (
     UnknownTopicOrPartitionError,
     UnsupportedFormatError,
 )
+from logd.net import admin_cold
 from logd.net.admin_nodes import NODE_PREFIX, NODES_PATH, add_node, get_nodes, remove_node
 from logd.net.http import HttpError, Request, Response
 from logd.units import KIB
@@ -78,6 +80,9 @@ class AdminHandler:
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
             _GROUP_PREFIX: {"GET": self._group},
+            admin_cold.ENCODE_PATH: {"POST": self._with(admin_cold.encode)},
+            admin_cold.THAW_PATH: {"POST": self._with(admin_cold.thaw)},
+            admin_cold.JOB_PATH: {"GET": self._with(admin_cold.get_job)},
             NODES_PATH: {"GET": self._with(get_nodes), "POST": self._with(add_node)},
             NODE_PREFIX: {"DELETE": self._with(remove_node)},
         }
@@ -132,7 +137,12 @@ class AdminHandler:
     async def _segments(self, request: Request) -> Response:
         name, index = _topic_and_partition(request)
         look = partial(status.segments, self._broker, name, index)
-        return _as_json(await self._broker.offload.run("admin", look))
+        rows = await self._broker.offload.run("admin", look)
+        topic = self._broker.topics.by_name.get(name)
+        if topic is not None:
+            await self._broker.coded.fill_rows(rows, topic.topic_id)
+        # Ten thousand segments make ten megabytes with their chunks: not on the loop.
+        return await self._broker.offload.run("admin", _as_json, rows)
 
     async def _retain(self, request: Request) -> Response:
         name, index = _topic_and_partition(request)

@@ -170,16 +170,11 @@ def check_used(modules: Modules) -> Iterator[str]:
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
 AWAITED = (
-    "ec.margin",
-    "ec.prove",
-    "ec.repair",
     "logd.policy.cold.durability",
-    "logd.policy.cold.rates",
     "logd.policy.cold.rebalance",
     "logd.policy.cold.rebuild",
     "logd.policy.cold.scrub_plan",
     "logd.policy.cold.what_if",
-    "logd.policy.tiering",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)
