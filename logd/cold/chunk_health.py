@@ -25,6 +25,7 @@ from ec.profile import Profile as CodedProfile
 from logd.cold.chunk_findings import ChunkFindings
 from logd.cold.tier import ColdTier
 from logd.policy.cold.condition import (
+    ALWAYS_MS,
     ChunkPlace,
     ChunkState,
     Finding,
@@ -40,6 +41,9 @@ RECORDS_MAX: Final = 1000
 """Findings that are remembered, mended or not; the oldest mended ones are forgotten first."""
 
 _OPEN: Final = "open"
+
+TopicName = Callable[[bytes], str | None]
+"""Returns the name of a topic, None where it is gone."""
 
 
 def now_ms() -> int:
@@ -62,7 +66,7 @@ class FindingRecord:
     found_ms: int
     mended_ms: int | None = None
 
-    def as_document(self, topic_name: Callable[[bytes], str | None]) -> dict[str, Any]:
+    def as_document(self, topic_name: TopicName) -> dict[str, Any]:
         """Return it as status and scrub show it."""
         key = self.generation.key
         return {
@@ -185,9 +189,22 @@ class ChunkHealth:
         now, before = views.get(name), self._views.get(name)
         return now is None or before is None or _essence(now) != _essence(before)
 
+    def is_live(self, encoding: str, index: int) -> bool:
+        """Return whether the chunk that has its place on record is there, as far as is known."""
+        self.look()
+        seen = self._seen.get(encoding)
+        return seen is not None and seen.condition.chunks[index].state is ChunkState.LIVE
+
     def counts(self) -> MarginCounts:
         """Return how many segments have which margin."""
         return count_margins(margin for _, margin in self.look())
+
+    def replaced(self, name: str) -> None:
+        """An empty disk took a node's place: its chunks are lost, nothing is to be waited for."""
+        self._looked_at.discard(name)
+        self._dead_since_ms.pop(name, None)
+        self._unseen_since_ms[name] = ALWAYS_MS
+        self._changed()
 
     # --- findings ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
         boot                        the boot id of the run that wrote last (data_directory)
         clean-stop                  marker of a clean stop (clean_stop, state_file)
         clock                       what time it was, for retention (clock_note, state_file)
+        scrub                       how far scrub has come (scrub_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
         sync.journal                what is known to be synced (sync_journal)
         ballast                     space to give back in need (data_directory)
@@ -35,6 +36,7 @@ META_NAME: Final = "meta"
 BOOT_NAME: Final = "boot"
 CLEAN_STOP_NAME: Final = "clean-stop"
 CLOCK_NAME: Final = "clock"
+SCRUB_NAME: Final = "scrub"
 CATALOG_NAME: Final = "catalog.sqlite"
 JOURNAL_NAME: Final = "sync.journal"
 BALLAST_NAME: Final = "ballast"

@@ -170,11 +170,7 @@ def check_used(modules: Modules) -> Iterator[str]:
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
 AWAITED = (
-    "logd.policy.cold.durability",
-    "logd.policy.cold.rebalance",
     "logd.policy.cold.rebuild",
-    "logd.policy.cold.scrub_plan",
-    "logd.policy.cold.what_if",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

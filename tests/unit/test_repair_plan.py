@@ -113,6 +113,17 @@ def test_the_first_chunk_that_is_due_takes_the_others_along() -> None:
     assert len(step.sources) == 4
 
 
+def test_what_is_corrupt_waits_for_nothing() -> None:
+    """It does not come back by itself; what is missing might, and has its delay."""
+    one = generation()
+    item = only(plan([one], SEVEN, now_ms=7, findings=rotten(one, 2, at_ms=7)))
+    assert item.state == "ready"
+    gone = {
+        place: replace(each, state=ChunkState.MISSING) for place, each in rotten(one, 2).items()
+    }
+    assert only(plan([one], SEVEN, now_ms=7, findings=gone)).hold is Hold.DELAY
+
+
 def test_a_node_that_comes_back_takes_its_items_out() -> None:
     """The plan without the loss has nothing to do."""
     assert len(plan([generation()], dead(SEVEN, "a")).items) == 1

@@ -6,8 +6,9 @@ crash the same facts give the same plan, and a node that comes back takes its it
 * Order: the segment that survives the fewest further losses of nodes first, then of racks, then the
   one that lost a chunk longest ago.
 * Delay: none at margin 0, a fifteenth of repair.delay.ms at margin 1, all of it above; counted for
-  each chunk from the moment its node was found dead or it was found bad. The first that is due
-  takes all lost chunks of its segment along: they are made in one pass.
+  each chunk from the moment its node was found dead or it was found missing: both may come back. A
+  corrupt chunk does not get better, so it waits for nothing. The first that is due takes all lost
+  chunks of its segment along: they are made in one pass.
 * Method: a chunk that can still be read on a node which is being drained is copied. What is lost is
   computed from k others; where that is the exclusive or of chunks 0 to k but one, the plan says so.
 * Target: where the node of a lost chunk is well, the same node, in place: so nodes of which one was
@@ -24,7 +25,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from logd.policy.cold.condition import ChunkCondition, NodeCondition, SegmentCondition
+from logd.policy.cold.condition import (
+    ChunkCondition,
+    ChunkState,
+    NodeCondition,
+    SegmentCondition,
+)
 from logd.policy.cold.leases import Work
 from logd.policy.cold.margins import SegmentMargin
 from logd.policy.cold.targets import Targets, chunk_bytes_of
@@ -282,7 +288,13 @@ def _held(item: RepairItem, hold: Hold, reason: str, due_ms: int | None = None) 
 def _due_ms(condition: SegmentCondition, margin: SegmentMargin, rules: RepairRules) -> int | None:
     """Return when the first of its lost chunks is due; None: it has none."""
     delay_ms = rules.delay_at(margin.nodes)
-    return min((chunk.since_ms + delay_ms for chunk in condition.lost), default=None)
+    return min(
+        (
+            chunk.since_ms + (0 if chunk.state is ChunkState.CORRUPT else delay_ms)
+            for chunk in condition.lost
+        ),
+        default=None,
+    )
 
 
 # --- steps ----------------------------------------------------------------------------------------
