@@ -103,7 +103,7 @@ class _Place:
     """A node, or this server, as scrub sees it.
 
     Attributes:
-        hurry_until: the number of complete rounds at which people's wish is fulfilled.
+        hurries: people wait for its round.
     """
 
     name: str
@@ -112,15 +112,10 @@ class _Place:
     rate: ScrubRate = field(default_factory=lambda: ScrubRate(None, 0.0))
     measured: MeasuredRate = field(default_factory=MeasuredRate)
     budget: NodeBudget = field(default_factory=NodeBudget)
-    hurry_until: int = 0
+    hurries: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     what: dict[str, Any] = field(default_factory=dict)
     listed_s: float | None = None
-
-    @property
-    def hurries(self) -> bool:
-        """Whether people wait for its round."""
-        return self.cursor.rounds < self.hurry_until
 
 
 class Scrubber:
@@ -167,8 +162,8 @@ class Scrubber:
                     start=place.cursor.start, began_ms=self._services.now_ms(),
                     previous_ms=place.cursor.previous_ms, rounds=place.cursor.rounds,
                 )  # fmt: skip
-                place.hurry_until = place.cursor.rounds + 1
-                place.listed_s = None
+                place.hurries, place.listed_s = True, None
+                place.measured = MeasuredRate()
         self._wake()
 
     def pause(self) -> None:
@@ -334,9 +329,11 @@ class Scrubber:
         place.listed_s = now_s
 
     def _end_round(self, place: _Place, now_ms: int) -> None:
-        """Begin the next round, at once where its time has come."""
+        """Begin the next round, where its time has come."""
+        if place.hurries:
+            place.hurries, place.measured = False, MeasuredRate()
         is_due = now_ms - place.cursor.began_ms >= self._settings.cycle_ms
-        if place.hurries or is_due or place.cursor.began_ms > now_ms:
+        if is_due or place.cursor.began_ms > now_ms:
             place.cursor = place.cursor.next_round(now_ms=now_ms)
             self._moved = True
             place.listed_s = None
