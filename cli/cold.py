@@ -9,6 +9,7 @@ import click
 
 from cli.admin import get, post
 from cli.cold_outlook import durability, simulate
+from cli.cold_verify import verify
 from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable
 from cli.options import Address, Target, common_options, pass_target
 from cli.render import escape, print_json, progress
@@ -84,6 +85,7 @@ def thaw(target: Target, topic: str, partition: int | None, no_wait: bool) -> No
 
 cold.add_command(durability)
 cold.add_command(simulate)
+cold.add_command(verify)
 
 
 def _finish(

@@ -28,6 +28,7 @@ from cli.options import common_options
 from cli.produce import produce
 from cli.repair import repair
 from cli.retain import retain
+from cli.salvage import salvage
 from cli.scrub import scrub
 from cli.segments import segments
 from cli.serve import serve
@@ -82,6 +83,7 @@ for _command in (
     config,
     dump,
     check,
+    salvage,
     bench,
 ):
     root.add_command(_command)

@@ -30,6 +30,7 @@ from tests.contract.check_store import MemoryStore
 from tests.ec_samples import BATCH_RECORDS, TOPIC_ID, Encoded, encode
 
 PARTITION = 3
+FOUR_AND_TWO = Profile(4, 2)
 KEY = (bytes.fromhex(TOPIC_ID), PARTITION)
 MIB = 1024 * 1024
 NOW_MS = 1_700_000_000_000
@@ -113,7 +114,7 @@ def make_segment(
     sizes: Sequence[int],
     *,
     base_offset: int = 1000,
-    profile: Profile = Profile(4, 2),
+    profile: Profile = FOUR_AND_TWO,
     number: int = 1,
     state: ColdState = ColdState.RELEASED,
     seed: int = 1,
@@ -185,6 +186,7 @@ class Rig:
     def __init__(
         self, *segments: Segment, tier: FakeTier | None = None, ahead_bytes: int = 64 * MIB
     ) -> None:
+        assert segments or tier is not None
         self.tier = tier or FakeTier(segments)
         self.metrics = Registry()
         self.log = io.StringIO()

@@ -116,6 +116,19 @@ class ColdSegments:
         job: Job | None = self.life.jobs.job(number)
         return None if job is None else self.life.jobs.as_document(job)
 
+    async def verify(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
+        """Begin to verify all chunks of a topic; return the job as the admin port shows it.
+
+        Raises:
+            NoStorageNodesError: there is no node.
+        """
+        return (await self._ready()).verifier.begin(topic, partitions).as_document()
+
+    def verify_job(self, number: int) -> dict[str, Any] | None:
+        """Return a verification as the admin port shows it; None: it is not known."""
+        job = None if self.life is None else self.life.verifier.job(number)
+        return None if job is None else job.as_document()
+
     async def _ready(self) -> ColdLife:
         if not self._tier.nodes.names() and not self._tier.generations():
             raise NoStorageNodesError(

@@ -28,9 +28,10 @@ from ec.file_system import FileSystem
 from ec.node.home import RESERVE_BYTES_MAX, RESERVE_FRACTION
 from ec.node_dir import NodeDirectory
 from ec.node_identity import NodeIdentity, read_identity
+from ec.store.http_client import patience
 from ec.store.local import LocalStore, LocalUpload
 from ec.store.protocol import Health
-from logd.cold.gate import AskingGate, Gate
+from logd.cold.gate import AskingGate, Gate, LooseGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class LocalNode:
     """See the module, and `ec.store.protocol.Store`.
 
     Args:
+        answer_s: how long a read may take; a disk that hangs is a node that does not answer.
         reserve_bytes: free space that chunks must leave; None: 1 GiB or a 20th of the disk.
     """
 
@@ -68,14 +70,18 @@ class LocalNode:
         expected: ExpectedIdentity,
         *,
         work: Gate,
+        reading: LooseGate,
         asking: AskingGate,
+        answer_s: float,
         reserve_bytes: int | None,
     ) -> None:
         self._files = files
         self._path = path
         self._expected = expected
         self._work = work
+        self._reading = reading
         self._asking = asking
+        self._answer_s = answer_s
         self._reserve_bytes = reserve_bytes
         self._directory: ChunkDirectory | None = None
         self._is_closed = False
@@ -95,7 +101,7 @@ class LocalNode:
         directory = self._directory
         if directory is None:
             raise NodeNotMountedError(f"{self._path}: is not open: no disk was seen there")
-        return LocalStore(directory, self._work)
+        return LocalStore(directory, self._work, asking=self._reading)
 
     def close(self) -> None:
         """Let go of the directory and its lock."""
@@ -143,18 +149,22 @@ class LocalNode:
 
     async def head(self, chunk: ChunkId) -> ChunkHead:
         """See `Store`."""
-        return await self.opened.head(chunk)
+        with patience(self._answer_s, node=self.node, what=f"the head of {chunk}"):
+            return await self.opened.head(chunk)
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
-        return await self.opened.read(chunk, start, end)
+        with patience(self._answer_s, node=self.node, what=f"a range of {chunk}"):
+            return await self.opened.read(chunk, start, end)
 
     def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
         """See `LocalStore`; None also where the directory is not open."""
         directory = self._directory
         if directory is None:
             return None
-        return LocalStore(directory, self._work).verified_range(chunk, start, end)
+        return LocalStore(directory, self._work, asking=self._reading).verified_range(
+            chunk, start, end
+        )
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""

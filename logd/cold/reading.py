@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUN_BYTES: Final = MIB
-"""The first run of a reader; twice and four times as much when it goes on."""
+"""The first run of a reader; twice as much when it goes on. Longer buffers cost more per byte."""
 
-RUN_DOUBLINGS: Final = 2
-AHEAD_RUNS: Final = 2
+RUN_DOUBLINGS: Final = 1
+AHEAD_RUNS: Final = 3
 AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * (RUN_BYTES << RUN_DOUBLINGS)
 READERS_MAX: Final = 4096
 """So many places are remembered at which readers stopped."""
@@ -171,6 +171,11 @@ class ColdReads:
     @on_damage.setter
     def on_damage(self, tell: OnDamage | None) -> None:
         self._reader.on_damage = tell
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being read."""
+        return bool(self._loads)
 
     @property
     def memory_bytes(self) -> int:
@@ -466,17 +471,19 @@ class ColdReads:
         to_offset = load.generation.next_offset
         if isinstance(error, UnreadableError):
             to_offset = error.to_offset
-        failure = self.failures.add(
-            load.generation, load.from_offset, max(to_offset, load.from_offset + 1),
+        to_offset = max(to_offset, load.from_offset + 1)
+        is_news = self.failures.add(
+            load.generation, load.from_offset, to_offset,
             error=error, now_s=trio.current_time(),
         )  # fmt: skip
-        self._events.error(
-            "cold read failed",
-            segment=str(load.generation.key),
-            from_offset=failure.from_offset,
-            to_offset=failure.to_offset,
-            reason=failure.reason,
-        )
+        if is_news:
+            self._events.error(
+                "cold read failed",
+                segment=str(load.generation.key),
+                from_offset=load.from_offset,
+                to_offset=to_offset,
+                reason=str(error),
+            )
 
     def _was_misled(self, load: _Load) -> bool:
         """Have an index distrusted that led to no batch; who waits asks the log again.

@@ -8,6 +8,8 @@
         clock                       what time it was, for retention (clock_note, state_file)
         scrub                       how far scrub has come (scrub_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
+        catalog.sqlite.aside-<n>    what was the catalog before it was made again (catalog_rebuild)
+        catalog-rebuild/            the new one while it is made
         sync.journal                what is known to be synced (sync_journal)
         ballast                     space to give back in need (data_directory)
         topics/
@@ -38,6 +40,8 @@ CLEAN_STOP_NAME: Final = "clean-stop"
 CLOCK_NAME: Final = "clock"
 SCRUB_NAME: Final = "scrub"
 CATALOG_NAME: Final = "catalog.sqlite"
+# A new catalog while it is made from what is found without the old one.
+REBUILD_NAME: Final = "catalog-rebuild"
 JOURNAL_NAME: Final = "sync.journal"
 BALLAST_NAME: Final = "ballast"
 TOPICS_NAME: Final = "topics"

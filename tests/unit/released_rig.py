@@ -53,7 +53,8 @@ class Chunks:
         """Encode, record, release; the paths are unlinked."""
         self.released[base_offset] = self.encode(log, base_offset)
         size_bytes = len(self.sources[base_offset])
-        paths = log.release(base_offset, size_bytes=size_bytes)
+        next_offset = self.released[base_offset].next_offset
+        paths = log.release(base_offset, size_bytes=size_bytes, next_offset=next_offset)
         for path in paths:
             log.files.unlink(path)
         return paths

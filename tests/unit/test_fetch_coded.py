@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -124,7 +124,11 @@ class Owner:
     is_ready = False
     fetch_shape: Any = None
 
-    def mark_ready(self) -> None: ...
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+
+    def mark_ready(self) -> None:
+        self.answered.set()
 
     def close_for(self, reason: str) -> None:
         raise AssertionError(reason)
@@ -159,11 +163,9 @@ class Rig:
             metrics=Registry(), ahead_bytes=64 * MIB, wake=self._wake,
         )  # fmt: skip
         self.owner = Owner()
+        sessions = FetchSessions(slots=10, random_id=lambda: 77)
         self.handler = FetchHandler(
-            broker,
-            services,
-            FetchSessions(slots=10, random_id=lambda: 77),
-            self.reads,  # type: ignore[arg-type]  # fakes
+            cast("Any", broker), cast("Any", services), sessions, self.reads
         )
 
     def _wake(self, waiters: Any) -> None:
@@ -206,12 +208,13 @@ class Rig:
             ] if wanted else [],
         )  # fmt: skip
         frame = bytearray(request_header(FETCH, VERSION, 5, "c") + encode_request(request, VERSION))
-        return self.handler.handle(self.owner, frame, 0, len(frame), VERSION, 5)  # type: ignore[arg-type]  # a fake
+        return self.handler.handle(self.owner, frame, 0, len(frame), VERSION, 5)
 
     async def answer(self, reply: Reply) -> dict[int, PartitionData]:
         """Wait for an answer; return it by partition."""
         while reply.data is None:
-            await trio.sleep(0.001)
+            self.owner.answered = trio.Event()
+            await self.owner.answered.wait()
         return self.decoded(reply)
 
     def decoded(self, reply: Reply) -> dict[int, PartitionData]:

@@ -20,6 +20,7 @@ from logd.storage.files import Files, OpenFile
 from logd.storage.log import Log
 from logd.storage.released import ReleasedSegment
 from tests.crash.lying_disk import FastFiles
+from tests.unit.compaction_rig import COMPACTED, order_round, run_round
 from tests.unit.log_builder import (
     append,
     bases,
@@ -88,6 +89,39 @@ def test_release_is_refused_for_what_is_not_sealed(directory: str) -> None:
         log.release(base, size_bytes=1)
     with pytest.raises(SegmentsChangedError):
         log.segment_source(base)
+
+
+def test_what_is_not_what_was_coded_stays(directory: str) -> None:
+    """Another length, or another last record: it was compacted since. Nothing is changed."""
+    log = filled(directory)
+    base = sealed_bases(log)[1]
+    size = os.path.getsize(segment_path(directory, base))
+    end = log.segment_list.find(base).end_bound
+    names = sorted(os.listdir(log.directory))
+    with pytest.raises(SegmentsChangedError, match="bytes, what was coded"):
+        log.release(base, size_bytes=size + 1)
+    with pytest.raises(SegmentsChangedError, match="what was coded before"):
+        log.release(base, size_bytes=size, next_offset=end - 1)
+    with pytest.raises(SegmentsChangedError, match="what was coded before"):
+        log.release(base, size_bytes=size + 1, next_offset=end + 1, indexes=(b"", b""))
+    assert [name for name in os.listdir(log.directory) if name not in names] == [
+        f"{end:020d}.producers"
+    ]
+    assert len(log.release(base, size_bytes=size, next_offset=end)) == 1
+
+
+def test_a_segment_that_was_released_meanwhile_is_not_compacted(directory: str) -> None:
+    """A round that was ordered before is refused at its commit."""
+    chunks = Chunks()
+    log = filled(directory, settings=COMPACTED)
+    order = order_round(log, attempt=1)
+    assert order is not None
+    result = run_round(order, log)
+    expected = chunks.read_all(log)
+    chunks.release(log, sealed_bases(log)[1])
+    with pytest.raises(SegmentsChangedError):
+        log.replace_segments(order, result)
+    assert chunks.read_all(log) == expected
 
 
 class FailingFiles(FastFiles):
@@ -320,6 +354,20 @@ def test_a_source_tells_batches_and_times(directory: str) -> None:
     assert source.read_into(0, buffer) == len(data)
     assert buffer[: len(data)] == data
     assert source.read_into(7, buffer) == len(data) - 7
+
+
+def test_indexes_that_are_only_in_memory_are_written_first(directory: str) -> None:
+    """A roll without space leaves open indexes and no files: source and release see to these."""
+    log = filled(directory)
+    base, other = sealed_bases(log)[1:3]
+    for each in (base, other):
+        log.read(each, max_bytes=1, below=log.written_offset)
+        os.unlink(segment_path(directory, each, ".index"))
+        os.unlink(segment_path(directory, each, ".timeindex"))
+    assert all(log.segment_source(base).indexes())
+    log.release(other, size_bytes=os.path.getsize(segment_path(directory, other)))
+    assert log.released_without_indexes() == ()
+    assert os.path.getsize(segment_path(directory, other, ".index")) > 0
 
 
 def test_a_rotten_segment_is_no_source(directory: str) -> None:
