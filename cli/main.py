@@ -14,6 +14,7 @@ import click
 
 from cli.bench import bench
 from cli.check import check
+from cli.cold import cold
 from cli.compact import compact
 from cli.config import config
 from cli.consume import consume
@@ -71,6 +72,7 @@ for _command in (
     segments,
     retain,
     compact,
+    cold,
     status,
     node,
     config,

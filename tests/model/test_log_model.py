@@ -188,7 +188,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(uses_point=st.booleans())
     def die_and_recover(self, uses_point: bool) -> None:
         """kill -9: what was staged is gone, all that was written is there."""
-        self.log.release()
+        self.log.let_go()
         self.log, report = recover_log(
             self.directory,
             settings=self.settings,

@@ -171,13 +171,8 @@ STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
 AWAITED = (
     "ec.margin",
-    "ec.placement",
     "ec.prove",
     "ec.repair",
-    "ec.store.guarded",
-    "logd.policy.cold.coverage",
-    "logd.policy.cold.leases",
-    "logd.policy.cold.preflight",
     "logd.policy.cold.rebuild",
     "logd.policy.tiering",
 )
