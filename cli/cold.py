@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
+from cli.cold_verify import verify
 from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable
 from cli.options import Address, Target, common_options, pass_target
 from cli.render import escape, print_json, progress
@@ -79,6 +80,9 @@ def thaw(target: Target, topic: str, partition: int | None, no_wait: bool) -> No
     """
     job = post(target.admin, "/v1/cold/thaw", {}, topic=topic, partition=partition)
     _finish(target, job, no_wait=no_wait, verb="thawing", fields=_THAWED)
+
+
+cold.add_command(verify)
 
 
 def _finish(

@@ -27,6 +27,7 @@ from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
 from cli.retain import retain
+from cli.salvage import salvage
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -78,6 +79,7 @@ for _command in (
     config,
     dump,
     check,
+    salvage,
     bench,
 ):
     root.add_command(_command)

@@ -371,6 +371,8 @@ class Server:
             random_bytes=self._random.randbytes,
             unlink_later=self._unlinker.unlink_later,
             room_bytes=lambda: disk.free_bytes - disk.reserve_bytes,
+            reserve_bytes=disk.reserve_bytes,
+            clock=self._clock,
             forget_topic=self._forget_topic,
         )
 

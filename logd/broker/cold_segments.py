@@ -98,7 +98,7 @@ class ColdSegments:
             NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
         """
         jobs = (await self._ready()).jobs
-        return jobs.as_document(await jobs.begin_encode(topic, partitions))
+        return jobs.as_document(jobs.begin_encode(topic, partitions))
 
     async def thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
         """Begin to bring back every released segment; return the job likewise.
@@ -107,7 +107,7 @@ class ColdSegments:
             NoStorageNodesError: there is no node.
         """
         jobs = (await self._ready()).jobs
-        return jobs.as_document(await jobs.begin_thaw(topic, partitions))
+        return jobs.as_document(jobs.begin_thaw(topic, partitions))
 
     def job(self, number: int) -> dict[str, Any] | None:
         """Return a job as the admin port shows it; None: it is not known."""
@@ -115,6 +115,19 @@ class ColdSegments:
             return None
         job: Job | None = self.life.jobs.job(number)
         return None if job is None else self.life.jobs.as_document(job)
+
+    async def verify(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
+        """Begin to verify all chunks of a topic; return the job as the admin port shows it.
+
+        Raises:
+            NoStorageNodesError: there is no node.
+        """
+        return (await self._ready()).verifier.begin(topic, partitions).as_document()
+
+    def verify_job(self, number: int) -> dict[str, Any] | None:
+        """Return a verification as the admin port shows it; None: it is not known."""
+        job = None if self.life is None else self.life.verifier.job(number)
+        return None if job is None else job.as_document()
 
     async def _ready(self) -> ColdLife:
         if not self._tier.nodes.names() and not self._tier.generations():

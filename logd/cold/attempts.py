@@ -33,17 +33,30 @@ class Failure:
 
 
 class Attempts(Generic[K]):
-    """Failures by what failed. Lives on the event loop."""
+    """Failures by what failed. Lives on the event loop.
 
-    def __init__(self, now_ms: Callable[[], int]) -> None:
+    Args:
+        now_ms: the wall clock.
+        first_ms, longest_ms: of the pauses after a failure.
+    """
+
+    def __init__(
+        self,
+        now_ms: Callable[[], int],
+        *,
+        first_ms: int = FIRST_PAUSE_MS,
+        longest_ms: int = PAUSE_MS_MAX,
+    ) -> None:
         self._now_ms = now_ms
+        self._first_ms = first_ms
+        self._longest_ms = longest_ms
         self._failures: dict[K, Failure] = {}
 
     def failed(self, key: K, reason: str) -> Failure:
         """Note a failure; return it."""
         before = self._failures.get(key)
         count = 1 if before is None else before.count + 1
-        pause_ms = min(PAUSE_MS_MAX, FIRST_PAUSE_MS << min(count - 1, 20))
+        pause_ms = min(self._longest_ms, self._first_ms << min(count - 1, 20))
         failure = Failure(reason, count, self._now_ms() + pause_ms)
         self._failures[key] = failure
         return failure
@@ -58,7 +71,7 @@ class Attempts(Generic[K]):
         if failure is None:
             return 0
         # A wall clock that was put back must not make it wait longer than it ever would.
-        return min(failure.retry_at_ms, self._now_ms() + PAUSE_MS_MAX)
+        return min(failure.retry_at_ms, self._now_ms() + self._longest_ms)
 
     def may_try(self, key: K) -> bool:
         """Return whether its pause is over."""

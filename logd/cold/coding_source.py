@@ -1,8 +1,8 @@
 """What is coded of a segment: its bytes, its indexes, and where it is cut.
 
-Today that is the .log as it is. With cold.compression=zstd it is a staging file with the same
-batches compressed anew, and `source_of` is the one place that decides; whoever codes, proves and
-compares sees only a `CodingSource`.
+That is the .log as it is or, with cold.compression=zstd, a staging file with the same batches
+compressed anew (`recompressing` decides). Whoever codes, proves and compares sees only a
+`CodingSource`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ec.geometry import choose_cuts, cut_windows
 from ec.indexes import Indexes
 from ec.manifest import FirstBatch
 from logd.storage.log import Log
+from logd.storage.segment_source import SegmentSource
 
 
 class CodingSource(Protocol):
@@ -71,8 +72,8 @@ class Cut:
     indexes: Indexes
 
 
-def source_of(log: Log, base_offset: int) -> CodingSource:
-    """Open what is to be coded of a sealed segment. Blocking: reads all of it once, checked.
+def source_of(log: Log, base_offset: int) -> SegmentSource:
+    """Open a sealed segment to be coded. Blocking: reads all of it once, checked.
 
     Raises:
         SegmentsChangedError: it is not there, or not hot, any more.

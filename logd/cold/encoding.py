@@ -39,6 +39,7 @@ from ec.segment import draft
 from logd.cold.coding_source import CodingSource, CountedSource, Cut, cut_segment, source_of
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
+from logd.cold.recompressing import Recompression
 from logd.cold.segment_errors import (
     ColdFailedError,
     ColdRefusedError,
@@ -97,6 +98,7 @@ class Encoder:
 
     Args:
         random_bytes: gives so many random bytes, for the names of encodings.
+        recompression: makes another form of segments of which the topic wants it.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Encoder:
         events: EventLog,
         metrics: LifeMetrics,
         random_bytes: Callable[[int], bytes],
+        recompression: Recompression,
         at_once: int = ENCODES_AT_ONCE,
     ) -> None:
         self._tier = tier
@@ -116,6 +119,7 @@ class Encoder:
         self._events = events
         self._metrics = metrics
         self._random_bytes = random_bytes
+        self._recompression = recompression
         self._slots = trio.Semaphore(at_once)
         self._promised: Counter[str] = Counter()
         self._failed_at_s: dict[str, float] = {}
@@ -143,9 +147,7 @@ class Encoder:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
         profile = self._profile(partition)
-        source = await self._offload.run(
-            "cold", source_of, partition.log, key.base_offset
-        )
+        source = await self._open(partition, key)
         try:
             end_offset = _end_offset(partition, key, source)
             self.running[key] = Running(source.size_bytes)
@@ -157,6 +159,20 @@ class Encoder:
             self.running.pop(key, None)
             with trio.CancelScope(shield=True):
                 await self._offload.run("cold", source.close)
+
+    async def _open(self, partition: ColdPartition, key: SegmentKey) -> CodingSource:
+        """Open what is to be coded: the segment, or its recompressed form.
+
+        Raises:
+            StorageError, LogdError: it cannot be read, or there is no space for the other form.
+        """
+        log = partition.log
+        source = await self._offload.run("cold", source_of, log, key.base_offset)
+        try:
+            return await self._recompression.apply(log, source, partition.settings)
+        except BaseException:  # A cancellation too: nobody else closes it.
+            source.close()
+            raise
 
     def _profile(self, partition: ColdPartition) -> Profile:
         """Return the profile of what is coded now.

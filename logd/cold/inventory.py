@@ -34,7 +34,7 @@ AGAIN_S: Final = 1800.0
 """How long after it was looked through a live node is looked through again."""
 
 RETRY_S: Final = 30.0
-"""… and after that was cut short by a failure."""
+"""… and after that was cut short by a failure, or chunks were left out."""
 
 NAMES_MAX: Final = 1000
 """Quarantined chunks that are remembered by name; more are only counted."""
@@ -86,21 +86,23 @@ class Inventory:
 
     async def _look_through(self, node: str) -> float:
         """Judge every chunk of a node; return after how many seconds to do it again."""
-        after = ""
+        after, again_s = "", AGAIN_S
         try:
             store = self._tier.nodes.store(node)
             while True:
                 found = await store.list(after=after, limit=LIST_MAX)
                 for chunk in found:
-                    await self._judge(node, chunk)
+                    if not await self._judge(node, chunk):
+                        again_s = RETRY_S
                 if len(found) < LIST_MAX:
-                    return AGAIN_S
+                    return again_s
                 after = found[-1].name
         except (EcError, LogdError) as error:
             self._events.warning("node not looked through", node=node, reason=str(error))
             return RETRY_S
 
-    async def _judge(self, node: str, chunk: ChunkId) -> None:
+    async def _judge(self, node: str, chunk: ChunkId) -> bool:
+        """Do what is to be done about a chunk; return whether it could be judged."""
         name = ChunkName(
             SegmentKey(bytes.fromhex(chunk.topic_id), chunk.partition, chunk.base_offset),
             chunk.generation,
@@ -109,7 +111,7 @@ class Inventory:
             node,
         )
         if name.key in self._tier.leases:
-            return
+            return False
         record = self._tier.generation(chunk.encoding)
         judgement = judge_chunk(name, {} if record is None else {chunk.encoding: record})
         if judgement.fate is Fate.REMOVE:
@@ -117,6 +119,7 @@ class Inventory:
             await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=node)
         elif judgement.fate is Fate.QUARANTINE:
             await self._put_aside(node, chunk, judgement)
+        return True
 
     async def _put_aside(self, node: str, chunk: ChunkId, judgement: Judgement) -> None:
         try:

@@ -104,11 +104,7 @@ class _Item:
 
 
 class ColdJobs:
-    """All jobs of a server. Lives on the event loop; `run` must be running.
-
-    Args:
-        now_s: monotonic seconds.
-    """
+    """All jobs of a server. Lives on the event loop; `run` must be running."""
 
     def __init__(
         self,
@@ -126,20 +122,25 @@ class ColdJobs:
         self._events = events
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
-        self._nursery: trio.Nursery | None = None
+        self._waiting: list[tuple[Job, list[ColdPartition]]] = []
+        self._wake = trio.Event()
+        self._is_over = False
 
     async def run(self) -> None:
         """Let jobs run until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    self._wake = trio.Event()
+                    while self._waiting:
+                        nursery.start_soon(self._work, *self._waiting.pop(0))
+                    await self._wake.wait()
+        finally:
+            self._is_over = True
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def begin_encode(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def begin_encode(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         """Begin to code every sealed segment of some partitions, or join the job that does.
 
         Raises:
@@ -147,35 +148,36 @@ class ColdJobs:
         """
         if any(each.settings.compacted for each in partitions):
             raise ColdRefusedError(f"topic {topic} is compacted: what is compacted is not coded")
-        return await self._begin("encode", topic, partitions)
+        return self._begin("encode", topic, partitions)
 
-    async def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         """Begin to thaw every released segment of some partitions, or join the job that does.
 
         Raises:
             ColdRefusedError: the server is stopping.
         """
-        return await self._begin("thaw", topic, partitions)
+        return self._begin("thaw", topic, partitions)
 
     def job(self, number: int) -> Job | None:
         """Return a job, if it is known."""
         return self._jobs.get(number)
 
-    async def _begin(self, kind: Kind, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def _begin(self, kind: Kind, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         indexes = tuple(each.index for each in partitions)
         for job in self._jobs.values():
             if job.seconds is None and (job.kind, job.topic, job.partitions) == (
                 kind, topic, indexes,
             ):  # fmt: skip
                 return job
-        if self._nursery is None:
+        if self._is_over:
             raise ColdRefusedError("the server is stopping")
         job = Job(next(self._ids), kind, topic, indexes, trio.current_time())
         self._jobs[job.id] = job
         for old in [each.id for each in self._jobs.values() if each.seconds is not None]:
             if len(self._jobs) > JOBS_KEPT:
                 del self._jobs[old]
-        self._nursery.start_soon(self._work, job, list(partitions))
+        self._waiting.append((job, list(partitions)))
+        self._wake.set()
         return job
 
     def as_document(self, job: Job) -> dict[str, Any]:
@@ -290,7 +292,7 @@ class ColdJobs:
                 try:
                     generation = await self._encoder.encode(item.partition, item.key.base_offset)
                 except SegmentBusyError:
-                    continue
+                    continue  # Somebody was faster: the next look says who.
                 except ColdFailedError:
                     failures += 1
                     if failures == TRIES:

@@ -6,10 +6,11 @@ Imported when the first storage node exists: this brings the coding library.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
+from logd.clock import Clock
 from logd.cold.chunk_findings import ChunkFindings
 from logd.cold.encoding import Encoder
 from logd.cold.figures import ColdFigures, ColdView
@@ -17,11 +18,13 @@ from logd.cold.inventory import Inventory
 from logd.cold.jobs import ColdJobs
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import Partitions
+from logd.cold.recompressing import Recompression
 from logd.cold.releasing import Releaser
 from logd.cold.removal import Removal
 from logd.cold.thawing import Thawer
 from logd.cold.tier import ColdTier
 from logd.cold.tiering import Tiering, has_hot_file
+from logd.cold.verifying import Verifier
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
@@ -37,6 +40,7 @@ class LifeServices:
         random_bytes: gives so many random bytes.
         unlink_later: remove renamed files after so many seconds.
         room_bytes: returns how much may be written to the data directory.
+        reserve_bytes: space on its device that is kept free.
         forget_topic: called when nothing coded is left of a topic that may be deleted.
     """
 
@@ -49,6 +53,8 @@ class LifeServices:
     random_bytes: Callable[[int], bytes]
     unlink_later: Callable[[Sequence[str], float], None]
     room_bytes: Callable[[], int]
+    reserve_bytes: int = 0
+    clock: Clock = field(default_factory=Clock)
     forget_topic: Callable[[bytes], Awaitable[None]]
 
 
@@ -57,6 +63,7 @@ class ColdLife:
 
     Attributes:
         encoder, jobs: for whoever wants a segment coded.
+        verifier: for whoever wants to know that all chunks are right.
         findings: what is known to be wrong with chunks; readers, repair and scrub note it here too.
         view: looks at segments for people.
     """
@@ -74,6 +81,9 @@ class ColdLife:
             events=events,
             metrics=self.metrics,
             random_bytes=services.random_bytes,
+            recompression=Recompression(
+                offload, reserve_bytes=services.reserve_bytes, clock=services.clock
+            ),
         )
         self.releaser = Releaser(
             tier,
@@ -84,7 +94,7 @@ class ColdLife:
             events=events,
             metrics=self.metrics,
         )
-        thawer = Thawer(
+        self.thawer = Thawer(
             tier, self.findings, offload=offload, room_bytes=services.room_bytes, events=events
         )
         self.removal = Removal(
@@ -104,7 +114,8 @@ class ColdLife:
             now_ms=now_ms,
             events=events,
         )
-        self.jobs = ColdJobs(tier, self.tiering, self.encoder, thawer, events=events)
+        self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
+        self.verifier = Verifier(tier, self.findings, events)
         self.view = ColdView(tier, self.findings)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -117,6 +128,7 @@ class ColdLife:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.jobs.run)
+                    nursery.start_soon(self.verifier.run)
                     nursery.start_soon(self.removal.run)
                     nursery.start_soon(self.inventory.run)
                     nursery.start_soon(self.tiering.run)

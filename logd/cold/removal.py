@@ -30,6 +30,9 @@ from logd.policy.cold.removal import ChunkName, chunks_to_remove
 RETRY_S: Final = 2.0
 """How often nodes that have chunks to remove are looked at; each is asked as soon as it is live."""
 
+REFUSED_MS: Final = 5000
+"""How long a node that refused is left alone; never longer: its chunks go within 10 s."""
+
 IDLE_S: Final = 60.0
 """… and how often where nothing is known to be removed; whatever changes wakes it at once."""
 
@@ -72,7 +75,7 @@ class Removal:
         self._forget_topic = forget_topic
         self._wake = trio.Event()
         self.waiting = 0
-        self.failures: Attempts[str] = Attempts(now_ms)
+        self.failures: Attempts[str] = Attempts(now_ms, first_ms=REFUSED_MS, longest_ms=REFUSED_MS)
 
     def wake(self) -> None:
         """There may be something new to remove."""

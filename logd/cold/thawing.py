@@ -36,7 +36,7 @@ from logd.offload import Offload
 from logd.policy.cold.leases import Work
 from logd.policy.cold.proof import HotCopy
 from logd.policy.cold.values import ColdState, Generation
-from logd.storage.thaw import ThawWriter
+from logd.storage.log_thaw import ThawWriter
 from logd.units import MIB, format_byte_count
 
 WINDOW_BYTES: Final = MIB

@@ -28,12 +28,7 @@ from logd.errors import ColdStateError, DataDirectoryError, LogdError
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import (
-    Generation,
-    Profile,
-    SegmentKey,
-    StorageNode,
-)
+from logd.policy.cold.values import Generation, Profile, SegmentKey, StorageNode
 from logd.storage.cold_catalog import ColdCatalog, Commit, EncodePlan
 from logd.storage.released import ReleasedSegment
 
@@ -186,18 +181,19 @@ class ColdTier:
     def released(self, topic_id: bytes, partition: int) -> Sequence[ReleasedSegment]:
         """Return the segments of which the .log may be absent, by offset.
 
-        Those that are committed too: where a hot file is missing that should be here, the segment
-        is read from its chunks.
+        Committed ones are among them: a .log that somebody lost is read from chunks, as any other
+        that is in chunks only, and start-up says that it is missing.
         """
         return [
             ReleasedSegment(
-                each.key.base_offset,
-                each.next_offset,
-                each.source_bytes,
-                each.max_timestamp_ms,
-                each.min_timestamp_ms,
+                base_offset=each.key.base_offset,
+                next_offset=each.next_offset,
+                size_bytes=each.source_bytes,
+                max_timestamp_ms=each.max_timestamp_ms,
+                min_timestamp_ms=each.min_timestamp_ms,
             )
             for each in self.coverage(topic_id, partition).generations
+            if each.source_bytes and each.next_offset > each.key.base_offset
         ]
 
     async def manifest(self, encoding: str) -> Manifest:

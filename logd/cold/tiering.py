@@ -325,8 +325,13 @@ class Tiering:
         looked = self._looked.get(place)
         if looked is None or looked.segment_list is not segment_list:
             sealed = await self._offload.run("cold", partition.log.sealed_segments)
+            now_ms = self._now_ms()
             looked = self._looked[place] = _Looked(segment_list, [
-                SegmentFacts(each.base_offset, each.next_offset, each.size_bytes, each.sealed_ms)
+                SegmentFacts(
+                    each.base_offset, each.next_offset, each.size_bytes,
+                    # A clock that was put back must not make it wait for the old one's time.
+                    min(each.sealed_ms, now_ms),
+                )
                 for each in sealed
             ])  # fmt: skip
         return PartitionFacts(

@@ -4,6 +4,8 @@ POST /v1/cold/encode  ?topic=NAME[&partition=N]: begins to code every sealed seg
                       or the one under way
 POST /v1/cold/thaw    likewise: begins to bring back every released segment
 GET  /v1/cold/job     ?id=N: how far a job is, and what it came to
+POST /v1/cold/verify  ?topic=NAME[&partition=N]: begins to read and check every chunk; the job
+GET  /v1/cold/verify  ?id=N: how far that is, and what was found
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from logd.net.http import HttpError, Request
 ENCODE_PATH: Final = "/v1/cold/encode"
 THAW_PATH: Final = "/v1/cold/thaw"
 JOB_PATH: Final = "/v1/cold/job"
+VERIFY_PATH: Final = "/v1/cold/verify"
 
 
 async def encode(broker: Broker, request: Request) -> dict[str, Any]:
@@ -46,6 +49,25 @@ async def get_job(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer GET /v1/cold/job."""
     number = _number(request, "id")
     found = None if number is None else broker.coded.job(number)
+    if found is None:
+        raise HttpError(404, "there is no such job")
+    return found
+
+
+async def verify(broker: Broker, request: Request) -> dict[str, Any]:
+    """Answer POST /v1/cold/verify with the job.
+
+    Raises:
+        As `encode`.
+    """
+    name, partitions = _partitions(broker, request)
+    return await broker.coded.verify(name, partitions)
+
+
+async def get_verify_job(broker: Broker, request: Request) -> dict[str, Any]:
+    """Answer GET /v1/cold/verify."""
+    number = _number(request, "id")
+    found = None if number is None else broker.coded.verify_job(number)
     if found is None:
         raise HttpError(404, "there is no such job")
     return found

@@ -83,6 +83,10 @@ class AdminHandler:
             admin_cold.ENCODE_PATH: {"POST": self._with(admin_cold.encode)},
             admin_cold.THAW_PATH: {"POST": self._with(admin_cold.thaw)},
             admin_cold.JOB_PATH: {"GET": self._with(admin_cold.get_job)},
+            admin_cold.VERIFY_PATH: {
+                "POST": self._with(admin_cold.verify),
+                "GET": self._with(admin_cold.get_verify_job),
+            },
             NODES_PATH: {"GET": self._with(get_nodes), "POST": self._with(add_node)},
             NODE_PREFIX: {"DELETE": self._with(remove_node)},
         }

@@ -2,8 +2,8 @@
 
 A log knows no chunks, nodes or catalog. It is told at its opening which segments may lack a .log
 (`released`), gives out a sealed segment's bytes to be coded (`segment_source`), lets a .log go
-(`log_release`) and takes it back (`thaw`). All of these block and are for threads; none needs the
-log's writing side.
+(`log_release`) and takes it back (`log_thaw`). All of these block and are for threads; none needs
+the log's writing side.
 
 Two numbers count bytes, and no byte is in both: `size_bytes` is what .log files hold on this disk,
 `released_bytes` what released segments hold in chunks, counted as their source. retention.bytes
@@ -12,6 +12,7 @@ goes by the sum, `total_bytes`.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from logd.errors import SegmentsChangedError
@@ -19,9 +20,9 @@ from logd.record.batch import NO_TIMESTAMP
 from logd.storage.log_readable import ReadableLog
 from logd.storage.log_release import Indexes, find_sealed, put_indexes, release_segment
 from logd.storage.log_state import retry_if_replaced
+from logd.storage.log_thaw import ThawWriter, begin_thaw
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 from logd.storage.segment_source import SegmentSource, open_source
-from logd.storage.thaw import ThawWriter, begin_thaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class ColdLog(ReadableLog):
         )
 
     def thaw(self, base_offset: int) -> ThawWriter:
-        """Begin to bring a released segment's .log back; see `thaw`. Blocking, as its methods.
+        """Begin to bring a released segment's .log back; see `log_thaw`. Blocking, as its methods.
 
         Raises:
             SegmentsChangedError: it is not released, or is being thawed already.
@@ -162,16 +163,21 @@ class ColdLog(ReadableLog):
         put_indexes(self, base_offset, (index, time_index))
 
     def distrust_indexes(self, base_offset: int) -> None:
-        """Read a released segment from its first byte from now on: its index led nowhere.
+        """Remove a released segment's indexes, which led a reader nowhere. Blocking.
 
-        In memory, until `put_indexes`. Harmless for a segment that is not released any more.
+        It is read from its first byte until `put_indexes`. Harmless for a segment that is not
+        released any more, or that has none.
         """
         with self.open_lock:
             try:
                 segment = find_sealed(self, base_offset)
             except SegmentsChangedError:
                 return
-            if segment.released is not None:
-                segment.lacks_indexes = True
-                self.open_files.forget(segment)
-                segment.files = None
+            if segment.released is None:
+                return
+            segment.lacks_indexes = True
+            self.open_files.forget(segment)
+            for path in (segment.paths.index, segment.paths.time_index):
+                # What stays is believed again by the next who opens it, and led nowhere again.
+                with contextlib.suppress(OSError):
+                    self.files.unlink(path)

@@ -8,7 +8,8 @@ a pure function; and asks the log again at `next_offset`, be that in a released 
 one.
 
 What a log is told at its opening (`ReleasedSegment`) explains absent .log files, and no more: a
-.log that is there is used as any other.
+.log that is there is used as any other. So all segments of which chunks can be read may be named,
+also those of which the catalog says that the hot file is still here: if it is not, the records are.
 """
 
 from __future__ import annotations

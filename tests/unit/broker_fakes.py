@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.context import Broker, RequestContext
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
@@ -20,6 +21,7 @@ from logd.broker.producer_ids import ProducerIds
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Wakeable
 from logd.clock import Clock
+from logd.cold.life import LifeServices
 from logd.cold.nodes import NodeServices
 from logd.cold.tier import ColdTier
 from logd.config import TopicSettings, load_server_settings
@@ -39,6 +41,15 @@ from logd.storage.partition_files import (
 from tests.unit.group_fakes import FakeGroupLog, GroupServices
 
 CLUSTER_ID = "c" * 22
+
+
+def no_coded_segments(broker: Broker) -> ColdSegments:
+    """The life of coded segments where there are no storage nodes: it never begins."""
+
+    def never() -> LifeServices:
+        raise AssertionError("there are no storage nodes here")
+
+    return ColdSegments(broker.cold, broker.offload, never, topic_name=lambda _: None)
 
 
 class FakeProducers:
@@ -260,6 +271,7 @@ class Server:
             ),
             self.clock,
         )
+        self.broker.coded = no_coded_segments(self.broker)
         self.group_log = FakeGroupLog(self.topics)
         self.group_services = GroupServices(self.events)
         numbers = itertools.count(1)

@@ -125,7 +125,7 @@ async def test_a_node_that_lies_is_found_out(directory: str, autojump_clock: Moc
         try:
             generation = await rig.life.encoder.encode(rig.partition, base)
         except ColdFailedError:
-            continue
+            continue  # The proof found it out.
         chunk = next(i for i, node in generation.held.items() if node == "c")
         assert chunk in (generation.number % 4, 5)
         with pytest.raises(ColdFailedError, match="c"):

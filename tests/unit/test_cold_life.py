@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,12 +13,12 @@ from trio.testing import MockClock
 
 from ec.chunk_id import ChunkId
 from logd.cold.chunk_findings import ChunkState
+from logd.cold.jobs import Job
 from logd.cold.segment_errors import ColdFailedError, ColdRefusedError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import ColdState, SegmentKey
 from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
-
 
 
 async def made(
@@ -41,12 +41,12 @@ async def running(rig: ColdRig) -> AsyncIterator[None]:
 async def until(condition: Callable[[], bool], limit_s: float = 600) -> None:
     """Wait, in steps of the mock clock, until something is so."""
     with trio.fail_after(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  what is looked at tells nobody of its changes
             await trio.sleep(0.1)
 
 
 async def test_sealed_segments_become_released(directory: str, autojump_clock: MockClock) -> None:
-    """With no grace each .log goes as soon as its segment is coded and checked; the indexes stay."""
+    """With no grace each .log goes once its segment is coded and checked; the indexes stay."""
     rig = await made(directory)
     async with running(rig):
         await until(lambda: rig.hot() == [])
@@ -133,8 +133,9 @@ async def test_deletion_reaches_the_chunks(directory: str, autojump_clock: MockC
         await until(lambda: len(rig.states()) == 1)
         assert {ChunkId.parse(name).encoding for name in rig.chunk_names()} == {stay.encoding}
         assert rig.states() == ["released"]
-        assert not any(f"{base:020d}." in name for base in list(rig.originals)[:2]
-                       for name in os.listdir(f"{directory}/t-0"))  # fmt: skip
+        left = [name for name in os.listdir(f"{directory}/t-0") if not name.endswith(".deleted")]
+        assert not [name for name in left if int(name[:20] if name[:20].isdigit() else 10**9)
+                    < rig.bases[0]]  # fmt: skip
 
 
 async def test_removal_waits_for_the_node(directory: str, autojump_clock: MockClock) -> None:
@@ -153,7 +154,9 @@ async def test_removal_waits_for_the_node(directory: str, autojump_clock: MockCl
         await until(lambda: rig.chunk_names() == [] and rig.states() == [], limit_s=10)
 
 
-async def test_a_node_that_refuses_is_asked_again_in_time(directory: str, autojump_clock: MockClock) -> None:
+async def test_a_node_that_refuses_is_asked_again_in_time(
+    directory: str, autojump_clock: MockClock
+) -> None:
     """Live, and it does not answer: the pauses never make the chunk stay ten seconds longer."""
     rig = await made(directory, segments=1)
     async with running(rig):
@@ -169,8 +172,6 @@ async def test_a_node_that_refuses_is_asked_again_in_time(directory: str, autoju
 async def test_unknown_chunks_are_put_aside(directory: str, autojump_clock: MockClock) -> None:
     """What no record explains is in quarantine, by name; what a record names stays."""
     rig = await made(directory, segments=1)
-    other = await made(f"{directory}", segments=0) if False else None
-    assert other is None
     generation = await rig.life.encoder.encode(rig.partition, rig.bases[0])
     strange = ChunkId(TOPIC_ID.hex(), 0, 0, 9, "ab" * 16, 3)
     node = rig.nodes["c"]
@@ -184,7 +185,9 @@ async def test_unknown_chunks_are_put_aside(directory: str, autojump_clock: Mock
     assert await rig.cold_bytes(generation) == rig.originals[rig.bases[0]]
 
 
-async def test_old_chunks_that_return_are_removed_or_put_aside(directory: str, autojump_clock: MockClock) -> None:
+async def test_old_chunks_that_return_are_removed_or_put_aside(
+    directory: str, autojump_clock: MockClock
+) -> None:
     """A node comes back with chunks of an aborted generation that is forgotten: quarantine."""
     rig = await made(directory, segments=1)
     rig.nodes["a"].mode = "dead"
@@ -250,8 +253,10 @@ async def test_a_start_aborts_what_was_planned(directory: str, autojump_clock: M
     await rig.check_readable()
 
 
-async def test_a_hot_file_that_was_left_goes_by_the_same_proof(directory: str, autojump_clock: MockClock) -> None:
-    """RELEASED is recorded, the rename never happened: checked, then removed; degraded, it stays."""
+async def test_a_hot_file_that_was_left_goes_by_the_same_proof(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """RELEASED is recorded, the rename never came: checked, then removed; degraded, it stays."""
     rig = await made(directory, segments=1)
     generation = await rig.life.encoder.encode(rig.partition, rig.bases[0])
     rig.log.release = _refuse  # type: ignore[method-assign]  # The crash comes here.
@@ -273,8 +278,10 @@ def _refuse(*_: object, **__: object) -> tuple[str, ...]:
     raise RuntimeError("the process ends here")
 
 
-async def test_a_hot_file_that_is_missing_is_said(directory: str, autojump_clock: MockClock) -> None:
-    """Somebody removed the .log of a committed segment: it is read from chunks, and is a problem."""
+async def test_a_hot_file_that_is_missing_is_said(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """The .log of a committed segment was removed: it is read from chunks, and is a problem."""
     rig = await made(directory, segments=2, cold_grace_ms=10**9)
     generation = await rig.life.encoder.encode(rig.partition, rig.bases[0])
     os.unlink(f"{directory}/t-0/{rig.bases[0]:020d}.log")
@@ -304,12 +311,12 @@ async def test_a_thawed_segment_stays_hot(directory: str, autojump_clock: MockCl
         base = rig.bases[1]
         await thawed(rig, base)
         assert rig.hot_bytes(base) == rig.originals[base]
-        await trio.sleep(100_000)
+        await trio.sleep(3600)
         assert rig.hot() == [base]
         found = rig.live(base)
         assert found is not None
         assert (found.state, found.is_held) == (ColdState.COMMITTED, True)
-        job = await rig.life.jobs.begin_encode("t", [rig.partition])
+        job = rig.life.jobs.begin_encode("t", [rig.partition])
         await until(lambda: rig.hot() == [])
         assert (job.done, job.skipped, job.failed) == (0, 3, 0)
     await rig.check_readable()
@@ -349,20 +356,22 @@ async def test_thawing_needs_room(directory: str, autojump_clock: MockClock) -> 
     async with running(rig):
         await until(lambda: rig.hot() == [])
     rig.room_bytes = 1000
-    with pytest.raises(ColdRefusedError, match="there is room for 1000 bytes"):
+    with pytest.raises(ColdRefusedError, match="there is room for 1000 B"):
         await thawed(rig, rig.bases[0])
 
 
 # --- jobs -----------------------------------------------------------------------------------------
 
 
-async def job_done(rig: ColdRig, begin: Callable[..., Awaitable[Any]]) -> dict[str, Any]:
-    job = await begin("t", [rig.partition])
+async def job_done(rig: ColdRig, begin: Callable[..., Job]) -> dict[str, Any]:
+    job = begin("t", [rig.partition])
     await until(lambda: job.seconds is not None)
     return rig.life.jobs.as_document(job)
 
 
-async def test_encode_now_whatever_the_settings_say(directory: str, autojump_clock: MockClock) -> None:
+async def test_encode_now_whatever_the_settings_say(
+    directory: str, autojump_clock: MockClock
+) -> None:
     """cold.enable off, a week of cold.after.ms: every sealed segment is COMMITTED at the end."""
     rig = await made(directory, cold_enable=False, cold_after_ms=7 * 86_400_000)
     async with running(rig):
@@ -401,7 +410,9 @@ async def test_encode_says_why_not(directory: str, autojump_clock: MockClock) ->
     assert "4+2 needs 6 nodes" in done["errors"][0]["error"]
 
 
-async def test_encode_gets_round_a_node_that_fails(directory: str, autojump_clock: MockClock) -> None:
+async def test_encode_gets_round_a_node_that_fails(
+    directory: str, autojump_clock: MockClock
+) -> None:
     """With a spare node the job succeeds, however the bad one is chosen first."""
     rig = await made(directory, names="abcdefg", cold_enable=False)
     rig.nodes["d"].mode = "dead"
@@ -431,7 +442,7 @@ async def test_compacted_topics_are_refused(directory: str, autojump_clock: Mock
     async with running(rig):
         await trio.sleep(1)
         with pytest.raises(ColdRefusedError, match="compacted"):
-            await rig.life.jobs.begin_encode("t", [rig.partition])
+            rig.life.jobs.begin_encode("t", [rig.partition])
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from logd.errors import CorruptFileError, LogdError, SegmentsChangedError
+from logd.policy.cold.proof import HotCopy
 from logd.storage.files import Buffer, OpenFile
 from logd.storage.layout import TEMP_SUFFIX
 from logd.storage.log_release import find_sealed, publish, storage_error
@@ -32,21 +32,6 @@ from logd.units import MIB
 
 SYNC_EVERY_BYTES: Final = 16 * MIB
 """Else one sync at the end holds up all others."""
-
-
-@dataclass(frozen=True, slots=True)
-class HotCopy:
-    """What a thaw made.
-
-    Attributes:
-        size_bytes, batches: of the .log.
-        max_timestamp_ms: of its batches; -1 for none.
-    """
-
-    base_offset: int
-    size_bytes: int
-    batches: int
-    max_timestamp_ms: int
 
 
 class ThawWriter:
@@ -121,9 +106,9 @@ class ThawWriter:
             self._state.files.drop_cache(file)
             if check is not None:
                 check(self)
-            copy = self._check_batches(file)
-            self._publish(copy)
-            return copy
+            self._check_batches(file)
+            self._publish()
+            return HotCopy(self.size_bytes, is_verified=True, is_synced=True)
         except OSError as error:
             raise storage_error(f"{self._paths.log}: could not be finished", error) from error
         finally:
@@ -145,7 +130,7 @@ class ThawWriter:
         assert self._file is not None, "it has ended"
         return self._file
 
-    def _check_batches(self, file: OpenFile) -> HotCopy:
+    def _check_batches(self, file: OpenFile) -> None:
         """Check every batch, and build the indexes."""
         state, segment = self._state, self._segment
         if self.written_bytes != self.size_bytes:
@@ -158,7 +143,6 @@ class ThawWriter:
             base_offset=segment.base_offset,
             settings=state.settings,
         )
-        batches = 0
         for position, header, crc_ok in scan_in_order(
             state.files,
             file,
@@ -170,19 +154,16 @@ class ThawWriter:
             if not crc_ok:
                 raise CorruptFileError(self._paths.log, position, "a batch fails its CRC-32C")
             builder.add(header, position)
-            batches += 1
         builder.seal()
-        latest_ms = builder.max_timestamp[0]
-        return HotCopy(segment.base_offset, self.size_bytes, batches, latest_ms)
 
-    def _publish(self, copy: HotCopy) -> None:
+    def _publish(self) -> None:
         """Give the files their names, and the segment its place."""
         state, paths = self._state, self._segment.paths
-        new = Segment(state.directory, copy.base_offset, end_bound=self._segment.end_bound)
-        new.size = copy.size_bytes
-        new.verified.add(0, copy.size_bytes)
+        new = Segment(state.directory, self.base_offset, end_bound=self._segment.end_bound)
+        new.size = self.size_bytes
+        new.verified.add(0, self.size_bytes)
         with state.open_lock:
-            old = find_sealed(state, copy.base_offset)
+            old = find_sealed(state, self.base_offset)
             if old is not self._segment:
                 raise SegmentsChangedError(f"{paths.log}: the segment is another one by now")
             state.files.rename(self._paths.index, paths.index)
