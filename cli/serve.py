@@ -99,6 +99,11 @@ def settings_options(command: click.Command) -> click.Command:
     metavar="FILE",
     help="Holds the token that storage nodes are asked with; mode 0600.",
 )
+@click.option(
+    "--rebuild-catalog",
+    is_flag=True,
+    help="First make the catalog again, from the directories here and the chunks on every --node.",
+)
 @click.option("--insecure", is_flag=True, help="Allow addresses that other machines can reach.")
 @pass_target
 def serve(
@@ -110,6 +115,7 @@ def serve(
     log_format: Literal["text", "json"] | None,
     nodes: Sequence[tuple[str, str]],
     token_file: str | None,
+    rebuild_catalog: bool,
     insecure: bool,
     config_file: str | None,
     settings: Sequence[tuple[str, str]],
@@ -122,6 +128,10 @@ def serve(
 
     A --node that the server does not know becomes one of its storage nodes for good: its directory
     is made when absent, and must be empty or this node's already.
+
+    --rebuild-catalog is for a catalog that was lost, damaged, or put back from an old copy. Name
+    every storage node: what is incomplete without the others is put aside on those that are named.
+    The old catalog stays under another name.
 
     \b
     Example:
@@ -160,6 +170,7 @@ def serve(
         config=config,
         log_format="json" if in_force.log_format == "json" else "text",
         node_token=token,
+        rebuild_catalog=rebuild_catalog,
     )
     raise click.exceptions.Exit(run(serve_options, on_ready=_say_ready))
 

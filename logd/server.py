@@ -61,7 +61,7 @@ from logd.clock import Clock
 from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
 from logd.cold.reading import ColdReads, Waiter
-from logd.cold.tier import ColdTier
+from logd.cold_start import open_catalog, open_cold_tier, rebuild_catalog
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
 from logd.events import EventLog
@@ -72,7 +72,6 @@ from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
 from logd.process_limits import connection_limits, raise_descriptor_limit
-from logd.storage.catalog import SqliteCatalog
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
@@ -103,6 +102,7 @@ class ServeOptions:
     Attributes:
         listen, admin: host and port; port 0 takes a free one.
         advertise: what clients are told to connect to; None: where the Kafka port listens.
+        rebuild_catalog: make the catalog again, from the nodes that the settings name, first.
         node_token: what storage nodes that are servers are asked with; None: none.
     """
 
@@ -113,6 +113,7 @@ class ServeOptions:
     config: ServerConfig
     log_format: Literal["text", "json"] = "text"
     node_token: str | None = None
+    rebuild_catalog: bool = False
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
@@ -178,17 +179,14 @@ class Server:
     async def _start(self, offload: ThreadOffload) -> None:
         """Open what is on disk; when this returns, everything can be served."""
         self._offload = offload
-        catalog = await offload.run(
-            "catalog",
-            SqliteCatalog.open,
-            self._directory.catalog_path,
-            self._directory.cluster_id,
-        )
-        self._catalog = catalog
+        directory, clock, node_services = self._directory, self._clock, self._node_services(offload)
+        if self._options.rebuild_catalog:
+            await rebuild_catalog(node_services, clock, directory)
+        self._catalog = catalog = await open_catalog(offload, self._files, directory)
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)
         self._config = DynamicConfig(self._options.config, overrides)
-        await self._open_cold_tier(offload)
+        self._cold = await open_cold_tier(catalog, node_services, clock, nodes=self._settings.nodes)
         self._journal = await offload.run(
             "disk", self._open_journal, sum(row.partitions for row in rows)
         )
@@ -203,9 +201,8 @@ class Server:
         self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
 
-    async def _open_cold_tier(self, offload: ThreadOffload) -> None:
-        """Load what is coded, before logs are opened: of some the .log is rightly absent."""
-        services = NodeServices(
+    def _node_services(self, offload: ThreadOffload) -> NodeServices:
+        return NodeServices(
             files=self._files,
             offload=offload,
             events=self._events,
@@ -214,9 +211,6 @@ class Server:
             random=self._random,
             token=self._options.node_token,
         )
-        self._cold = ColdTier(self._catalog.cold, services, self._clock)
-        await self._cold.load()
-        await self._cold.nodes.register(self._settings.nodes)
 
     def _open_journal(self, partitions: int) -> SyncJournal:
         return SyncJournal.open(

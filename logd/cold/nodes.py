@@ -92,6 +92,29 @@ class NodeServices:
     token: str | None = None
 
 
+async def open_access(services: NodeServices, *, fence: Callable[[], str | None]) -> Access:
+    """Import what reaching nodes takes, in a thread, and return it set up.
+
+    Args:
+        fence: returns why nothing may be changed on nodes; None: it may.
+    """
+    for name in ("node_access", "node_watch", "node_identify"):
+        await services.offload.run("admin", importlib.import_module, f"logd.cold.{name}")
+    from logd.cold.node_access import Access, breaker_settings, node_timeouts
+
+    return Access(
+        files=services.files,
+        offload=services.offload,
+        cluster_id=services.cluster_id,
+        token=services.token,
+        rng=services.random,
+        breaker=breaker_settings(services.settings),
+        timeouts=node_timeouts(services.settings),
+        reserve_bytes=services.settings.disk_reserve_bytes,
+        fence=fence,
+    )
+
+
 class StorageNodes:
     """See the module. Everything here is for the event loop.
 
@@ -208,22 +231,7 @@ class StorageNodes:
     async def _ready(self) -> Access:
         """Import what reaching nodes takes, once."""
         if self._access is None:
-            services, settings = self._services, self._services.settings
-            for name in ("node_access", "node_watch", "node_identify"):
-                await services.offload.run("admin", importlib.import_module, f"logd.cold.{name}")
-            from logd.cold.node_access import Access, breaker_settings, node_timeouts
-
-            self._access = Access(
-                files=services.files,
-                offload=services.offload,
-                cluster_id=services.cluster_id,
-                token=services.token,
-                rng=services.random,
-                breaker=breaker_settings(settings),
-                timeouts=node_timeouts(settings),
-                reserve_bytes=settings.disk_reserve_bytes,
-                fence=lambda: self.stale,
-            )
+            self._access = await open_access(self._services, fence=lambda: self.stale)
         return self._access
 
     def _begin(self, record: StorageNode, access: Access) -> NodeWatch:

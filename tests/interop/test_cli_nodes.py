@@ -168,3 +168,51 @@ def test_a_catalog_from_an_old_copy_is_refused(directory: str) -> None:
     assert "--rebuild-catalog" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_lost_catalog_is_made_again(directory: str) -> None:
+    """Topics, records and nodes are there as before; the old catalog lies beside the new one."""
+    nodes = ("--node", f"a={directory}/a", "--node", f"b={directory}/b")
+    with serving(directory, *nodes) as logd:
+        logd.run("topic", "create", "t", "--partitions", "2", "--config", "retention.ms=8d")
+        logd.run("produce", "t", "--partition", "1", stdin=b"one\ntwo\n")
+        ids = {row["name"]: row["id"] for row in logd.json("node", "list")}
+        topics = logd.json("topic", "list")
+        found = logd.json("topic", "describe", "t")["settings"]
+        before = {row["name"]: row["value"] for row in found}
+    catalog = Path(directory, "data", "catalog.sqlite")
+    for is_lost in (False, True):
+        if is_lost:
+            catalog.unlink()
+        with serving(directory, "--rebuild-catalog", *nodes) as logd:
+            assert {row["name"]: row["id"] for row in logd.json("node", "list")} == ids
+            assert [row for row in logd.json("topic", "list") if not row["internal"]] == topics
+            values = [row["value"] for row in logd.rows("consume", "t", "--from", "earliest")]
+            assert values == ["one", "two"]
+            found = logd.json("topic", "describe", "t")["settings"]
+            kept = {row["name"]: row["value"] for row in found}
+            assert kept == ({"retention.ms": "-1", "retention.bytes": "-1"} if is_lost else before)
+            assert logd.json("status")["problems"] == []
+    assert Path(directory, "data", "catalog.sqlite.aside-1").exists()
+    check = [sys.executable, "-m", "logd", "check", f"{directory}/data"]
+    done = subprocess.run(check, capture_output=True, timeout=READY_TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_rebuild_that_cannot_read_a_node(directory: str) -> None:
+    """It is refused with the node's name, exit 1, and the catalog is as it was."""
+    with serving(directory, "--node", f"a={directory}/a"):
+        pass
+    before = Path(directory, "data", "catalog.sqlite").read_bytes()
+    command = [
+        sys.executable, "-m", "logd", "serve", "--data", f"{directory}/data", "--rebuild-catalog",
+        "--node", f"a={directory}/a", "--node", f"b={directory}/nothing",
+        "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False
+    )
+    assert done.returncode == 1
+    assert f"{directory}/nothing is no node" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Path(directory, "data", "catalog.sqlite").read_bytes() == before

@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
+    ("logd.cold_start",),
     ("logd.server",),
     # Not part of the server; they may use all of it.
     ("bench",),
@@ -171,7 +172,6 @@ STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
 AWAITED = (
     "ec.repair",
-    "logd.policy.cold.rebuild",
 )
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

@@ -88,7 +88,7 @@ class ColdRig:
             file=None, environment={},
             flags={name.replace("_", "."): value for name, value in flags.items()},
         ).settings  # fmt: skip
-        services = NodeServices(
+        self.services = NodeServices(
             files=self.files,
             offload=self.offload,
             events=EventLog(self.log, "text", self.clock),
@@ -96,7 +96,7 @@ class ColdRig:
             settings=settings,
             random=random.Random(7),
         )
-        self.tier = ColdTier(self.catalog.cold, services, self.clock)
+        self.tier = ColdTier(self.catalog.cold, self.services, self.clock)
         self.nodes = self.tier.nodes
         self.changes: list[object] = []
         self.tier.on_change.append(self.changes.append)
