@@ -91,7 +91,7 @@ def _prepare(state: LogState, segment: Segment) -> int:
     """
     # What is rotten here is whole in chunks; it goes without what could be learned from it.
     with contextlib.suppress(CorruptFileError, OSError):
-        state.open_segment(segment)
+        state.reopen_sealed(segment)
     with contextlib.suppress(CorruptFileError, OSError):
         _renew_snapshot(state, segment)
     return -1 if segment.max_timestamp is None else segment.max_timestamp[0]

@@ -249,6 +249,18 @@ class LogState:
             self.open_files.put(segment, opened)
             return opened
 
+    def reopen_sealed(self, segment: Segment) -> SegmentFiles:
+        """Open a sealed segment anew, so that its index files are whole, not only what is in memory.
+
+        A roll that found no space leaves none on the disk; its open indexes go on being used.
+
+        Raises:
+            CorruptFileError, OSError, SegmentsChangedError: as `open_segment`.
+        """
+        assert not segment.is_active
+        self.open_files.forget(segment)
+        return self.open_segment(segment)
+
     def check_not_replaced(self, segment: Segment) -> None:
         """Refuse a segment whose name belongs to another one by now. Under the open lock.
 

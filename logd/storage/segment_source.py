@@ -139,7 +139,7 @@ def open_source(state: LogState, reader: LogReader, base_offset: int) -> Segment
     if damaged:
         raise damaged[0].error()
     try:
-        opened = state.open_segment(segment)
+        opened = state.reopen_sealed(segment)
         assert opened.index is not None
         with state.open_lock:
             state.check_not_replaced(segment)

@@ -183,6 +183,33 @@ def test_what_lies_below_the_log_start_is_forgotten(directory: str) -> None:
     assert chunks.read_all(log) == expected
 
 
+def test_producers_that_went_on_in_a_released_segment_are_unknown(directory: str) -> None:
+    """Without a checkpoint nobody knows where they ended: no old sequence is taken for the last."""
+    chunks = Chunks()
+    log = make_log(directory)
+    for number in range(3):
+        batch = batch_of(producer_id=5, producer_epoch=0, base_sequence=number)
+        append(log, batch)
+        if number < 2:
+            log.roll_now()
+    chunks.release(log, 1)
+    log.let_go()
+    for name in os.listdir(f"{directory}/t-0"):
+        if name.endswith(".producers"):
+            os.unlink(f"{directory}/t-0/{name}")
+    log, _ = recover_again(directory, chunks)
+    assert [entry.last_sequence for entry in log.producers.entries()] == [2]
+    append(log, batch_of())
+    log.roll_now()
+    chunks.release(log, 2)
+    log.let_go()
+    for name in os.listdir(f"{directory}/t-0"):
+        if name.endswith(".producers"):
+            os.unlink(f"{directory}/t-0/{name}")
+    log, _ = recover_again(directory, chunks)
+    assert log.producers.entries() == []
+
+
 # --- forgetting -----------------------------------------------------------------------------------
 
 

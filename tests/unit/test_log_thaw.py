@@ -322,6 +322,20 @@ def test_a_source_tells_batches_and_times(directory: str) -> None:
     assert source.read_into(7, buffer) == len(data) - 7
 
 
+def test_indexes_that_are_only_in_memory_are_written_first(directory: str) -> None:
+    """A roll without space leaves open indexes and no files: source and release see to these."""
+    log = filled(directory)
+    base, other = sealed_bases(log)[1:3]
+    for each in (base, other):
+        log.read(each, max_bytes=1, below=log.written_offset)
+        os.unlink(segment_path(directory, each, ".index"))
+        os.unlink(segment_path(directory, each, ".timeindex"))
+    assert all(log.segment_source(base).indexes())
+    log.release(other, size_bytes=os.path.getsize(segment_path(directory, other)))
+    assert log.released_without_indexes() == ()
+    assert os.path.getsize(segment_path(directory, other, ".index")) > 0
+
+
 def test_a_rotten_segment_is_no_source(directory: str) -> None:
     """A flipped bit is found before anything is coded, and quarantined."""
     log = filled(directory)
