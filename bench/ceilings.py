@@ -246,7 +246,7 @@ def serve_send(spec: dict[str, Any]) -> None:
     """Run the bare sendfile server until it is ended.
 
     `unasked` answers without end after the first request: what a loop that waits for nobody
-    reaches.
+    reaches. `copy` reads and sends instead, as a server without sendfile does.
     """
     fd = os.open(spec["file"], os.O_RDONLY)
     size = os.fstat(fd).st_size
@@ -264,15 +264,20 @@ def _send_all(connection: socket.socket, fd: int, size: int, spec: dict[str, Any
     )
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     request = bytearray(4096)
+    copied = memoryview(bytearray(SENDFILE_BYTES)) if spec.get("copy") else None
     position = 0
     try:
         while spec["unasked"] or connection.recv_into(request):
             connection.sendall(head)
             end = position + records_bytes
             while position < end:
-                position += os.sendfile(
-                    connection.fileno(), fd, position, min(SENDFILE_BYTES, end - position)
-                )
+                size_now = min(SENDFILE_BYTES, end - position)
+                if copied is None:
+                    position += os.sendfile(connection.fileno(), fd, position, size_now)
+                else:
+                    count = os.preadv(fd, [copied[:size_now]], position)
+                    connection.sendall(copied[:count])
+                    position += count
             connection.sendall(protocol.FETCH_ANSWER_TAIL)
             if position + records_bytes > size:
                 position = 0

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench import protocol
-from bench.measurement import percentile
+from bench.histogram import latency_fields
 from bench.process import cpu_seconds, read_frame
 
 RECEIVE_BYTES: Final = 256 * 1024
@@ -239,14 +239,11 @@ class Stopwatch:
 
     def result(self) -> dict[str, Any]:
         """Return the finished window's figures, as JSON has them."""
-        p50 = percentile(self.latencies, 0.50)
-        p99 = percentile(self.latencies, 0.99)
         return {
             "requests": self.requests,
             "requests_in_all": self.requests_in_all,
             "seconds": self.end - self.begin,
-            "p50_us": None if p50 is None else p50 * 1e6,
-            "p99_us": None if p99 is None else p99 * 1e6,
+            **latency_fields(self.latencies),
             "client_cpu_s": self.client_cpu,
             "server_cpu_s": self.server_cpu if self.server_pid else None,
         }

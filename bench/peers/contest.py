@@ -12,14 +12,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-from bench.measurement import Measurement, Window, summarize
+from bench.measurement import CLIENT_BOUND_CORES, Measurement, Window, summarize
 from bench.process import BenchError
 from bench.protocol import AnswerError
 from bench.runner import Run
-
-CLIENT_BOUND_CORES: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
