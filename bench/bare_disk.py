@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,8 @@ def round_robin(spec: dict[str, Any]) -> dict[str, Any]:
     data = os.urandom(spec["bytes"])
     turn = iter(range(10**12))  # next() of it is atomic under the interpreter's lock
     latencies: list[tuple[float, int]] = []
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with scratch(spec["directory"], spec["files"]) as fds:
         positions = [0] * len(fds)
         locks = [threading.Lock() for _ in fds]

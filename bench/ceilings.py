@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import socket
 import sys
@@ -31,6 +30,7 @@ from typing import Any, Final
 from crc32c import crc32c
 
 from bench import protocol
+from bench.load import allow_many_files
 
 SYNC_BEHIND_BYTES: Final = 1024 * 1024
 SYNC_BEHIND_S: Final = 0.005
@@ -43,7 +43,7 @@ IOV_MAX: Final = 1024
 
 def listen() -> socket.socket:
     """Return a listening socket on a free loopback port, and say on stdout which."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
     sys.stdout.flush()
     return listener
@@ -169,6 +169,7 @@ class Receiver:
 def serve_append(spec: dict[str, Any]) -> None:
     """Run the bare append server until it is ended."""
     answer = protocol.produce_answer(spec["topic"], 0)
+    allow_many_files()
     log = SyncedFile(Path(spec["directory"]), sync=spec["sync"])
     listener = listen()
     poll = select.epoll()
@@ -213,8 +214,7 @@ def _append_and_answer(ready: list[Receiver], log: SyncedFile, answer: bytes) ->
 def serve_answers(spec: dict[str, Any]) -> None:
     """Run the bare answering server until it is ended. Requests come whole and one by one."""
     answer = bytes.fromhex(spec["answer"])
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     listener = listen()
     poll = select.epoll()
     poll.register(listener, select.EPOLLIN)

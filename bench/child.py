@@ -34,9 +34,11 @@ def _with_address(spec: Answer) -> Answer:
 def _clients() -> dict[str, Job]:
     from bench.fetch_load import FetchLoad, drain, fetch
     from bench.load import ProduceLoad, produce
+    from bench.open_load import OpenLoad, open_produce
     from bench.paced import PacedLoad, end_to_end
 
     return {
+        "open-produce": lambda spec: open_produce(OpenLoad(**_with_address(spec))),
         "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
         "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
         "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),

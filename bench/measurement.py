@@ -140,6 +140,9 @@ def _costs(windows: Sequence[Window]) -> dict[str, Any]:
         costs["bottleneck"] = "client" if "server_cores" in costs else "processor"
     for window in windows:
         costs.update(window.notes)
+    late, latency = costs.get("late_p99_us"), _median_of(windows, "p99_us")
+    if late and latency and late > latency / 2:  # most of what it measured is its own lateness
+        costs["bottleneck"] = "client"
     costs.pop("requests_in_all", None)  # a help to reckon bytes a sync, and no condition
     return costs
 

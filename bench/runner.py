@@ -25,6 +25,7 @@ from bench.measurement import Measurement, Window, summarize
 from bench.place import own_directory
 from bench.process import Child, Server, memory_bytes, run_job
 
+NOTES: Final = ("checked_bytes", "from_schedule_us", "late_p99_us")
 GIB: Final = 1024 * 1024 * 1024
 JOB_TIMEOUT_S: Final = 120.0
 TOPIC: Final = "bench"
@@ -209,8 +210,8 @@ def window_of(answer: dict[str, Any]) -> Window:
         seconds=seconds,
         notes={
             "requests_in_all": answer.get("requests_in_all", requests),
-            # Only of windows that are read back: how many bytes were compared.
-            **{name: answer[name] for name in ("checked_bytes",) if name in answer},
+            # Only of some: how many bytes were compared when read back; how late the client was.
+            **{name: answer[name] for name in NOTES if name in answer},
         },
         histogram=Histogram.from_json(answer["histogram"]) if "histogram" in answer else None,
     )
@@ -230,6 +231,12 @@ def as_core_share(window: Window) -> Window:
     """How much of one core the server used, in percent."""
     assert window.server_cpu_s is not None
     return replace(window, value=window.server_cpu_s / window.seconds * 100)
+
+
+def as_p99(window: Window) -> Window:
+    """The 99th percentile of the latencies, in microseconds."""
+    assert window.p99_us is not None
+    return replace(window, value=window.p99_us)
 
 
 def as_p50(window: Window) -> Window:

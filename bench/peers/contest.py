@@ -124,12 +124,6 @@ def as_cpu_per_request(window: Window) -> Window:
     return replace(window, value=window.server_cpu_s / max(1, window.requests) * 1e6)
 
 
-def as_p99(window: Window) -> Window:
-    """The 99th percentile of the latencies, in microseconds."""
-    assert window.p99_us is not None
-    return replace(window, value=window.p99_us)
-
-
 def client_is_bound(measured: Measurement) -> bool:
     """Return whether the client had no time left: the figure is then the client's."""
     return float(measured.conditions.get("client_cores", 0.0)) >= CLIENT_BOUND_CORES

@@ -22,6 +22,7 @@ from bench.suites.shapes import (
     MIB,
     ROUND_ROBIN_PARTITIONS,
     SYNC_THREADS,
+    counted,
     size_name,
 )
 
@@ -183,7 +184,7 @@ def _many_files(run: Run) -> list[Plan]:
         )
     ]  # fmt: skip
     for threads in THREADS:
-        name = f"{threads} thread{'s' if threads > 1 else ''}"
+        name = counted(threads, "thread")
         plans.append(
             Plan(
                 f"{name} syncing {ROUND_ROBIN_PARTITIONS} files of 16 KiB", "syncs/s",
