@@ -17,7 +17,7 @@ from bench.comparison import Comparison
 from bench.measurement import Measurement, less_is_better, write_json
 from bench.page_charts import charts_of
 from bench.page_style import STYLE
-from bench.report import CLIENT_NOTE, RULE, cpu_of, figure, range_of
+from bench.report import CLIENT_NOTE, RULE, figure, range_of
 from bench.svg import bar, strips
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ def _changes(comparisons: Sequence[Comparison]) -> Iterator[str]:
     counts = dict.fromkeys(("better", "worse", "noise", "unknown"), 0)
     for comparison in comparisons:
         counts[comparison.verdict] += 1
-    yield "<section><h2>Against the earlier run</h2><p>"
-    yield ", ".join(f"<b>{count}</b> {word}" for word, count in counts.items() if count)
-    yield f'.</p><p class="sub">{escape(RULE)}</p>'
+    said = ", ".join(f"<b>{count}</b> {word}" for word, count in counts.items() if count)
+    yield f"<section><h2>Against the earlier run</h2><p>{said}.</p>"
+    yield f'<p class="sub">{escape(RULE)}</p>'
     real = [comparison for comparison in comparisons if comparison.is_real]
     if real:
         yield "<table><thead><tr><th>row</th><th>basis</th><th class=n>before</th><th class=n>now"
@@ -166,9 +166,7 @@ def _change(comparison: Comparison | None) -> str:
     if comparison is None:
         return '<span class="noise">new</span>'
     word = comparison.verdict
-    text = f"{comparison.change:+.0%}"
-    said = text if comparison.is_real else f"{text} {word}"
-    return f'<span class="{word}" title="{word}">{said}</span>'
+    return f'<span class="{word}" title="{word}">{comparison.change:+.0%}</span>'
 
 
 # --- A suite --------------------------------------------------------------------------------------
@@ -180,8 +178,8 @@ def _suite(name: str, rows: Sequence[Measurement], changes: dict[str, Comparison
     yield from charts_of(shown)
     yield '<div class="wide"><table class="rows"><thead><tr><th>row</th><th class=n>median</th>'
     yield '<th class="hide">&nbsp;</th><th class=n>spread</th><th class=n>ceiling</th>'
-    yield "<th class=n>ratio</th><th class=n>p50</th><th class=n>p99</th><th class=n>CPU, server"
-    yield "</th><th class=n>CPU, client</th>" + ("<th class=n>change</th>" if changes else "")
+    yield "<th class=n>ratio</th><th class=n>p50</th><th class=n>p99</th><th class=n>"
+    yield "CPU, server / client</th>" + ("<th class=n>change</th>" if changes else "")
     yield "</tr></thead><tbody>"
     for row in shown:
         yield _row(row, changes)
@@ -199,11 +197,6 @@ def _row(row: Measurement, changes: dict[str, Comparison]) -> str:
         row.value, (spread[0], spread[1]), row.ceiling,
         (ceiling_spread[0], ceiling_spread[1]) if ceiling_spread else None, title=title,
     )  # fmt: skip
-    client = cpu_of(found, "client")
-    if found.get("bottleneck") == "client":
-        client = f'<b class="bound" title="{escape(CLIENT_NOTE)}">{escape(client)} ✱</b>'
-    else:
-        client = escape(client)
     value = f"{figure(row.value)} <small>{escape(row.unit)}</small>"
     if less_is_better(row.unit):
         value += ' <small title="less is better">↓</small>'
@@ -214,8 +207,21 @@ def _row(row: Measurement, changes: dict[str, Comparison]) -> str:
         f"<td class=n><small>{escape(range_of(found.get('spread')))}</small></td>"
         f"<td class=n>{figure(row.ceiling)}</td><td class=n><b>{figure(row.ratio)}</b></td>"
         f"<td class=n>{_time(row.p50_us)}</td><td class=n>{_time(row.p99_us)}</td>"
-        f"<td class=n>{escape(cpu_of(found, 'server'))}</td><td class=n>{client}</td>{change}</tr>"
+        f"<td class=n>{_cpu(found)}</td>{change}</tr>"
     )
+
+
+def _cpu(found: dict[str, Any]) -> str:
+    """CPU of the server and of the client, in one unit."""
+    for key, unit in (("cpu_s_per_gb", "s/GB"), ("cpu_us_per_request", "µs")):
+        sides = [found.get(f"{side}_{key}") for side in ("server", "client")]
+        if sides == [None, None]:
+            continue
+        server, client = (figure(value) or "–" for value in sides)
+        if found.get("bottleneck") == "client":
+            client = f'<b class="bound" title="{escape(CLIENT_NOTE)}">{client} ✱</b>'
+        return f"{server} / {client} <small>{unit}</small>"
+    return ""
 
 
 def _time(us: float | None) -> str:

@@ -36,7 +36,8 @@ tbody tr:last-child td{border-bottom:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 small{color:var(--soft);font-size:12px}
 .wide{overflow-x:auto}
-.rows td:first-child{min-width:250px;max-width:340px}
+.rows td:first-child{min-width:230px;max-width:320px}
+.rows td,.rows th{padding:5px 6px}
 summary{cursor:pointer;list-style:none}
 summary::before{content:"›";display:inline-block;width:14px;color:var(--soft)}
 details[open] summary::before{content:"⌄"}

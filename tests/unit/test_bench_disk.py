@@ -58,6 +58,8 @@ def test_a_group_commit_writes_all_its_pieces(tmp_path, monkeypatch, piece_bytes
 def test_the_suite_has_every_row_and_a_verdict(tmp_path, monkeypatch) -> None:
     """Writes, syncs, groups, reads, sendfile, many files; the last row says it in words."""
     monkeypatch.setattr(disk, "READ_FILE_BYTES", 2 * 2**20)
+    monkeypatch.setattr(disk, "SYNC_SIZES", (4096, 2**20))
+    monkeypatch.setattr(disk, "GROUPS", (1, 64))
     options = bench.Options(seconds=0.01, repetitions=1, prime_bytes=0)
     rows = bench.run("disk", directory=tmp_path, options=options)
     names = " ".join(row.name for row in rows)
