@@ -157,6 +157,12 @@ class Files:
                 raise OSError(errno.EIO, "write made no progress", file.path)
             written += count
 
+    def write_setting(self, path: str, value: bytes) -> None:
+        """Write a value to a file of the kernel's (proc(5)), which may not know of positions."""
+        file = self.open_write(path)
+        written = os.write(file.fd, value)
+        assert written == len(value)
+
     def truncate(self, file: OpenFile, size: int) -> None:
         """Cut the file, or extend it with a hole."""
         os.ftruncate(file.fd, size)
