@@ -14,6 +14,7 @@ import click
 
 from cli.bench import bench
 from cli.check import check
+from cli.cold import cold
 from cli.compact import compact
 from cli.config import config
 from cli.consume import consume
@@ -26,6 +27,7 @@ from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
 from cli.retain import retain
+from cli.salvage import salvage
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -71,11 +73,13 @@ for _command in (
     segments,
     retain,
     compact,
+    cold,
     status,
     node,
     config,
     dump,
     check,
+    salvage,
     bench,
 ):
     root.add_command(_command)

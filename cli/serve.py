@@ -85,6 +85,25 @@ def settings_options(command: click.Command) -> click.Command:
     type=click.Choice(["text", "json"]),
     help="Of the log lines on stderr  [default: text]",
 )
+@click.option(
+    "--node",
+    "nodes",
+    type=KEY_VALUE,
+    metavar="NAME=DIR_OR_URL",
+    multiple=True,
+    help="A storage node: another disk's directory, or http://HOST:PORT; may be repeated.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Holds the token that storage nodes are asked with; mode 0600.",
+)
+@click.option(
+    "--rebuild-catalog",
+    is_flag=True,
+    help="First make the catalog again, from the directories here and the chunks on every --node.",
+)
 @click.option("--insecure", is_flag=True, help="Allow addresses that other machines can reach.")
 @pass_target
 def serve(
@@ -94,6 +113,9 @@ def serve(
     advertise: Address | None,
     admin: Address | None,
     log_format: Literal["text", "json"] | None,
+    nodes: Sequence[tuple[str, str]],
+    token_file: str | None,
+    rebuild_catalog: bool,
     insecure: bool,
     config_file: str | None,
     settings: Sequence[tuple[str, str]],
@@ -104,9 +126,17 @@ def serve(
     come from --set, then LOGD_… variables (LOGD_NUM_PARTITIONS=8), then --config, then the defaults
     that `logd config` lists.
 
+    A --node that the server does not know becomes one of its storage nodes for good: its directory
+    is made when absent, and must be empty or this node's already.
+
+    --rebuild-catalog is for a catalog that was lost, damaged, or put back from an old copy. Name
+    every storage node: what is incomplete without the others is put aside on those that are named.
+    The old catalog stays under another name.
+
     \b
     Example:
       logd serve --data /srv/logd --set retention.ms=7d
+      logd serve --data /srv/logd --node a=/mnt/disk1/logd --node b=http://10.0.0.7:9701
     """
     options = {
         "log.dirs": data,
@@ -116,6 +146,8 @@ def serve(
         "admin.listen": _written(admin or target.admin_given),
         "insecure": "true" if insecure else None,
         "log.format": log_format,
+        "nodes": _node_words(nodes),
+        "node.token.file": token_file,
     }
     given = {name: value for name, value in options.items() if value is not None}
     config = load_config(config_file, settings, given)
@@ -123,6 +155,11 @@ def serve(
     from logd.server import ServeOptions, run
 
     in_force = config.settings
+    token = None
+    if in_force.node_token_file:
+        from cli.token_file import read_token
+
+        token = read_token(in_force.node_token_file)
     serve_options = ServeOptions(
         data=in_force.log_dirs,
         listen=split_address(in_force.listeners),
@@ -132,8 +169,22 @@ def serve(
         else None,
         config=config,
         log_format="json" if in_force.log_format == "json" else "text",
+        node_token=token,
+        rebuild_catalog=rebuild_catalog,
     )
     raise click.exceptions.Exit(run(serve_options, on_ready=_say_ready))
+
+
+def _node_words(nodes: Sequence[tuple[str, str]]) -> str | None:
+    """Return --node as the setting has it, a list with commas; None: not given.
+
+    Raises:
+        click.UsageError: a place that cannot stand in a list.
+    """
+    for name, place in nodes:
+        if "," in place:
+            raise click.UsageError(f"--node {name}={place}: a node's place has no comma in it")
+    return ",".join(f"{name}={place}" for name, place in nodes) or None
 
 
 def _written(address: Address | None) -> str | None:

@@ -239,10 +239,10 @@ def test_a_planted_dead_file_is_found() -> None:
 
 def test_a_part_that_is_no_longer_awaited_is_found() -> None:
     """Once somebody calls it, the exception for it must go."""
-    assert not problems_of(check_used, ec__margin="")
+    assert not problems_of(check_used, ec__repair="")
     sources = {
-        "ec__margin": "",
-        "logd__cold__reader": "import ec.margin",
+        "ec__repair": "",
+        "logd__cold__reader": "import ec.repair",
         "cli__main": "import logd.cold.reader",
     }
     assert "AWAITED" in problems_of(check_used, **sources)[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import ChunkId
-from ec.chunk_reader import ChunkReader
+from ec.chunk_reader import ChunkReader, FileRange
 from ec.chunk_write import ChunkWrite, Receipt
 from ec.errors import ChunkDamagedError
 from ec.kernels.operands import Buffer
@@ -54,6 +54,16 @@ class LocalStore:
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
         return await self._offload.run(self._directory.read, chunk, start, end)
+
+    def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
+        """Return a range that was verified, of a chunk that is open; None: one is not known.
+
+        Does not block.
+        """
+        reader = self._directory.open_reader(chunk)
+        if reader is None or not 0 <= start < end <= reader.head.payload_bytes:
+            return None
+        return reader.verified_range(start, end)
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""

@@ -469,7 +469,8 @@ class Partition:
     ) -> FileSlice | ReleasedRange | None:
         """Return whole batches from `offset` on below the high watermark, if no disk is needed.
 
-        None: ask `log.read` in a thread. Raises as Log.try_read does.
+        None: ask `log.read` in a thread. A range: they lie in a coded segment. Raises as
+        Log.try_read does.
         """
         return self.log.try_read(
             offset, max_bytes=max_bytes, below=self.high_watermark, min_one=min_one

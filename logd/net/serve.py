@@ -44,6 +44,7 @@ from logd.broker.produce import ProduceHandler
 from logd.broker.reply import Part, Reply, SmallSlice, bytes_in_memory
 from logd.broker.services import PartitionServices
 from logd.broker.sync_points import SyncPointWriter
+from logd.cold.runs import MemorySlice
 from logd.errors import MalformedRequestError
 from logd.net.buffers import Arena
 from logd.net.connection import OUTBOX_BYTES_MAX, Connection
@@ -563,7 +564,7 @@ def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> li
         if chunks:
             outbox.add(b"".join(chunks))
             chunks = []
-        outbox.add(part)
+        outbox.add(part.data if isinstance(part, MemorySlice) else part)
     return chunks
 
 

@@ -95,6 +95,10 @@ class ColdCatalog(Protocol):
         """Return all generations, of every state, by segment and number."""
         ...
 
+    def find(self, encodings: Sequence[str]) -> list[Generation]:
+        """Return those of the encodings that there are, of every state, in the order asked for."""
+        ...
+
     def manifest(self, encoding: str) -> bytes | None:
         """Return the manifest of a generation that was committed."""
         ...

@@ -139,6 +139,16 @@ class SqliteColdCatalog:
         with self._database.transaction("generations"):
             return self._select()
 
+    def find(self, encodings: Sequence[str]) -> list[Generation]:
+        """See `ColdCatalog`."""
+        assert len(set(encodings)) == len(encodings)
+        with self._database.transaction("find"):
+            return [
+                generation
+                for encoding in encodings
+                for generation in self._select("WHERE encoding = ?", (_blob(encoding),))
+            ]
+
     def manifest(self, encoding: str) -> bytes | None:
         """See `ColdCatalog`."""
         assert encoding

@@ -7,6 +7,8 @@
         clean-stop                  marker of a clean stop (clean_stop, state_file)
         clock                       what time it was, for retention (clock_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
+        catalog.sqlite.aside-<n>    what was the catalog before it was made again (catalog_rebuild)
+        catalog-rebuild/            the new one while it is made
         sync.journal                what is known to be synced (sync_journal)
         ballast                     space to give back in need (data_directory)
         topics/
@@ -36,6 +38,8 @@ BOOT_NAME: Final = "boot"
 CLEAN_STOP_NAME: Final = "clean-stop"
 CLOCK_NAME: Final = "clock"
 CATALOG_NAME: Final = "catalog.sqlite"
+# A new catalog while it is made from what is found without the old one.
+REBUILD_NAME: Final = "catalog-rebuild"
 JOURNAL_NAME: Final = "sync.journal"
 BALLAST_NAME: Final = "ballast"
 TOPICS_NAME: Final = "topics"

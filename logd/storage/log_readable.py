@@ -130,6 +130,16 @@ class ReadableLog(LogState):
         """Bytes of all segments, released ones as their source: what retention.bytes counts."""
         return self.size_bytes + self.released_bytes
 
+    @property
+    def hot_start_offset(self) -> int:
+        """The first offset from which on everything is here, and nothing only in chunks."""
+        segments = self.segment_list.items
+        first = next(
+            (segment.end_bound for segment in reversed(segments) if segment.released is not None),
+            0,
+        )
+        return max(first, self.log_start_offset)
+
     def segments(self) -> list[SegmentInfo]:
         """Return what there is to tell of each segment. Blocking: opens each of them.
 

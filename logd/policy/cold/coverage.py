@@ -30,6 +30,32 @@ class Coverage:
         assert len({(each.key.topic_id, each.key.partition) for each in live}) <= 1
         assert not any(a.overlaps(b) for a, b in pairwise(live))
 
+    def with_changes(self, gone: Iterable[Generation], come: Iterable[Generation]) -> Coverage:
+        """Return the coverage after some generations changed; cheap, however many there are.
+
+        Args:
+            gone: as they were; those that were not live do not matter.
+            come: as they are now, likewise.
+        """
+        changed = Coverage()
+        generations, bases = list(self.generations), list(self._bases)
+        for each in gone:
+            if each.state in LIVE:
+                at = bisect_right(bases, each.key.base_offset) - 1
+                assert at >= 0
+                assert generations[at].encoding == each.encoding
+                del generations[at], bases[at]
+        for each in come:
+            if each.state in LIVE:
+                at = bisect_right(bases, each.key.base_offset)
+                assert not any(
+                    each.overlaps(other) for other in generations[max(at - 1, 0) : at + 1]
+                )
+                generations.insert(at, each)
+                bases.insert(at, each.key.base_offset)
+        changed.generations, changed._bases = tuple(generations), bases
+        return changed
+
     def find(self, offset: int) -> Generation | None:
         """Return the generation that holds an offset; None: it is hot only, or nowhere."""
         at = bisect_right(self._bases, offset) - 1
