@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
+import trio
+
 from ec.chunk_dir import LIST_MAX
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import ChunkId
@@ -25,11 +27,13 @@ class WatchedStore:
 
     Attributes:
         trouble: the first error that came back; None: there was none.
+        was_cancelled: a call was given up before it came back.
     """
 
     def __init__(self, inner: Store) -> None:
         self._inner = inner
         self.trouble: EcError | None = None
+        self.was_cancelled = False
 
     async def watched(self, call: Awaitable[T]) -> T:
         """Await a call; note what it raises."""
@@ -37,6 +41,9 @@ class WatchedStore:
             return await call
         except EcError as error:
             self.trouble = self.trouble or error
+            raise
+        except trio.Cancelled:
+            self.was_cancelled = True
             raise
 
     @property
