@@ -305,8 +305,11 @@ class Encoder:
         cut: Cut,
         live: Generation | None,
     ) -> None:
+        devices = {node.name: node.device or node.name for node in self._tier.nodes.facts()}
+        gates = {device: trio.Semaphore(1) for device in devices.values()}
         stores = {
-            index: WatchedStore(store) for index, store in self._tier.stores(generation).items()
+            index: WatchedStore(store, gates[devices[store.node]])
+            for index, store in self._tier.stores(generation).items()
         }
         try:
             manifest = await self._write(partition, generation, source, cut, stores)

@@ -25,13 +25,18 @@ T = TypeVar("T")
 class WatchedStore:
     """See `ec.store.protocol.Store`: passes everything on.
 
+    Args:
+        finishing: taken while an upload is finished: syncing and reading back all chunks of a set
+            at once would keep a disk that they share from whoever else waits for it.
+
     Attributes:
         trouble: the first error that came back; None: there was none.
         was_cancelled: a call was given up before it came back.
     """
 
-    def __init__(self, inner: Store) -> None:
+    def __init__(self, inner: Store, finishing: trio.Semaphore) -> None:
         self._inner = inner
+        self.finishing = finishing
         self.trouble: EcError | None = None
         self.was_cancelled = False
 
@@ -99,7 +104,8 @@ class _WatchedUpload:
         await self._store.watched(self._inner.write(buffers))
 
     async def finish(self) -> Receipt:
-        return await self._store.watched(self._inner.finish())
+        async with self._store.finishing:
+            return await self._store.watched(self._inner.finish())
 
     async def abort(self) -> None:
         await self._inner.abort()
