@@ -102,7 +102,8 @@ class ServeOptions:
     Attributes:
         listen, admin: host and port; port 0 takes a free one.
         advertise: what clients are told to connect to; None: where the Kafka port listens.
-        rebuild_catalog: make the catalog again, from the nodes that the settings name, first.
+        rebuild_catalog: make the catalog again, from nodes and directories, first.
+        rebuild_without: nodes that are given up in that.
         node_token: what storage nodes that are servers are asked with; None: none.
     """
 
@@ -114,6 +115,7 @@ class ServeOptions:
     log_format: Literal["text", "json"] = "text"
     node_token: str | None = None
     rebuild_catalog: bool = False
+    rebuild_without: tuple[str, ...] = ()
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
@@ -181,7 +183,8 @@ class Server:
         self._offload = offload
         directory, clock, node_services = self._directory, self._clock, self._node_services(offload)
         if self._options.rebuild_catalog:
-            await rebuild_catalog(node_services, clock, directory)
+            without = self._options.rebuild_without
+            await rebuild_catalog(node_services, clock, directory, without=without)
         self._catalog = catalog = await open_catalog(offload, self._files, directory)
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -80,6 +81,7 @@ class ColdTier:
         self._by_partition: dict[PartitionKey, dict[str, Generation]] = {}
         self._coverages: dict[PartitionKey, Coverage] = {}
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        self._choosing = Lock()
         self._kernel: Kernel | None = None
         self._codecs: dict[Profile, Codec] = {}
 
@@ -111,6 +113,8 @@ class ColdTier:
 
     async def _learn_lengths(self) -> None:
         """Read the lengths of chunk files from all manifests, some at a time."""
+        if self.nodes.names():
+            await self._services.offload.run("cold", self._choose_kernel)
         waiting = self.holdings.unknown(self._generations.values())
         for at in range(0, len(waiting), MANIFESTS_AT_ONCE):
             encodings = waiting[at : at + MANIFESTS_AT_ONCE]
@@ -225,19 +229,27 @@ class ColdTier:
         return {index: self.nodes.store(node, purpose) for index, node in generation.held.items()}
 
     def codec(self, profile: Profile) -> Codec:
-        """Return what codes a profile; the first call tries out which kernel computes right."""
+        """Return what codes a profile; may be called in threads.
+
+        The first call tries out which kernel computes right; `run` makes it, where there are nodes.
+        """
         found = self._codecs.get(profile)
         if found is None:
             from ec.codec import Codec
-            from ec.kernels.choose import choose
             from ec.profile import Profile as CodedProfile
 
+            coded = CodedProfile(profile.k, profile.m)
+            found = self._codecs.setdefault(profile, Codec(coded, self._choose_kernel()))
+        return found
+
+    def _choose_kernel(self) -> Kernel:
+        from ec.kernels.choose import choose
+
+        with self._choosing:
             if self._kernel is None:
                 self._kernel, reason = choose()
                 self._services.events.info("coding kernel", kernel=reason)
-            coded = CodedProfile(profile.k, profile.m)
-            found = self._codecs[profile] = Codec(coded, self._kernel)
-        return found
+            return self._kernel
 
     # --- changes of nodes -------------------------------------------------------------------------
 

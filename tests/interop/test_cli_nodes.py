@@ -216,3 +216,31 @@ def test_a_rebuild_that_cannot_read_a_node(directory: str) -> None:
     assert f"{directory}/nothing is no node" in done.stderr
     assert "Traceback" not in done.stderr
     assert Path(directory, "data", "catalog.sqlite").read_bytes() == before
+
+
+def test_coded_segments_outlive_the_catalog(directory: str) -> None:
+    """Records that are only in chunks are read after a rebuild; each node holds what it held."""
+    nodes = [word for name in "abcd" for word in ("--node", f"{name}={directory}/{name}")]
+    lines = b"".join(b"%06d %s\n" % (number, b"x" * 200) for number in range(5000))
+    with serving(directory, *nodes) as logd:
+        logd.run(
+            "topic", "create", "t", "--partitions", "1", "--config", "segment.bytes=256KiB",
+            "--config", "cold.grace.ms=0",
+        )  # fmt: skip
+        logd.run("produce", "t", stdin=lines)
+        logd.run("cold", "encode", "t")
+        wait_until(lambda: not any(row["hot"] for row in logd.json("segments", "t")[:-1]))
+        segments = logd.json("segments", "t")
+        assert len(segments) > 1
+        held = {name: (row["chunks"], row["bytes"]) for name, row in rows_by_name(logd).items()}
+        assert all(chunks == len(segments) - 1 and size > 0 for chunks, size in held.values())
+        assert logd.json("status")["cold_stored_bytes"] == sum(size for _, size in held.values())
+        logd.run("node", "remove", "a", "--yes", code=1)
+    Path(directory, "data", "catalog.sqlite").unlink()
+    with serving(directory, "--rebuild-catalog", *nodes) as logd:
+        assert logd.run("consume", "t", "--from", "earliest").stdout == lines
+        assert logd.json("segments", "t") == segments
+        wait_until(lambda: {
+            name: (row["chunks"], row["bytes"]) for name, row in rows_by_name(logd).items()
+        } == held)  # fmt: skip
+        assert logd.json("status")["problems"] == []
