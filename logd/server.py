@@ -71,6 +71,7 @@ from logd.net.idle import close_idle
 from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
+from logd.policy.cold.coverage import uncoded_before
 from logd.process_limits import connection_limits, raise_descriptor_limit
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
@@ -425,7 +426,8 @@ class Server:
 
     def _compaction_bound(self, partition: Partition) -> int:
         if partition.topic_name != OFFSETS_TOPIC:
-            return partition.high_watermark
+            coded = self._cold.generations(partition.topic_id, partition.index)
+            return min(partition.high_watermark, uncoded_before(coded))
         return min(partition.high_watermark, self._offsets_log.compaction_bound(partition.index))
 
     async def _prepare_compaction(self, partition: Partition) -> None:

@@ -103,6 +103,7 @@ class ColdLog(ReadableLog):
         base_offset: int,
         *,
         size_bytes: int,
+        next_offset: int | None = None,
         min_timestamp_ms: int = NO_TIMESTAMP,
         indexes: Indexes | None = None,
     ) -> tuple[str, ...]:
@@ -113,6 +114,7 @@ class ColdLog(ReadableLog):
 
         Args:
             size_bytes: of what was coded.
+            next_offset: the offset behind the last record of what was coded, to be compared.
             min_timestamp_ms: of its records, for `segments`.
             indexes: of what was coded, if that is not the .log but its recompressed form.
 
@@ -120,7 +122,8 @@ class ColdLog(ReadableLog):
             Paths to be unlinked when nobody reads them any more.
 
         Raises:
-            SegmentsChangedError: no sealed segment begins there; it was deleted meanwhile.
+            SegmentsChangedError: no sealed segment begins there, it was deleted meanwhile; or it is
+                not what was coded. Nothing has changed.
             DiskFullError, StorageError: the disk refused; the segment is hot as before, or (if
                 only the last sync failed) released. LogFailedError: poisoned.
         """
@@ -128,6 +131,7 @@ class ColdLog(ReadableLog):
             self,
             base_offset,
             size_bytes=size_bytes,
+            next_offset=next_offset,
             min_timestamp_ms=min_timestamp_ms,
             indexes=indexes,
         )

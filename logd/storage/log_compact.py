@@ -246,7 +246,8 @@ def _ordered_segments(state: LogState, order: CleanOrder, bases: Sequence[int]) 
     ordered = list(order.segments)
     items = state.segment_list.items[: len(ordered)]
     found = [SourceSegment(item.base_offset, item.end_bound, item.size) for item in items]
-    if found != ordered or items[-1].is_active:
+    is_changed = found != ordered or items[-1].is_active
+    if is_changed or any(item.released is not None for item in items):
         raise SegmentsChangedError(
             f"{order.name}: the log begins with other segments than the round of attempt "
             f"{order.attempt} read"

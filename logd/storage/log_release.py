@@ -35,9 +35,9 @@ from logd.storage.log_checkpoint import drop_snapshots
 from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
 from logd.storage.producer_state import ProducerSnapshot, ProducerStates
 from logd.storage.released import ReleasedSegment
-from logd.storage.segment import Segment
+from logd.storage.segment import SIZE_UNKNOWN, Segment
 from logd.storage.segment_files import SegmentPaths, open_released
-from logd.storage.segment_scan import scan_in_order
+from logd.storage.segment_scan import scan_batches, scan_in_order
 
 Indexes = tuple[bytes, bytes]
 """An offset index and a time index, as they stand in their files."""
@@ -48,6 +48,7 @@ def release_segment(
     base_offset: int,
     *,
     size_bytes: int,
+    next_offset: int | None,
     min_timestamp_ms: int,
     indexes: Indexes | None,
 ) -> tuple[str, ...]:
@@ -59,6 +60,7 @@ def release_segment(
     if segment.released is not None:
         return ()
     latest_ms = _prepare(state, segment)
+    _refuse_other(state, segment, next_offset, None if indexes is not None else size_bytes)
     new = Segment(state.directory, base_offset, end_bound=segment.end_bound)
     new.released = ReleasedSegment(
         base_offset, segment.end_bound, size_bytes, latest_ms, min_timestamp_ms
@@ -95,6 +97,43 @@ def _prepare(state: LogState, segment: Segment) -> int:
     with contextlib.suppress(CorruptFileError, OSError):
         _renew_snapshot(state, segment)
     return -1 if segment.max_timestamp is None else segment.max_timestamp[0]
+
+
+def _refuse_other(
+    state: LogState, segment: Segment, next_offset: int | None, size_bytes: int | None
+) -> None:
+    """Refuse a segment that is not what was coded; compacted since, for one.
+
+    What is damaged here is not asked: chunks have it whole.
+
+    Args:
+        next_offset, size_bytes: of what was coded; None where it says nothing about the .log.
+
+    Raises:
+        SegmentsChangedError: so it is.
+    """
+    if state.damage.in_segment(segment.base_offset):
+        return
+    found = segment.end_bound
+    with contextlib.suppress(CorruptFileError, OSError):
+        found = _next_offset(state, segment) if next_offset is not None else found
+    if next_offset not in (None, found, segment.end_bound):
+        reason = f"ends before offset {found}, what was coded before {next_offset}"
+        raise SegmentsChangedError(f"{segment.paths.log}: {reason}")
+    if size_bytes is not None and segment.size not in (SIZE_UNKNOWN, size_bytes):
+        reason = f"has {segment.size} bytes, what was coded {size_bytes}"
+        raise SegmentsChangedError(f"{segment.paths.log}: {reason}")
+
+
+def _next_offset(state: LogState, segment: Segment) -> int:
+    """Return the offset behind the last record."""
+    opened = state.open_segment(segment)
+    assert opened.index is not None
+    start = opened.index.last_position_at_or_before(segment.size)
+    next_offset = segment.base_offset
+    for _, header, _ in scan_batches(state.files, opened.file, start, segment.size, verify=False):
+        next_offset = header.next_offset
+    return next_offset
 
 
 def _replace(

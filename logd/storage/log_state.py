@@ -250,7 +250,7 @@ class LogState:
             return opened
 
     def reopen_sealed(self, segment: Segment) -> SegmentFiles:
-        """Open a sealed segment anew, so that its index files are whole, not only what is in memory.
+        """Open a sealed segment anew, so that its index files are whole, not only those in memory.
 
         A roll that found no space leaves none on the disk; its open indexes go on being used.
 

@@ -20,6 +20,7 @@ from logd.storage.files import Files, OpenFile
 from logd.storage.log import Log
 from logd.storage.released import ReleasedSegment
 from tests.crash.lying_disk import FastFiles
+from tests.unit.compaction_rig import COMPACTED, order_round, run_round
 from tests.unit.log_builder import (
     append,
     bases,
@@ -88,6 +89,39 @@ def test_release_is_refused_for_what_is_not_sealed(directory: str) -> None:
         log.release(base, size_bytes=1)
     with pytest.raises(SegmentsChangedError):
         log.segment_source(base)
+
+
+def test_what_is_not_what_was_coded_stays(directory: str) -> None:
+    """Another length, or another last record: it was compacted since. Nothing is changed."""
+    log = filled(directory)
+    base = sealed_bases(log)[1]
+    size = os.path.getsize(segment_path(directory, base))
+    end = log.segment_list.find(base).end_bound
+    names = sorted(os.listdir(log.directory))
+    with pytest.raises(SegmentsChangedError, match="bytes, what was coded"):
+        log.release(base, size_bytes=size + 1)
+    with pytest.raises(SegmentsChangedError, match="what was coded before"):
+        log.release(base, size_bytes=size, next_offset=end - 1)
+    with pytest.raises(SegmentsChangedError, match="what was coded before"):
+        log.release(base, size_bytes=size + 1, next_offset=end + 1, indexes=(b"", b""))
+    assert [name for name in os.listdir(log.directory) if name not in names] == [
+        f"{end:020d}.producers"
+    ]
+    assert len(log.release(base, size_bytes=size, next_offset=end)) == 1
+
+
+def test_a_segment_that_was_released_meanwhile_is_not_compacted(directory: str) -> None:
+    """A round that was ordered before is refused at its commit."""
+    chunks = Chunks()
+    log = filled(directory, settings=COMPACTED)
+    order = order_round(log, attempt=1)
+    assert order is not None
+    result = run_round(order, log)
+    expected = chunks.read_all(log)
+    chunks.release(log, sealed_bases(log)[1])
+    with pytest.raises(SegmentsChangedError):
+        log.replace_segments(order, result)
+    assert chunks.read_all(log) == expected
 
 
 class FailingFiles(FastFiles):
