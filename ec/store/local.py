@@ -17,12 +17,20 @@ from ec.store.protocol import Health
 
 
 class LocalStore:
-    """See `ec.store.protocol.Store`; the directory's work is done in threads."""
+    """See `ec.store.protocol.Store`; the directory's work is done in threads.
 
-    def __init__(self, directory: ChunkDirectory, offload: Offload) -> None:
+    Args:
+        asking: for what changes nothing, so that it may be given up on while it goes on: a disk
+            that hangs costs its readers no more than a node that does. None: as all the rest.
+    """
+
+    def __init__(
+        self, directory: ChunkDirectory, offload: Offload, *, asking: Offload | None = None
+    ) -> None:
         assert directory.identity.node
         self._directory = directory
         self._offload = offload
+        self._asking = asking or offload
 
     @property
     def node(self) -> str:
@@ -49,11 +57,11 @@ class LocalStore:
         Raises:
             As `Store.head`.
         """
-        return await self._offload.run(self._directory.reader, chunk)
+        return await self._asking.run(self._directory.reader, chunk)
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
-        return await self._offload.run(self._directory.read, chunk, start, end)
+        return await self._asking.run(self._directory.read, chunk, start, end)
 
     def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
         """Return a range that was verified, of a chunk that is open; None: one is not known.
@@ -68,7 +76,7 @@ class LocalStore:
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""
         directory = self._directory
-        return await self._offload.run(lambda: directory.list(after=after, limit=limit))
+        return await self._asking.run(lambda: directory.list(after=after, limit=limit))
 
     async def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
         """See `Store`."""

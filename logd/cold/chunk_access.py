@@ -120,6 +120,7 @@ class ChunkAccess:
     def __init__(self, tier: Tier, events: EventLog, metrics: Registry) -> None:
         self._tier = tier
         self._events = events
+        self._codecs: dict[Profile, Codec] = {}
         self._took: deque[float] = deque(maxlen=SAMPLES)
         self._slow_until: dict[str, float] = {}
         self._reported: dict[tuple[str, int], float] = {}
@@ -155,6 +156,10 @@ class ChunkAccess:
     ) -> Fetched:
         """Read a range of a segment's source."""
         assert 0 <= start < end <= manifest.source_bytes
+        if generation.profile not in self._codecs:
+            # The first one tries out a kernel, which takes a tenth of a second.
+            made = await self._tier.offload.run(self._tier.codec, generation.profile)
+            self._codecs[generation.profile] = made
         troubles: dict[int, str] = {}
         began_s = trio.current_time()
         stores = dict(self._tier.stores(generation))
@@ -191,7 +196,7 @@ class ChunkAccess:
 
         return SegmentReader(
             manifest, first,
-            codec=self._tier.codec(generation.profile), offload=self._tier.offload,
+            codec=self._codecs[generation.profile], offload=self._tier.offload,
             on_trouble=troubled, on_slow=lambda index: self._overtaken(stores[index].node),
             hedge_s=self.hedge_s, last_resort=last,
         )  # fmt: skip

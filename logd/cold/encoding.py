@@ -121,6 +121,7 @@ class Encoder:
         self._random_bytes = random_bytes
         self._recompression = recompression
         self._slots = trio.Semaphore(at_once)
+        self._choosing_kernel = trio.Lock()
         self._promised: Counter[str] = Counter()
         self._failed_at_s: dict[str, float] = {}
         self.running: dict[SegmentKey, Running] = {}
@@ -196,8 +197,9 @@ class Encoder:
         *,
         end_offset: int,
     ) -> Generation:
-        # The first time it is tried out which kernel computes right: not on the loop.
-        await self._offload.run("cold", self._tier.codec, profile)
+        async with self._choosing_kernel:
+            # The first time it is tried out which kernel computes right: not on the loop.
+            await self._offload.run("cold", self._tier.codec, profile)
         cut = await self._offload.run("cold", cut_segment, source, profile.k)
         encoding = self._random_bytes(ENCODING_BYTES)
         longest = chunk_bytes_max(source.size_bytes, profile, index_bytes=cut.indexes.size)

@@ -1,7 +1,8 @@
 """The server's threads as the coding library wants them (`ec.offload.Offload`).
 
-`Gate` is one kind of threads. `AskingGate` is for questions that change nothing, to disks that may
-hang: who is cancelled goes at once, and while an old question is unanswered no new one is asked.
+`Gate` is one kind of threads, and `LooseGate` the same for reads: who is cancelled goes at once.
+`AskingGate` is for questions to disks that may hang: likewise, and while an old question is
+unanswered no new one is asked.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ class Gate:
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """See `ec.offload.Offload`."""
         return await self._offload.run(self._kind, function, *args)
+
+
+class LooseGate(Gate):
+    """For what changes nothing: who is cancelled goes at once, and what comes then is dropped."""
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """See `ec.offload.Offload`; but cancelling does not wait."""
+        return await self._offload.ask(self._kind, function, *args)
 
 
 class AskingGate:

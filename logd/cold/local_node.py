@@ -12,6 +12,7 @@ identity file is read again: what is mounted now may be another disk.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
@@ -28,9 +29,14 @@ from ec.file_system import FileSystem
 from ec.node.home import RESERVE_BYTES_MAX, RESERVE_FRACTION
 from ec.node_dir import NodeDirectory
 from ec.node_identity import NodeIdentity, read_identity
+from ec.store.http_client import patience
 from ec.store.local import LocalStore, LocalUpload
 from ec.store.protocol import Health
-from logd.cold.gate import AskingGate, Gate
+from logd.cold.gate import AskingGate, Gate, LooseGate
+from logd.units import MIB
+
+SYNC_EVERY_BYTES: Final = MIB
+"""The disk may be the logs' too: so much is to be written before an append's sync has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class LocalNode:
     """See the module, and `ec.store.protocol.Store`.
 
     Args:
+        answer_s: how long a read may take; a disk that hangs is a node that does not answer.
         reserve_bytes: free space that chunks must leave; None: 1 GiB or a 20th of the disk.
     """
 
@@ -68,14 +75,18 @@ class LocalNode:
         expected: ExpectedIdentity,
         *,
         work: Gate,
+        reading: LooseGate,
         asking: AskingGate,
+        answer_s: float,
         reserve_bytes: int | None,
     ) -> None:
         self._files = files
         self._path = path
         self._expected = expected
         self._work = work
+        self._reading = reading
         self._asking = asking
+        self._answer_s = answer_s
         self._reserve_bytes = reserve_bytes
         self._directory: ChunkDirectory | None = None
         self._is_closed = False
@@ -95,7 +106,7 @@ class LocalNode:
         directory = self._directory
         if directory is None:
             raise NodeNotMountedError(f"{self._path}: is not open: no disk was seen there")
-        return LocalStore(directory, self._work)
+        return LocalStore(directory, self._work, asking=self._reading)
 
     def close(self) -> None:
         """Let go of the directory and its lock."""
@@ -133,6 +144,7 @@ class LocalNode:
             self._files, self._path, cluster_id=expected.cluster_id, node=expected.node,
             node_id=expected.node_id, reserve_bytes=0,
         )  # fmt: skip
+        home.sync_every_bytes = SYNC_EVERY_BYTES
         home.reserve_bytes = reserve_of(home.space().total_bytes, self._reserve_bytes)
         self._directory = ChunkDirectory(home)
         return self._directory
@@ -143,18 +155,22 @@ class LocalNode:
 
     async def head(self, chunk: ChunkId) -> ChunkHead:
         """See `Store`."""
-        return await self.opened.head(chunk)
+        with patience(self._answer_s, node=self.node, what=f"the head of {chunk}"):
+            return await self.opened.head(chunk)
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
-        return await self.opened.read(chunk, start, end)
+        with patience(self._answer_s, node=self.node, what=f"a range of {chunk}"):
+            return await self.opened.read(chunk, start, end)
 
     def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
         """See `LocalStore`; None also where the directory is not open."""
         directory = self._directory
         if directory is None:
             return None
-        return LocalStore(directory, self._work).verified_range(chunk, start, end)
+        return LocalStore(directory, self._work, asking=self._reading).verified_range(
+            chunk, start, end
+        )
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""

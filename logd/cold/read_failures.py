@@ -64,14 +64,17 @@ class ReadFailures:
     def add(
         self, generation: Generation, from_offset: int, to_offset: int, *, error: LogdError,
         now_s: float,
-    ) -> Failure:  # fmt: skip
-        """Remember that offsets could not be read; those that touch are one."""
+    ) -> bool:  # fmt: skip
+        """Remember that offsets could not be read; return if it is news. What touches is joined."""
         assert from_offset < to_offset
         several = self._by_encoding.setdefault(generation.encoding, [])
         until_s = now_s + FAILED_S
         made = Failure(generation, from_offset, to_offset, str(error), until_s)
+        is_news = True
         for other in tuple(several):
             if other.from_offset <= to_offset and from_offset <= other.to_offset:
+                is_inside = other.from_offset <= from_offset and to_offset <= other.to_offset
+                is_news = is_news and not (is_inside and other.reason == made.reason)
                 made.from_offset = min(made.from_offset, other.from_offset)
                 made.to_offset = max(made.to_offset, other.to_offset)
                 self._forget(other)
@@ -79,7 +82,7 @@ class ReadFailures:
             self._forget(next(iter(self._by_encoding.values()))[0])
         self._by_encoding.setdefault(generation.encoding, []).append(made)
         self._count += 1
-        return made
+        return is_news
 
     def was_read(self, encoding: str, from_offset: int, next_offset: int) -> None:
         """Take note that offsets can be read: what is left of a failure stays."""

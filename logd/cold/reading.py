@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUN_BYTES: Final = MIB
-"""The first run of a reader; twice and four times as much when it goes on."""
+"""The first run of a reader; twice as much when it goes on. Longer buffers cost more per byte."""
 
-RUN_DOUBLINGS: Final = 2
-AHEAD_RUNS: Final = 2
+RUN_DOUBLINGS: Final = 1
+AHEAD_RUNS: Final = 3
 AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * (RUN_BYTES << RUN_DOUBLINGS)
 READERS_MAX: Final = 4096
 """So many places are remembered at which readers stopped."""
@@ -82,12 +82,14 @@ class ColdBatches:
     Attributes:
         next_offset: where the reader goes on; the wanted offset where nothing fits.
         more: where more can be had that fits; None: not in this segment, or it does not fit.
+        has_zstd: some of them, or of those beside them, are compressed with zstd.
     """
 
     slices: tuple[Slice, ...]
     size: int
     next_offset: int
     more: ReleasedRange | None = None
+    has_zstd: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -171,6 +173,11 @@ class ColdReads:
     @on_damage.setter
     def on_damage(self, tell: OnDamage | None) -> None:
         self._reader.on_damage = tell
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being read."""
+        return bool(self._loads)
 
     @property
     def memory_bytes(self) -> int:
@@ -291,6 +298,7 @@ class ColdReads:
         now_s = trio.current_time()
         current: Run | None = run
         position = -1
+        has_zstd = False
         while current is not None:
             cut = current.batches.cut(
                 offset, max_bytes=max_bytes - size, below=below, min_one=min_one and not slices
@@ -306,6 +314,7 @@ class ColdReads:
             self._metrics.served(current)
             self._runs.use(current, now_s)
             slices += part
+            has_zstd = has_zstd or current.batches.has_zstd
             size, offset, position = size + cut.size, cut.next_offset, cut.end
             if cut.end != current.batches.end or size >= max_bytes or current.is_last:
                 break
@@ -315,7 +324,7 @@ class ColdReads:
             if fits:
                 return None
         more = _more(at, position, offset) if slices and size < max_bytes else None
-        return ColdBatches(tuple(slices), size, offset, more)
+        return ColdBatches(tuple(slices), size, offset, more, has_zstd)
 
     def _is_at_hand(self, part: Slice) -> bool:
         if not isinstance(part, FileSlice):
@@ -466,17 +475,19 @@ class ColdReads:
         to_offset = load.generation.next_offset
         if isinstance(error, UnreadableError):
             to_offset = error.to_offset
-        failure = self.failures.add(
-            load.generation, load.from_offset, max(to_offset, load.from_offset + 1),
+        to_offset = max(to_offset, load.from_offset + 1)
+        is_news = self.failures.add(
+            load.generation, load.from_offset, to_offset,
             error=error, now_s=trio.current_time(),
         )  # fmt: skip
-        self._events.error(
-            "cold read failed",
-            segment=str(load.generation.key),
-            from_offset=failure.from_offset,
-            to_offset=failure.to_offset,
-            reason=failure.reason,
-        )
+        if is_news:
+            self._events.error(
+                "cold read failed",
+                segment=str(load.generation.key),
+                from_offset=load.from_offset,
+                to_offset=to_offset,
+                reason=str(error),
+            )
 
     def _was_misled(self, load: _Load) -> bool:
         """Have an index distrusted that led to no batch; who waits asks the log again.

@@ -65,10 +65,12 @@ class SimNode(MemoryStore):
         self.is_live = True
         self.delay_s = 2.0
         self.calls: list[str] = []
+        self.before_call: Callable[[str], None] = lambda _: None
 
     async def answer(self, call: str) -> None:
         """Behave as told, before a call is carried out."""
         self.calls.append(call)
+        self.before_call(call)
         if self.mode == "dead":
             raise StoreUnavailableError(f"{self.node} does not answer")
         if self.mode == "hangs":
@@ -105,6 +107,30 @@ class SimNode(MemoryStore):
     async def quarantine(self, chunk: ChunkId) -> None:
         await self.answer("quarantine")
         await super().quarantine(chunk)
+
+
+class Crash(BaseException):
+    """The process ends here; no code under test can catch it by mistake."""
+
+
+class SteppedFiles(FastFiles):
+    """Counts the calls that change names."""
+
+    def __init__(self, step: Callable[[str], None]) -> None:
+        super().__init__()
+        self._step = step
+
+    def rename(self, source: str, target: str) -> None:
+        self._step(f"rename {os.path.basename(target)}")
+        super().rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self._step(f"unlink {os.path.basename(path)}")
+        super().unlink(path)
+
+    def create_or_truncate(self, path: str) -> Any:
+        self._step(f"create {os.path.basename(path)}")
+        return super().create_or_truncate(path)
 
 
 class SimUpload:
@@ -203,6 +229,9 @@ class ColdRig:
 
     Attributes:
         originals: the bytes of each sealed segment, by base offset.
+        steps: what was done so far that a crash may come before: transactions, calls to nodes,
+            changes of names.
+        stop_at: the step before which the process ends, from then on for whatever is tried.
     """
 
     def __init__(self, directory: str, *, names: str = "abcdef", seed: int = 1) -> None:
@@ -210,12 +239,15 @@ class ColdRig:
         self.rng = random.Random(seed)
         self.nodes = SimNodes([SimNode(name) for name in names])
         self.clock = SimClock()
-        self.files = FastFiles()
+        self.files = SteppedFiles(self.step)
+        self.steps: list[str] = []
+        self.stop_at: int | None = None
+        for node in self.nodes.by_name.values():
+            node.before_call = lambda call, node=node: self.step(f"{call} {node.node}")  # type: ignore[misc]  # mypy wants no default here.
         self.offload = InlineOffload()
         self.said = io.StringIO()
         self.events = EventLog(self.said, "text", self.clock)
         self.originals: dict[int, bytes] = {}
-        self.stop_at: str | None = None
         self.unlinked: list[str] = []
         self.forgotten: list[bytes] = []
         self.room_bytes = 2**40
@@ -252,12 +284,15 @@ class ColdRig:
         await self.open_tier()
 
     def open_catalog(self) -> None:
-        """Open the catalog as a start does; `stop_at` names where a transaction is cut short."""
-        self.catalog = SqliteCatalog.open(f"{self.directory}/catalog.sqlite", CLUSTER, self.observe)
+        """Open the catalog as a start does."""
+        self.catalog = SqliteCatalog.open(f"{self.directory}/catalog.sqlite", CLUSTER, self.step)
         self.catalog._database.connection.execute("PRAGMA synchronous = OFF")
 
-    def observe(self, event: str) -> None:
-        """Called at each step of a transaction."""
+    def step(self, name: str) -> None:
+        """Called before each step; raises Crash where the process ends, and ever after."""
+        if self.stop_at is not None and len(self.steps) >= self.stop_at:
+            raise Crash(name)
+        self.steps.append(name)
 
     async def open_tier(self) -> None:
         """Make the tier and the life of segments; nothing runs yet."""
@@ -378,6 +413,8 @@ class ColdRig:
         """Forget everything but what is on disk and on nodes; open it again."""
         self.stop_at = None
         settings = self.partition.settings
+        for node in self.nodes.by_name.values():
+            node.writing.clear()
         self.catalog.close()
         self.open_catalog()
         await self.open_tier()
