@@ -312,3 +312,16 @@ def test_chunk_ids_are_all_that_is_opened(path: str, disk: Disk) -> None:
     with pytest.raises(AssertionError):
         home.reader("../node.identity")  # type: ignore[arg-type]  # what must not happen
     assert isinstance(SAMPLE.ids[0], ChunkId)
+
+
+def test_syncs_on_the_way_bound_what_is_left(path: str, disk: Disk) -> None:
+    """Whoever shares the device asks for them: so much is unsynced behind a write, and no more."""
+    home = ChunkDirectory.open(disk, path)
+    home._home.sync_every_bytes = 20_000
+    synced: list[int] = []
+    write = home.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
+    disk.sync = lambda _: synced.append(write.written_bytes)  # type: ignore[method-assign]  # A spy.
+    for at in range(0, len(SAMPLE.files[0]), 7_000):
+        write.write([SAMPLE.files[0][at : at + 7_000]])
+    write.finish()
+    assert len(synced) == 1 + len(SAMPLE.files[0]) // 21_000
