@@ -57,6 +57,7 @@ from logd.broker.topic_names import OFFSETS_TOPIC
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
+from logd.broker.upkeep_status import upkeep_problems
 from logd.clock import Clock
 from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
@@ -353,10 +354,13 @@ class Server:
         self._coded = self._broker.coded = ColdSegments(
             self._cold, self._offload, self._life_services, topic_name=self._name_of_topic
         )
+        self._cold_reads.on_damage = self._coded.found
         self._broker.problem_sources.append(self._coded.problems)
+        self._broker.problem_sources.append(partial(upkeep_problems, self._coded, self._cold))
 
     def _life_services(self) -> LifeServices:
         from logd.cold.life import LifeServices
+        from logd.cold.upkeep import upkeep_services
 
         disk = self._disk
         return LifeServices(
@@ -372,6 +376,9 @@ class Server:
             reserve_bytes=disk.reserve_bytes,
             clock=self._clock,
             forget_topic=self._forget_topic,
+            upkeep=upkeep_services(
+                self._settings, self._directory, self._random, self._name_of_topic
+            ),
         )
 
     def _name_of_topic(self, topic_id: bytes) -> str | None:
