@@ -105,7 +105,7 @@ def _find_klauspost() -> tuple[Job, dict[str, Any]]:
     text = (GO_SOURCE / "go.mod").read_text(encoding="utf-8")
     version = next(line.split()[-1] for line in text.splitlines() if GO_LIBRARY in line)
     program = go_directory(GO_SOURCE, f"coding-{version}")
-    return _program(program), {"version": version, "settings": {"GOMAXPROCS": 1}}
+    return _program(program), {"version": version, "settings": "GOMAXPROCS=1"}
 
 
 def measure(session: Session, skipped: dict[str, str]) -> dict[str, dict[str, Any]]:

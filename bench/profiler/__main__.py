@@ -19,7 +19,7 @@ from typing import Final
 
 from bench.machine import conditions_of
 from bench.process import BenchError
-from bench.profiler.budget import Profile, module_stages, read_stacks, stages, table
+from bench.profiler.budget import Profile, compared, module_stages, read_stacks, stages, table
 from bench.profiler.flame import flame_graph
 from bench.profiler.samplers import (
     Load,
@@ -118,6 +118,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--dir", help="on the disk to be measured; default: here")
     parser.add_argument("--out", type=Path, default=Path("build/profile"))
+    parser.add_argument("--against", type=Path, help="an earlier budget.json, to compare with")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one window; a case has 5")
     chosen = parser.parse_args(arguments)
     unknown = set(chosen.case) - set(CASES)
@@ -155,6 +156,8 @@ def _run(cases: Sequence[str], chosen: argparse.Namespace) -> int:
         return 1
     for what, reason in skip.items():
         _say(f"SKIPPED {what}: {reason}")
+    if chosen.against is not None:
+        print(compared(found, json.loads(chosen.against.read_text(encoding="utf-8"))["cases"]))
     document = {"conditions": conditions, "skipped": skip, "cases": [asdict(one) for one in found]}
     (chosen.out / "budget.json").write_text(json.dumps(document, indent=1) + "\n")
     _say(f"flame graphs and budget.json are in {chosen.out}")

@@ -209,3 +209,27 @@ def table(found: Profile) -> str:
         us, share = sum(stage.us for stage in rest), sum(stage.share for stage in rest)
         lines.append(f"| {len(rest)} smaller ones | {figure(us)} | {share:.0%} |")
     return "\n".join(lines) + "\n"
+
+
+def compared(found: Sequence[Profile], before: Sequence[Mapping[str, object]]) -> str:
+    """Return how each case changed against an earlier budget.json, as a table in Markdown.
+
+    Instructions are nearly the same in every run, so a few percent of them are a change; of CPU
+    time, which other programs on the machine disturb, ten times as much may be noise.
+    """
+    earlier = {str(case["case"]): case for case in before}
+    lines = ["| case | instructions a request | CPU us a request |", "|---|---:|---:|"]
+    for one in found:
+        old = earlier.get(one.case)
+        if old is not None:
+            lines.append(
+                f"| {one.case} | {_moved(old['instructions'], one.instructions)} "
+                f"| {_moved(old['us_per_request'], one.us_per_request)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _moved(before: object, now: float | None) -> str:
+    if now is None or not isinstance(before, int | float) or not before:
+        return "not counted"
+    return f"{before:,.0f} to {now:,.0f}, {now / before - 1:+.1%}"

@@ -11,6 +11,7 @@ from bench.profiler.__main__ import CASES
 from bench.profiler.budget import (
     INTERPRETER,
     Profile,
+    compared,
     module_stages,
     perf_stages,
     read_stacks,
@@ -132,6 +133,18 @@ def test_a_flame_graph_is_as_wide_as_its_samples() -> None:
     assert bars["a"] == (0, WIDTH / 2)
     assert bars["b<c>"] == (0, pytest.approx(WIDTH * 3 / 8))
     assert bars["d"] == (WIDTH / 2, WIDTH / 2)
+
+
+def test_a_budget_is_compared_with_an_earlier_one() -> None:
+    """Instructions and CPU time of each case that both have; what was not counted says so."""
+    now = [Profile("a", "request", 1.0, 20.0, 1100.0, []), Profile("b", "x", 1.0, 5.0, None, []),
+           Profile("new", "x", 1.0, 5.0, None, [])]  # fmt: skip
+    before = [{"case": "a", "instructions": 1000.0, "us_per_request": 25.0},
+              {"case": "b", "instructions": 7.0, "us_per_request": 5.0}]  # fmt: skip
+    text = compared(now, before)
+    assert "| a | 1,000 to 1,100, +10.0% | 25 to 20, -20.0% |" in text
+    assert "| b | not counted | 5 to 5, +0.0% |" in text
+    assert "new" not in text
 
 
 def test_there_is_a_case_for_each_hot_path() -> None:
