@@ -131,6 +131,15 @@ def _coding() -> dict[str, Job]:
     }
 
 
+def _coding_peers() -> dict[str, Job]:
+    from bench.peers import coding_load
+
+    return {
+        "code-library": coding_load.code_library,
+        "code-program": coding_load.code_program,
+    }
+
+
 def _node() -> dict[str, Job]:
     from bench import node_load
 
@@ -144,8 +153,8 @@ def _node() -> dict[str, Job]:
 
 # Looked through in this order: what is asked for often and costs little to import comes first.
 GROUPS: Final = (
-    _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _cleaning, _node,
-    _coding,
+    _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _coding_peers,
+    _cleaning, _node, _coding,
 )  # fmt: skip
 
 
