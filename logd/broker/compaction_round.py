@@ -1,11 +1,13 @@
 """One round of compaction of one partition: planned, carried out by the cleaner, committed.
 
     facts ──plan──▶ order ──cleaner's process──▶ result ──Partition.exclusive──▶ part of the log
-    (thread)        (loop)  (seconds, minutes)           (thread; appends wait meanwhile)
+    (thread)        (loop)  (seconds, minutes)           (thread; appends wait meanwhile;
+                                                          some segments at a time)
 
 Nothing that a round writes counts before `Log.replace_segments`: cancelled, failed or overtaken by
-a deletion of records, what it wrote is removed, and the log is as it was. Where that call itself
-fails half-way, nothing is removed: the next start finishes it.
+a deletion of records, what it wrote is removed, and the log is as it was; or as the steps left it
+that were committed by then (`clean_steps`). Where that call itself fails half-way, nothing is
+removed: the next start finishes it.
 """
 
 from __future__ import annotations
@@ -29,11 +31,15 @@ from logd.storage.clean_order import (
     CleanOrder,
     CleanResult,
 )
+from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
 from logd.units import MIB, format_byte_count
 
 PROCESS_BYTES: Final = 128 * MIB
 """What a round's process may take beside its keys: the interpreter, and one batch at a time."""
+
+SEGMENTS_PER_COMMIT: Final = 32
+"""Segments that are replaced before appends have their turn, if no group has more."""
 
 SPARE_BYTES: Final = 64 * MIB
 """A round keeps so far off disk.reserve.bytes: below that, appends are refused."""
@@ -120,18 +126,29 @@ class Rounds:
                 plan, attempt=self._attempt, now_ms=now_ms, limits=self._limits(partition)
             )
             self._check_space(order, rules)
-            return await self._carry_out(partition, order, on_progress)
+            return await self._carry_out(partition, order, on_progress, facts.next_horizon_ms)
         raise RoundCutShortError(f"topic {partition.topic_name} was deleted")
 
     async def _carry_out(
-        self, partition: Partition, order: CleanOrder, on_progress: OnProgress
+        self,
+        partition: Partition,
+        order: CleanOrder,
+        on_progress: OnProgress,
+        known_horizon_ms: int | None,
     ) -> CleanResult:
         written_by_us = True
         try:
             result = await self._cleaner.clean(
                 order, memory_bytes=memory_bytes(self._config.settings), on_progress=on_progress
             )
-            await self._commit(partition, order, result)
+            steps = steps_of(
+                order,
+                result,
+                segments_max=SEGMENTS_PER_COMMIT,
+                known_horizon_ms=known_horizon_ms,
+            )
+            for step_order, step in steps:
+                await self._commit(partition, step_order, step)
             written_by_us = False
         except LogFailedError:
             written_by_us = False  # Half-way, perhaps: the next start needs them.
@@ -149,7 +166,7 @@ class Rounds:
         return result
 
     async def _commit(self, partition: Partition, order: CleanOrder, result: CleanResult) -> None:
-        """Put the result in its place, between two writes of the log."""
+        """Put a part of the result in its place, between two writes of the log."""
         services = self._services
         async with partition.exclusive():
             if partition.offline is not None:
