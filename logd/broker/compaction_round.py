@@ -149,6 +149,7 @@ class Rounds:
             )
             for step_order, step in steps:
                 await self._commit(partition, step_order, step)
+                await trio.lowlevel.checkpoint()  # Also for who waits to have the log to himself.
             written_by_us = False
         except LogFailedError:
             written_by_us = False  # Half-way, perhaps: the next start needs them.
