@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from cli.options import ADDRESS, KEY_VALUE, Address, Target, pass_target
+from cli.options import ADDRESS, KEY_VALUE, NODE_PLACE, Address, Target, pass_target
 
 if TYPE_CHECKING:
     from logd.config import ServerConfig
@@ -88,8 +88,7 @@ def settings_options(command: click.Command) -> click.Command:
 @click.option(
     "--node",
     "nodes",
-    type=KEY_VALUE,
-    metavar="NAME=DIR_OR_URL",
+    type=NODE_PLACE,
     multiple=True,
     help="A storage node: another disk's directory, or http://HOST:PORT; may be repeated.",
 )

@@ -275,8 +275,10 @@ class Rebuild:
             "catalog rebuilt", topics=len(topics.rows), generations=len(rebuilt.plan.generations),
             quarantine=len(rebuilt.plan.quarantine), old_catalog=rebuilt.aside,
         )  # fmt: skip
-        for name in topics.unsettled:
-            events.warning("settings of a topic are not known: all is kept", topic=name)
+        for row in topics.rows:
+            if row.name in topics.unsettled:
+                words = " ".join(f"{name}={value}" for name, value in row.overrides.items())
+                events.warning("settings of a topic are lost", topic=row.name, now=words)
         for line in topics.unclear:
             events.warning("directory left alone", reason=line)
 

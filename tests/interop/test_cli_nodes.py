@@ -243,4 +243,4 @@ def test_coded_segments_outlive_the_catalog(directory: str) -> None:
         wait_until(lambda: {
             name: (row["chunks"], row["bytes"]) for name, row in rows_by_name(logd).items()
         } == held)  # fmt: skip
-        assert logd.json("status")["problems"] == []
+        assert {p["kind"] for p in logd.json("status")["problems"]} <= {"no_spare_node"}
