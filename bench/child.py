@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings, cleaning, coding, group_load, node_load
-from bench.fetch_load import FetchLoad, drain, fetch
+from bench import bare_disk, ceilings, cleaning, coding, decoding, group_load, node_load
+from bench.fetch_load import FetchLoad, drain, fetch, fetch_places
 from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
 from bench.load import ProduceLoad, produce
 from bench.paced import PacedLoad, end_to_end
@@ -30,6 +30,11 @@ Job = Callable[[dict[str, Any]], "dict[str, Any] | None"]
 def _with_address(spec: dict[str, Any]) -> dict[str, Any]:
     host, port = spec["address"]
     return {**spec, "address": (host, port)}
+
+
+def _fetch_places(spec: dict[str, Any]) -> dict[str, Any]:
+    places = spec.pop("places")
+    return fetch_places(FetchLoad(**_with_address(spec)), places)
 
 
 def _raw_jobs(name: str, speech: Speech) -> dict[str, Job]:
@@ -48,6 +53,7 @@ def _raw_jobs(name: str, speech: Speech) -> dict[str, Job]:
 JOBS: Final[dict[str, Job]] = {
     "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
     "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
+    "fetch-places": _fetch_places,
     "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
     "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
     "produce-checked": lambda spec: produce_checked(ProduceLoad(**_with_address(spec))),
@@ -61,6 +67,7 @@ JOBS: Final[dict[str, Job]] = {
     "serve-answers": ceilings.serve_answers,
     "serve-append": ceilings.serve_append,
     "serve-send": ceilings.serve_send,
+    "serve-decoded": decoding.serve_decoded,
     "write-and-sync": bare_disk.write_and_sync,
     "write-only": bare_disk.write_only,
     "round-robin": bare_disk.round_robin,

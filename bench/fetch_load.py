@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from bench import protocol
 from bench.load import STALL_S, Stopwatch, connect
+from bench.measurement import percentile
+from bench.process import cpu_seconds
 
 BUFFER_BYTES: Final = 1024 * 1024
 START_BYTES: Final = 16 * 1024
@@ -108,6 +110,38 @@ def fetch(load: FetchLoad) -> dict[str, Any]:
         drive = _drive_one if load.connections == 1 else _drive_many
         size = drive(consumers, window)
     return {**window.result(), "bytes": size}
+
+
+def fetch_places(load: FetchLoad, places: Sequence[int]) -> dict[str, Any]:
+    """Ask for each place once, one after the other; return what came and what it cost."""
+    consumer = Consumer(load, 0)
+    sink = bytearray(BUFFER_BYTES)
+    latencies: list[tuple[float, int]] = []
+    size = 0
+    with consumer.socket:
+        client_cpu = time.process_time()
+        server_cpu = cpu_seconds(load.server_pid) if load.server_pid else 0.0
+        begin = time.perf_counter()
+        for place in places:
+            consumer.offset, consumer.head = place, None
+            asked = time.perf_counter()
+            while consumer.head is None or not consumer.head.records_bytes:
+                consumer.ask(asked)  # Again where it came too late for the answer.
+                while not consumer.receive(sink):
+                    if time.perf_counter() > asked + STALL_S:
+                        raise protocol.AnswerError(f"no answer within {STALL_S:g} s")
+            latencies.append((time.perf_counter() - asked, 1))
+            size += consumer.advance()
+        seconds = time.perf_counter() - begin
+    p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
+    assert p50 is not None
+    assert p99 is not None
+    return {
+        "requests": len(places), "seconds": seconds, "p50_us": p50 * 1e6, "p99_us": p99 * 1e6,
+        "client_cpu_s": time.process_time() - client_cpu,
+        "server_cpu_s": cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None,
+        "bytes": size,
+    }  # fmt: skip
 
 
 def _drive_one(consumers: Sequence[Consumer], window: Stopwatch) -> int:

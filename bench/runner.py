@@ -191,6 +191,12 @@ def as_core_share(window: Window) -> Window:
     return replace(window, value=window.server_cpu_s / window.seconds * 100)
 
 
+def as_p99(window: Window) -> Window:
+    """The latency that one in a hundred exceeds, in microseconds."""
+    assert window.p99_us is not None
+    return replace(window, value=window.p99_us)
+
+
 def as_p50(window: Window) -> Window:
     """The median latency, in microseconds."""
     assert window.p50_us is not None

@@ -36,6 +36,7 @@ from logd.events import EventLog
 from logd.metrics import Registry
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.values import ColdState, Generation
+from logd.record.compression import ZSTD
 from logd.storage.batch_run import BatchRun
 from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files
@@ -53,6 +54,7 @@ RUN_BYTES: Final = MIB
 RUN_DOUBLINGS: Final = 1
 AHEAD_RUNS: Final = 3
 AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * (RUN_BYTES << RUN_DOUBLINGS)
+ZSTD_BIT: Final = 1 << ZSTD
 READERS_MAX: Final = 4096
 """So many places are remembered at which readers stopped."""
 
@@ -82,12 +84,14 @@ class ColdBatches:
     Attributes:
         next_offset: where the reader goes on; the wanted offset where nothing fits.
         more: where more can be had that fits; None: not in this segment, or it does not fit.
+        has_zstd: there may be batches in zstd, perhaps made by us and not by a producer.
     """
 
     slices: tuple[Slice, ...]
     size: int
     next_offset: int
     more: ReleasedRange | None = None
+    has_zstd: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -292,7 +296,7 @@ class ColdReads:
     ) -> ColdBatches | None:
         """Cut what fits out of a run and those behind it; None: not without waiting for a disk."""
         slices: list[Slice] = []
-        size, offset = 0, at.wanted_offset
+        size, offset, codecs = 0, at.wanted_offset, 0
         now_s = trio.current_time()
         current: Run | None = run
         position = -1
@@ -311,6 +315,7 @@ class ColdReads:
             self._metrics.served(current)
             self._runs.use(current, now_s)
             slices += part
+            codecs |= current.batches.codecs
             size, offset, position = size + cut.size, cut.next_offset, cut.end
             if cut.end != current.batches.end or size >= max_bytes or current.is_last:
                 break
@@ -320,7 +325,7 @@ class ColdReads:
             if fits:
                 return None
         more = _more(at, position, offset) if slices and size < max_bytes else None
-        return ColdBatches(tuple(slices), size, offset, more)
+        return ColdBatches(tuple(slices), size, offset, more, bool(codecs & ZSTD_BIT))
 
     def _is_at_hand(self, part: Slice) -> bool:
         if not isinstance(part, FileSlice):

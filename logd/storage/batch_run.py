@@ -30,6 +30,7 @@ class BatchRun:
         start: where the first one begins.
         bases, next_offsets, ends: of each batch its base offset, the offset behind it, and the
             position behind it.
+        codecs: one bit for each codec that a batch has.
         needed_bytes: how many bytes from `start` on are needed to have the first batch whole (or
             its header), where there are fewer; 0 where there is a batch, or the source ends here.
     """
@@ -38,6 +39,7 @@ class BatchRun:
     bases: array[int]
     next_offsets: array[int]
     ends: array[int]
+    codecs: int = 0
     needed_bytes: int = 0
 
     @property
@@ -81,7 +83,7 @@ def scan_run(piece: SourcePiece) -> BatchRun:
     """
     start, size = piece.position, len(piece.data)
     bases, next_offsets, ends = array("q"), array("q"), array("q")
-    needed = 0 if piece.is_last else HEADER_BYTES
+    codecs, needed = 0, 0 if piece.is_last else HEADER_BYTES
     try:
         for at, header in piece.batches():
             if at + header.size > size:
@@ -91,7 +93,8 @@ def scan_run(piece: SourcePiece) -> BatchRun:
             bases.append(header.base_offset)
             next_offsets.append(header.next_offset)
             ends.append(start + at + header.size)
+            codecs |= 1 << header.codec
     except CorruptFileError:
         if not ends:
             raise
-    return BatchRun(start, bases, next_offsets, ends, 0 if ends else needed)
+    return BatchRun(start, bases, next_offsets, ends, codecs, 0 if ends else needed)
