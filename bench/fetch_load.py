@@ -123,13 +123,10 @@ def fetch_places(load: FetchLoad, places: Sequence[int]) -> dict[str, Any]:
         server_cpu = cpu_seconds(load.server_pid) if load.server_pid else 0.0
         begin = time.perf_counter()
         for place in places:
-            consumer.offset, consumer.head = place, None
+            consumer.offset = place
             asked = time.perf_counter()
-            while consumer.head is None or not consumer.head.records_bytes:
-                consumer.ask(asked)  # Again where it came too late for the answer.
-                while not consumer.receive(sink):
-                    if time.perf_counter() > asked + STALL_S:
-                        raise protocol.AnswerError(f"no answer within {STALL_S:g} s")
+            while not _has_records(consumer, sink, asked):
+                pass  # It came too late for the answer: the client asks again.
             latencies.append((time.perf_counter() - asked, 1))
             size += consumer.advance()
         seconds = time.perf_counter() - begin
@@ -142,6 +139,15 @@ def fetch_places(load: FetchLoad, places: Sequence[int]) -> dict[str, Any]:
         "server_cpu_s": cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None,
         "bytes": size,
     }  # fmt: skip
+
+
+def _has_records(consumer: Consumer, sink: bytearray, asked: float) -> bool:
+    """Ask once; return whether the answer has records in it."""
+    consumer.ask(asked)
+    while not consumer.receive(sink):
+        if time.perf_counter() > asked + STALL_S:
+            raise protocol.AnswerError(f"no answer within {STALL_S:g} s")
+    return consumer.head is not None and consumer.head.records_bytes > 0
 
 
 def _drive_one(consumers: Sequence[Consumer], window: Stopwatch) -> int:
