@@ -125,9 +125,8 @@ def make_segment(
     batches, positions, at = [], [], 0
     for index, size in enumerate(sizes):
         value = rng.randbytes(max(0, size - 200) // BATCH_RECORDS)
-        batch = bytearray(
-            encode_batch([(None, value, [], NOW_MS + index)] * BATCH_RECORDS, codec=codec)
-        )
+        records = [(None, value, [], NOW_MS + index)] * BATCH_RECORDS
+        batch = bytearray(encode_batch(records, codec=codec))
         batch[0:8] = (base_offset + index * BATCH_RECORDS).to_bytes(8, "big")
         batches.append(bytes(batch))
         positions.append(at)

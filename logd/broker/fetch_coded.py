@@ -19,9 +19,8 @@ from logd.storage.file_slice import FileSlice
 from logd.storage.released import ReleasedRange
 
 LATE: Final = -1
-
-FIRST_WITH_ZSTD: Final = 10
-"""A client that fetches by an older version cannot read zstd, which we may have made (KIP-110)."""
+FIRST_VERSION_WITH_ZSTD: Final = 10
+"""Whoever fetches with an older one may not know zstd, which cold.compression brings in unasked."""
 
 
 class CodedState:
@@ -102,7 +101,7 @@ class CodedLook:
 
         Raises:
             StorageError: the offset cannot be read.
-            UnsupportedCompressionTypeError: this client cannot read it.
+            UnsupportedCompressionTypeError: there is zstd, and the client's version has none.
         """
         coded = fetch.meet_coded()
         wanted = found
@@ -115,8 +114,10 @@ class CodedLook:
             if batches is None:
                 self._note_late(fetch, coded)
                 return None, LATE
-            if batches.has_zstd and fetch.version < FIRST_WITH_ZSTD:
-                raise UnsupportedCompressionTypeError("batches in zstd, and a client of before it")
+            if batches.has_zstd and fetch.version < FIRST_VERSION_WITH_ZSTD:
+                raise UnsupportedCompressionTypeError(
+                    f"zstd needs Fetch version {FIRST_VERSION_WITH_ZSTD}, this is {fetch.version}"
+                )
             if batches.size or batches.next_offset == wanted.wanted_offset:
                 coded.is_answered = True
                 if batches.more is not None and before + batches.size < fetch.min_bytes:

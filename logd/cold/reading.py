@@ -36,7 +36,6 @@ from logd.events import EventLog
 from logd.metrics import Registry
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.values import ColdState, Generation
-from logd.record.compression import ZSTD
 from logd.storage.batch_run import BatchRun
 from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files
@@ -54,7 +53,6 @@ RUN_BYTES: Final = MIB
 RUN_DOUBLINGS: Final = 1
 AHEAD_RUNS: Final = 3
 AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * (RUN_BYTES << RUN_DOUBLINGS)
-ZSTD_BIT: Final = 1 << ZSTD
 READERS_MAX: Final = 4096
 """So many places are remembered at which readers stopped."""
 
@@ -84,7 +82,7 @@ class ColdBatches:
     Attributes:
         next_offset: where the reader goes on; the wanted offset where nothing fits.
         more: where more can be had that fits; None: not in this segment, or it does not fit.
-        has_zstd: there may be batches in zstd, perhaps made by us and not by a producer.
+        has_zstd: some of them, or of those beside them, are compressed with zstd.
     """
 
     slices: tuple[Slice, ...]
@@ -296,10 +294,11 @@ class ColdReads:
     ) -> ColdBatches | None:
         """Cut what fits out of a run and those behind it; None: not without waiting for a disk."""
         slices: list[Slice] = []
-        size, offset, codecs = 0, at.wanted_offset, 0
+        size, offset = 0, at.wanted_offset
         now_s = trio.current_time()
         current: Run | None = run
         position = -1
+        has_zstd = False
         while current is not None:
             cut = current.batches.cut(
                 offset, max_bytes=max_bytes - size, below=below, min_one=min_one and not slices
@@ -315,7 +314,7 @@ class ColdReads:
             self._metrics.served(current)
             self._runs.use(current, now_s)
             slices += part
-            codecs |= current.batches.codecs
+            has_zstd = has_zstd or current.batches.has_zstd
             size, offset, position = size + cut.size, cut.next_offset, cut.end
             if cut.end != current.batches.end or size >= max_bytes or current.is_last:
                 break
@@ -325,7 +324,7 @@ class ColdReads:
             if fits:
                 return None
         more = _more(at, position, offset) if slices and size < max_bytes else None
-        return ColdBatches(tuple(slices), size, offset, more, bool(codecs & ZSTD_BIT))
+        return ColdBatches(tuple(slices), size, offset, more, has_zstd)
 
     def _is_at_hand(self, part: Slice) -> bool:
         if not isinstance(part, FileSlice):

@@ -17,6 +17,7 @@ from typing import Final
 
 from logd.errors import CorruptFileError
 from logd.record.batch import HEADER_BYTES
+from logd.record.compression import ZSTD
 from logd.storage.released import CutBatches, SourcePiece
 
 ENTRY_BYTES: Final = 24
@@ -30,17 +31,17 @@ class BatchRun:
         start: where the first one begins.
         bases, next_offsets, ends: of each batch its base offset, the offset behind it, and the
             position behind it.
-        codecs: one bit for each codec that a batch has.
         needed_bytes: how many bytes from `start` on are needed to have the first batch whole (or
             its header), where there are fewer; 0 where there is a batch, or the source ends here.
+        has_zstd: whether any of them is compressed with zstd, which old consumers cannot read.
     """
 
     start: int
     bases: array[int]
     next_offsets: array[int]
     ends: array[int]
-    codecs: int = 0
     needed_bytes: int = 0
+    has_zstd: bool = False
 
     @property
     def end(self) -> int:
@@ -83,7 +84,8 @@ def scan_run(piece: SourcePiece) -> BatchRun:
     """
     start, size = piece.position, len(piece.data)
     bases, next_offsets, ends = array("q"), array("q"), array("q")
-    codecs, needed = 0, 0 if piece.is_last else HEADER_BYTES
+    needed = 0 if piece.is_last else HEADER_BYTES
+    has_zstd = False
     try:
         for at, header in piece.batches():
             if at + header.size > size:
@@ -93,8 +95,8 @@ def scan_run(piece: SourcePiece) -> BatchRun:
             bases.append(header.base_offset)
             next_offsets.append(header.next_offset)
             ends.append(start + at + header.size)
-            codecs |= 1 << header.codec
+            has_zstd = has_zstd or header.codec == ZSTD
     except CorruptFileError:
         if not ends:
             raise
-    return BatchRun(start, bases, next_offsets, ends, codecs, 0 if ends else needed)
+    return BatchRun(start, bases, next_offsets, ends, 0 if ends else needed, has_zstd)

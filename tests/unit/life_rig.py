@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -243,7 +244,7 @@ class ColdRig:
         self.steps: list[str] = []
         self.stop_at: int | None = None
         for node in self.nodes.by_name.values():
-            node.before_call = lambda call, node=node: self.step(f"{call} {node.node}")  # type: ignore[misc]  # mypy wants no default here.
+            node.before_call = partial(self._step_of, node.node)
         self.offload = InlineOffload()
         self.said = io.StringIO()
         self.events = EventLog(self.said, "text", self.clock)
@@ -287,6 +288,9 @@ class ColdRig:
         """Open the catalog as a start does."""
         self.catalog = SqliteCatalog.open(f"{self.directory}/catalog.sqlite", CLUSTER, self.step)
         self.catalog._database.connection.execute("PRAGMA synchronous = OFF")
+
+    def _step_of(self, node: str, call: str) -> None:
+        self.step(f"{call} {node}")
 
     def step(self, name: str) -> None:
         """Called before each step; raises Crash where the process ends, and ever after."""
