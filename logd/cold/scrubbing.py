@@ -408,7 +408,7 @@ class Scrubber:
                 "scrub found a bad chunk", node=place.name, chunk=manifest.chunk_id(index).name,
                 reason=str(damage),
             )  # fmt: skip
-        return file_bytes(manifest)[index]
+        return int(file_bytes(manifest)[index])
 
     async def _read_chunk(
         self, place: _Place, manifest: Manifest, index: int, size: int
