@@ -9,7 +9,7 @@ import click
 
 from cli.admin import get, post
 from cli.compact import Interrupted
-from cli.errors import EXIT_DATA_AT_RISK, Refused, Unreachable
+from cli.errors import DataAtRisk, Refused, Unreachable
 from cli.options import Address, Target, common_options, pass_target
 from cli.render import counted, escape, print_json, progress
 from logd.units import format_byte_count
@@ -58,7 +58,8 @@ def verify(target: Target, topic: str, partition: int | None) -> None:
     else:
         _print(job)
     if job["findings"]:
-        raise click.exceptions.Exit(EXIT_DATA_AT_RISK)
+        count = len(job["findings"]) + job["findings_not_listed"]
+        raise DataAtRisk(f"{escape(topic)}: {counted(count, 'finding')}; `logd status` has margins")
 
 
 def _watch(address: Address, job: dict[str, Any]) -> dict[str, Any]:

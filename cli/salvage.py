@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.errors import EXIT_DATA_AT_RISK
+from cli.errors import DataAtRisk
 from cli.options import Target, common_options, pass_target
 from cli.render import Cell, counted, escape, print_json, print_table, progress
 from logd.units import format_byte_count
@@ -88,7 +88,7 @@ def salvage(target: Target, out: str, sources: tuple[str, ...], cluster: str | N
     else:
         _print(report)
     if not report.is_complete:
-        raise click.exceptions.Exit(EXIT_DATA_AT_RISK)
+        raise DataAtRisk(f"not all could be recovered; what could is in {out}")
 
 
 class _two_phases:  # noqa: N801  # A context manager, used like a function.
@@ -178,10 +178,10 @@ def _print(report: SalvageReport) -> None:
         ("not readable", "red", report.found.unreadable),
     ):
         for each in troubles[:LINES_MAX]:
-            click.secho(escape(f"{label}: {each.path}: {each.reason}"), fg=color, err=True)
+            click.secho(escape(f"{label}: {each.path}: {each.reason}"), fg=color)
         if len(troubles) > LINES_MAX:
             more = f"and {len(troubles) - LINES_MAX} places more ({label}); --json has them all"
-            click.echo(more, err=True)
+            click.echo(more)
     if report.partitions:
         headers = ("topic", "partition", "offsets", "segments", "bytes", "missing", "directory")
         print_table(headers, [_row(each) for each in report.partitions])

@@ -144,35 +144,38 @@ def append_library(stage: Stage) -> None:
     stage.say("   Python's standard library: a record a line, the file's name as key, acks=all.")
     sources = standard_library()
     half = len(sources) // 2
+    killed: list[str] = []  # Said behind the bar, not into it.
     with progress("appending", len(sources)) as show:
 
         def each(sent: Sent) -> None:
             show(sent.files)
             if sent.files == half:
-                _kill_and_restart(stage, sent)
+                killed.extend(_kill_and_restart(stage, sent))
 
         started = time.monotonic()
         sent = append(stage.kafka.settings(), TOPIC, sources, each=each)
     tour.append_seconds = time.monotonic() - started
     tour.files, tour.records, tour.bytes = sent.files, sent.records, sent.payload_bytes
     stage.digests = sent.digests
+    for line in killed:
+        stage.say(line)
     stage.say(
         f"   {sent.files} files, {sent.records} records, {megabytes(sent.payload_bytes)}, all "
         f"acknowledged in {tour.append_seconds:.1f} s."
     )
 
 
-def _kill_and_restart(stage: Stage, sent: Sent) -> None:
+def _kill_and_restart(stage: Stage, sent: Sent) -> list[str]:
+    """Kill the server and start it again; return what there is to say."""
     tour = stage.tour
     stage.server.kill()
     tour.acknowledged_at_kill = sent.acknowledged
-    waiting = sent.records - sent.acknowledged
-    stage.say(
-        f"   kill -9 in the middle, with {sent.acknowledged} records acknowledged and {waiting} "
-        "on their way."
-    )
     tour.restart_seconds = stage.server.start()
-    stage.say(f"   Back after {tour.restart_seconds:.2f} s on the same port; the client goes on.")
+    known, waiting = sent.acknowledged, sent.records - sent.acknowledged
+    return [
+        f"   kill -9 in the middle: {known} records were acknowledged, {waiting} on their way.",
+        f"   Back after {tour.restart_seconds:.2f} s on the same port; the client went on.",
+    ]
 
 
 def encode(stage: Stage) -> None:
@@ -235,7 +238,7 @@ def lose_nodes(stage: Stage) -> None:
     stage.tour.margins_left = status["segments_by_margin"]
     took = time.monotonic() - started
     stage.say(f"   `logd status` says so after {took:.1f} s: {left} nodes live of {len(NODES)};")
-    stage.say("   no segment may lose another chunk now, and none has lost a byte.")
+    stage.say("   the coded segments have used up their spare chunks, and have not lost a byte.")
 
 
 def read_all(stage: Stage) -> None:

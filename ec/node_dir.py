@@ -90,6 +90,9 @@ class NodeDirectory:
         path, chunks, quarantine: the directory and its two parts.
         identity: as read when it was opened, or noted since.
         reserve_bytes: free space that writing a chunk must leave.
+        sync_every_bytes: a chunk that is written is synced so often on the way; None: at its end.
+            Whoever shares the device with others that wait for syncs sets it: they would otherwise
+            wait for all of the chunk.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class NodeDirectory:
         self.quarantine = os.path.join(path, QUARANTINE)
         self.identity = identity
         self.reserve_bytes = reserve_bytes
+        self.sync_every_bytes: int | None = None
         self._device = files.device(path)
         self._lock = lock
         self._failed: str | None = None

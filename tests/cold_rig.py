@@ -118,13 +118,15 @@ def make_segment(
     number: int = 1,
     state: ColdState = ColdState.RELEASED,
     seed: int = 1,
+    codec: int = 0,
 ) -> Segment:
     """Code a segment of batches of about these sizes, ten records each."""
     rng = random.Random(seed)
     batches, positions, at = [], [], 0
     for index, size in enumerate(sizes):
         value = rng.randbytes(max(0, size - 200) // BATCH_RECORDS)
-        batch = bytearray(encode_batch([(None, value, [], NOW_MS + index)] * BATCH_RECORDS))
+        records = [(None, value, [], NOW_MS + index)] * BATCH_RECORDS
+        batch = bytearray(encode_batch(records, codec=codec))
         batch[0:8] = (base_offset + index * BATCH_RECORDS).to_bytes(8, "big")
         batches.append(bytes(batch))
         positions.append(at)

@@ -14,11 +14,13 @@ from logd.broker.partition import Partition
 from logd.broker.reply import MixedSlices
 from logd.broker.timers import Timers
 from logd.cold.reading import ColdReads
-from logd.errors import LogdError
+from logd.errors import LogdError, UnsupportedCompressionTypeError
 from logd.storage.file_slice import FileSlice
 from logd.storage.released import ReleasedRange
 
 LATE: Final = -1
+FIRST_VERSION_WITH_ZSTD: Final = 10
+"""Whoever fetches with an older one may not know zstd, which cold.compression brings in unasked."""
 
 
 class CodedState:
@@ -51,6 +53,7 @@ class LateFetch(Protocol):
     """What is needed of a fetch."""
 
     min_bytes: int
+    version: int
 
     def meet_coded(self) -> CodedState:
         """Return what it knows of coded segments."""
@@ -98,6 +101,7 @@ class CodedLook:
 
         Raises:
             StorageError: the offset cannot be read.
+            UnsupportedCompressionTypeError: there is zstd, and the client's version has none.
         """
         coded = fetch.meet_coded()
         wanted = found
@@ -110,6 +114,10 @@ class CodedLook:
             if batches is None:
                 self._note_late(fetch, coded)
                 return None, LATE
+            if batches.has_zstd and fetch.version < FIRST_VERSION_WITH_ZSTD:
+                raise UnsupportedCompressionTypeError(
+                    f"zstd needs Fetch version {FIRST_VERSION_WITH_ZSTD}, this is {fetch.version}"
+                )
             if batches.size or batches.next_offset == wanted.wanted_offset:
                 coded.is_answered = True
                 if batches.more is not None and before + batches.size < fetch.min_bytes:

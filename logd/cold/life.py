@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
@@ -16,7 +17,7 @@ from logd.cold.encoding import Encoder
 from logd.cold.figures import ColdFigures, ColdView
 from logd.cold.inventory import Inventory
 from logd.cold.jobs import ColdJobs
-from logd.cold.life_metrics import LifeMetrics
+from logd.cold.life_metrics import LifeMetrics, register_life_gauges
 from logd.cold.partition_view import Partitions
 from logd.cold.recompressing import Recompression
 from logd.cold.releasing import Releaser
@@ -30,6 +31,9 @@ from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
 from logd.policy.cold.values import Generation
+
+FIGURES_S: Final = 0.1
+"""One answer to `logd status`, and one scrape, ask for them several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,12 @@ class ColdLife:
             metrics=self.metrics,
         )
         self.thawer = Thawer(
-            tier, self.findings, offload=offload, room_bytes=services.room_bytes, events=events
+            tier,
+            self.findings,
+            offload=offload,
+            room_bytes=services.room_bytes,
+            events=events,
+            metrics=self.metrics,
         )
         self.removal = Removal(
             tier,
@@ -120,6 +129,13 @@ class ColdLife:
         self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
         self.verifier = Verifier(tier, self.findings, events)
         self.view = ColdView(tier, self.findings)
+        self._figures: tuple[float, ColdFigures] | None = None
+        register_life_gauges(
+            services.metrics,
+            self.figures,
+            running=lambda: len(self.encoder.running),
+            to_remove=lambda: self.removal.waiting,
+        )
         self.upkeep = self._make_upkeep()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -164,17 +180,25 @@ class ColdLife:
         await self._ended.wait()
 
     def _changed(self, _partitions: Collection[tuple[bytes, int]]) -> None:
+        self._figures = None
         self.tiering.wake()
         self.removal.wake()
 
     def _node_changed(self, _name: str) -> None:
+        self._figures = None
         self.tiering.node_changed()
         self.removal.wake()
 
     # --- for people -------------------------------------------------------------------------------
 
     def figures(self) -> ColdFigures:
-        """Return the sums over all coded segments."""
+        """Return the counts over all coded segments, at most `FIGURES_S` old."""
+        now_s = trio.current_time()
+        if self._figures is None or now_s - self._figures[0] > FIGURES_S:
+            self._figures = now_s, self._count()
+        return self._figures[1]
+
+    def _count(self) -> ColdFigures:
         hot = {(each.topic_id, each.index): each for each in self._services.partitions()}
 
         def is_hot(generation: Generation) -> bool:

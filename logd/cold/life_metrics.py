@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
 from logd.metrics import Registry
+
+_Samples = Iterator[tuple[dict[str, str], int | float]]
 
 
 class LifeMetrics:
@@ -25,3 +30,48 @@ class LifeMetrics:
         self.chunks_quarantined = registry.counter(
             "logd_cold_chunks_quarantined_total", "Chunks put aside because nothing explains them."
         )
+
+
+class Figures(Protocol):
+    """What gauges show of all coded segments; `cold.figures.ColdFigures` is it."""
+
+    @property
+    def by_state(self) -> Mapping[str, int]:
+        """How many generations are in which state."""
+        ...
+
+    def margins(self) -> dict[str, int]:
+        """Return how many segments have which margin."""
+        ...
+
+
+def register_life_gauges(
+    registry: Registry,
+    figures: Callable[[], Figures],
+    *,
+    running: Callable[[], int],
+    to_remove: Callable[[], int],
+) -> None:
+    """Register what is worked out at each scrape."""
+
+    def states() -> _Samples:
+        for state, count in sorted(figures().by_state.items()):
+            yield {"state": state}, count
+
+    def margins() -> _Samples:
+        for margin, count in figures().margins().items():
+            yield {"margin": margin}, count
+
+    registry.family(
+        "logd_cold_segments", "Encodings of segments, by the state they are in.", "gauge", states
+    )
+    registry.family(
+        "logd_cold_segments_by_margin",
+        "Coded segments, by how many more nodes may go.",
+        "gauge",
+        margins,
+    )
+    registry.gauge("logd_cold_encodings_running", "Segments that are being coded.", running)
+    registry.gauge(
+        "logd_cold_chunks_to_remove", "Chunks that nodes have still to remove.", to_remove
+    )

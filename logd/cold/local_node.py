@@ -12,6 +12,7 @@ identity file is read again: what is mounted now may be another disk.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
@@ -32,6 +33,10 @@ from ec.store.http_client import patience
 from ec.store.local import LocalStore, LocalUpload
 from ec.store.protocol import Health
 from logd.cold.gate import AskingGate, Gate, LooseGate
+from logd.units import MIB
+
+SYNC_EVERY_BYTES: Final = MIB
+"""The disk may be the logs' too: so much is to be written before an append's sync has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ class LocalNode:
             self._files, self._path, cluster_id=expected.cluster_id, node=expected.node,
             node_id=expected.node_id, reserve_bytes=0,
         )  # fmt: skip
+        home.sync_every_bytes = SYNC_EVERY_BYTES
         home.reserve_bytes = reserve_of(home.space().total_bytes, self._reserve_bytes)
         self._directory = ChunkDirectory(home)
         return self._directory

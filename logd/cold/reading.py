@@ -82,12 +82,14 @@ class ColdBatches:
     Attributes:
         next_offset: where the reader goes on; the wanted offset where nothing fits.
         more: where more can be had that fits; None: not in this segment, or it does not fit.
+        has_zstd: some of them, or of those beside them, are compressed with zstd.
     """
 
     slices: tuple[Slice, ...]
     size: int
     next_offset: int
     more: ReleasedRange | None = None
+    has_zstd: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -296,6 +298,7 @@ class ColdReads:
         now_s = trio.current_time()
         current: Run | None = run
         position = -1
+        has_zstd = False
         while current is not None:
             cut = current.batches.cut(
                 offset, max_bytes=max_bytes - size, below=below, min_one=min_one and not slices
@@ -311,6 +314,7 @@ class ColdReads:
             self._metrics.served(current)
             self._runs.use(current, now_s)
             slices += part
+            has_zstd = has_zstd or current.batches.has_zstd
             size, offset, position = size + cut.size, cut.next_offset, cut.end
             if cut.end != current.batches.end or size >= max_bytes or current.is_last:
                 break
@@ -320,7 +324,7 @@ class ColdReads:
             if fits:
                 return None
         more = _more(at, position, offset) if slices and size < max_bytes else None
-        return ColdBatches(tuple(slices), size, offset, more)
+        return ColdBatches(tuple(slices), size, offset, more, has_zstd)
 
     def _is_at_hand(self, part: Slice) -> bool:
         if not isinstance(part, FileSlice):

@@ -181,11 +181,14 @@ def _of_one_cluster(found: SearchResult, cluster: str | None) -> list[ChunkFile]
     """Return the chunks of one cluster.
 
     Raises:
-        DataDirectoryError: there are several, and nobody said which.
+        DataDirectoryError: there are several, and nobody said which; or none of the one that was.
     """
     clusters: dict[str, list[ChunkFile]] = {}
     for each in found.chunks:
         clusters.setdefault(each.manifest.cluster_id, []).append(each)
+    if cluster is not None and clusters and cluster not in clusters:
+        names = ", ".join(sorted(clusters))
+        raise DataDirectoryError(f"no chunk is of cluster {cluster}; there are some of {names}")
     if cluster is not None:
         return clusters.get(cluster, [])
     if len(clusters) > 1:

@@ -27,6 +27,7 @@ from ec.geometry import BLOCK_BYTES
 from ec.manifest import Manifest
 from ec.read import SegmentReader
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
+from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
 from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, busy
 from logd.cold.tier import ColdTier
@@ -59,12 +60,14 @@ class Thawer:
         offload: Offload,
         room_bytes: Callable[[], int],
         events: EventLog,
+        metrics: LifeMetrics,
     ) -> None:
         self._tier = tier
         self._findings = findings
         self._offload = offload
         self._room_bytes = room_bytes
         self._events = events
+        self._metrics = metrics
 
     async def thaw(
         self, partition: ColdPartition, generation: Generation, on_bytes: Callable[[int], None]
@@ -89,6 +92,7 @@ class Thawer:
             await self._tier.thaw(generation.encoding, copy)
         finally:
             self._tier.leases.give_back(lease)
+        self._metrics.thawed.add()
         self._events.info(
             "segment thawed",
             topic=partition.topic_name,

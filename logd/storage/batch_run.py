@@ -17,6 +17,7 @@ from typing import Final
 
 from logd.errors import CorruptFileError
 from logd.record.batch import HEADER_BYTES
+from logd.record.compression import ZSTD
 from logd.storage.released import CutBatches, SourcePiece
 
 ENTRY_BYTES: Final = 24
@@ -32,6 +33,7 @@ class BatchRun:
             position behind it.
         needed_bytes: how many bytes from `start` on are needed to have the first batch whole (or
             its header), where there are fewer; 0 where there is a batch, or the source ends here.
+        has_zstd: whether any of them is compressed with zstd, which old consumers cannot read.
     """
 
     start: int
@@ -39,6 +41,7 @@ class BatchRun:
     next_offsets: array[int]
     ends: array[int]
     needed_bytes: int = 0
+    has_zstd: bool = False
 
     @property
     def end(self) -> int:
@@ -82,6 +85,7 @@ def scan_run(piece: SourcePiece) -> BatchRun:
     start, size = piece.position, len(piece.data)
     bases, next_offsets, ends = array("q"), array("q"), array("q")
     needed = 0 if piece.is_last else HEADER_BYTES
+    has_zstd = False
     try:
         for at, header in piece.batches():
             if at + header.size > size:
@@ -91,7 +95,8 @@ def scan_run(piece: SourcePiece) -> BatchRun:
             bases.append(header.base_offset)
             next_offsets.append(header.next_offset)
             ends.append(start + at + header.size)
+            has_zstd = has_zstd or header.codec == ZSTD
     except CorruptFileError:
         if not ends:
             raise
-    return BatchRun(start, bases, next_offsets, ends, 0 if ends else needed)
+    return BatchRun(start, bases, next_offsets, ends, 0 if ends else needed, has_zstd)

@@ -57,7 +57,7 @@ class PartialSegment:
         boundaries: positions at which a batch begins, rising.
         base_offset, next_offset: all offsets lie between.
         wanted: (first, next) offset of what is asked for, in order; batches that lie in none are
-            left out, those that lie across an end too.
+            left out, those that lie across an end too. No run crosses from one to the next.
     """
 
     file: OpenFile
@@ -101,6 +101,7 @@ def _walk(
         Where that is, and the offset behind the last batch.
     """
     run: Run | None = None
+    held: tuple[int, int] | None = None
     end = span[0]
     # CorruptFileError: no batch, or one that ends behind what is known.
     with contextlib.suppress(CorruptFileError):
@@ -109,17 +110,28 @@ def _walk(
             if not crc_ok or base < low_offset or following > segment.next_offset:
                 break
             low_offset, end = following, position + header.size
-            is_wanted = any(first <= base and following <= last for first, last in segment.wanted)
-            if is_wanted and run is not None:
-                run = Run(run.start, end, run.first_offset, following, run.batches + 1)
-            elif is_wanted:
-                run = Run(position, end, base, following, 1)
-            elif run is not None:
+            wanted = _holder(segment.wanted, base, following)
+            if run is not None and wanted != held:
                 runs.append(run)
                 run = None
+            held = wanted
+            if run is not None:
+                run = Run(run.start, end, run.first_offset, following, run.batches + 1)
+            elif wanted is not None:
+                run = Run(position, end, base, following, 1)
     if run is not None:
         runs.append(run)
     return end, low_offset
+
+
+def _holder(
+    wanted: Sequence[tuple[int, int]], first_offset: int, next_offset: int
+) -> tuple[int, int] | None:
+    """Return the wanted range that a batch lies in, if it does wholly."""
+    assert first_offset <= next_offset
+    return next(
+        (each for each in wanted if each[0] <= first_offset and next_offset <= each[1]), None
+    )
 
 
 def write_run(

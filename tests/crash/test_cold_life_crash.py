@@ -65,7 +65,7 @@ async def test_no_step_loses_a_byte(
         rig = await crashed(str(tmp_path_factory.mktemp("stopped")), stop_at)
         try:
             await look_again(rig)
-        except BaseException:
+        except BaseException:  # Whatever it was, it must be known where.
             print(f"stopped before step {stop_at}, behind {rig.steps[-3:]}")
             raise
         finally:

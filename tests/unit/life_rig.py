@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -243,7 +244,7 @@ class ColdRig:
         self.steps: list[str] = []
         self.stop_at: int | None = None
         for node in self.nodes.by_name.values():
-            node.before_call = lambda call, node=node: self.step(f"{call} {node.node}")  # type: ignore[misc]  # mypy wants no default here.
+            node.before_call = partial(self._step_of, node.node)
         self.offload = InlineOffload()
         self.said = io.StringIO()
         self.events = EventLog(self.said, "text", self.clock)
@@ -287,6 +288,9 @@ class ColdRig:
         """Open the catalog as a start does."""
         self.catalog = SqliteCatalog.open(f"{self.directory}/catalog.sqlite", CLUSTER, self.step)
         self.catalog._database.connection.execute("PRAGMA synchronous = OFF")
+
+    def _step_of(self, node: str, call: str) -> None:
+        self.step(f"{call} {node}")
 
     def step(self, name: str) -> None:
         """Called before each step; raises Crash where the process ends, and ever after."""
@@ -349,6 +353,10 @@ class ColdRig:
         while len(self.log.segment_list.items) < before + segments:
             values = [self.rng.randbytes(700) for _ in range(4)]
             append(self.log, batch_of(values, timestamp_ms=START_MS + self.log.end_offset))
+        self.note_originals()
+
+    def note_originals(self) -> None:
+        """Note the bytes of segments that were sealed since."""
         for segment in self.log.segment_list.items[:-1]:
             if segment.base_offset not in self.originals:
                 with open(segment.paths.log, "rb") as file:
@@ -398,9 +406,8 @@ class ColdRig:
 
     async def check_readable(self) -> None:
         """Every sealed segment is there, hot or cold, byte for byte."""
-        hot = self.hot()
         for base in self.bases:
-            if base in hot:
+            if base in self.hot():
                 assert self.hot_bytes(base) == self.originals[base]
                 continue
             generation = self.live(base)
@@ -424,3 +431,4 @@ class ColdRig:
             released=self.tier.released(TOPIC_ID, 0),
         )  # fmt: skip
         self.partition = SimPartition(log, settings)
+        self.note_originals()  # The process may have died in the middle of a roll.

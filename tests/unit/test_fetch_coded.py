@@ -137,8 +137,9 @@ class Owner:
 class Rig:
     """A handler over two partitions: one of two coded segments and hot data, one that is hot."""
 
-    def __init__(self, path: Path) -> None:
-        first = make_segment([20_000] * 30)
+    def __init__(self, path: Path, *, codec: int = 0, version: int = VERSION) -> None:
+        self.version = version
+        first = make_segment([20_000] * 30, codec=codec)
         second = make_segment([90_000] * 40, base_offset=first.next_offset, seed=4)
         self.segments = (first, second)
         self.tier = FakeTier(self.segments)
@@ -207,8 +208,9 @@ class Rig:
                 )
             ] if wanted else [],
         )  # fmt: skip
-        frame = bytearray(request_header(FETCH, VERSION, 5, "c") + encode_request(request, VERSION))
-        return self.handler.handle(self.owner, frame, 0, len(frame), VERSION, 5)
+        version = self.version
+        frame = bytearray(request_header(FETCH, version, 5, "c") + encode_request(request, version))
+        return self.handler.handle(self.owner, frame, 0, len(frame), version, 5)
 
     async def answer(self, reply: Reply) -> dict[int, PartitionData]:
         """Wait for an answer; return it by partition."""
@@ -220,8 +222,8 @@ class Rig:
     def decoded(self, reply: Reply) -> dict[int, PartitionData]:
         assert reply.data is not None
         data = b"".join(map(self._bytes, reply.data))
-        _, at = decode_response_header(data, 4, len(data), FETCH, VERSION)
-        response = decode_response(data, VERSION, at, len(data))
+        _, at = decode_response_header(data, 4, len(data), FETCH, self.version)
+        response = decode_response(data, self.version, at, len(data))
         assert response.error_code == 0
         return {
             part.partition_index: part for topic in response.responses for part in topic.partitions
@@ -456,3 +458,22 @@ async def test_where_a_segment_has_nothing_left_the_next_one_is_read(rig: Rig) -
     async with rig.running():
         part = (await rig.answer(rig.ask((CODED, wanted))))[CODED]
         assert records(part) == second.source
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [(9, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE), (10, ErrorCode.NONE)]
+)
+async def test_zstd_goes_to_nobody_who_may_not_know_it(
+    tmp_path: Path, version: int, code: int, autojump_clock: MockClock
+) -> None:
+    """What cold.compression made is refused below Fetch 10; the hot partition beside it is not."""
+    rig = Rig(tmp_path, codec=4, version=version)
+    async with rig.running():
+        start = rig.segments[0].generation.key.base_offset
+        found = await rig.answer(rig.ask((CODED, start)))
+        assert found[CODED].error_code == code
+        assert bool(found[CODED].records) == (not code)
+        if code:
+            plain = await rig.answer(rig.ask((HOT, 0)))
+            assert plain[HOT].error_code == 0
+            assert plain[HOT].records

@@ -20,9 +20,11 @@ from ec.profile import Profile
 from logd.cold.salvage import SalvageReport, directory_names, salvage
 from logd.errors import DataDirectoryError, DiskFullError
 from logd.policy.cold.salvage import NO_CHUNK, Offsets, subtract
+from logd.record.records import encode_batch
 from logd.storage.adoption import check_adoptable
 from logd.storage.files import Buffer, Files, OpenFile
 from logd.storage.log_walk import Damage, walk_log
+from logd.storage.salvaged_log import PartialSegment, find_runs
 from tests.coded_logs import CodedLog, code_log, put_chunk, put_chunks
 from tests.crash.lying_disk import FastFiles
 from tests.ec_samples import BATCH_RECORDS
@@ -237,6 +239,22 @@ def test_a_hole_between_segments_is_named(directory: str) -> None:
     (missing,) = report.partitions[0].missing
     assert (missing.offsets, missing.reason) == (Offsets(30, 900), NO_CHUNK)
     assert sorted(batches_of(f"{directory}/out/sample-3")) == [0, 10, 20, 900, 910, 920]
+
+
+def test_runs_end_where_what_is_wanted_ends(directory: str) -> None:
+    """Also where no batch lies between two wanted ranges: compaction may have left the gap."""
+    batches = [encode_batch([(None, b"v", (), 1)] * 10, base_offset=at) for at in (0, 10, 200)]
+    data = b"".join(map(bytes, batches))
+    Path(directory, "raw").write_bytes(data)
+    files = Files()
+    segment = PartialSegment(
+        file=files.open_read(f"{directory}/raw"), ranges=[(0, len(data))], boundaries=[0],
+        base_offset=0, next_offset=300, wanted=[(0, 20), (150, 300)],
+    )  # fmt: skip
+    runs = find_runs(files, segment)
+    assert [(each.first_offset, each.next_offset, each.batches) for each in runs] == [
+        (0, 20, 2), (200, 210, 1),
+    ]  # fmt: skip
 
 
 # --- Hostile input --------------------------------------------------------------------------------
