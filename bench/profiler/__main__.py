@@ -93,8 +93,8 @@ def profile(case: str, load: Load, *, seconds: float, out: Path, skip: dict[str,
     rate = window.requests / window.seconds
     graph = flame_graph(
         read_stacks(running), title=case,
-        sub=f"{rate:,.0f} {load.unit}s a second, {us:.1f} us of CPU each; stacks of threads that "
-        "run, system calls included; waiting is left out",
+sub=f"{rate:,.0f} {load.unit}s a second, {us:.1f} us of CPU each; by the clock: system calls and "
+        "the time while another program had the processor are in it, waiting for work is not",
     )  # fmt: skip
     (out / f"{case}.svg").write_text(graph, encoding="utf-8")
     modules = module_stages(read_stacks(holding))
