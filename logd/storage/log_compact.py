@@ -334,8 +334,8 @@ def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment])
     for segment, written in zip(made, new, strict=True):
         segment.size = written.log_bytes
     between = sorted((*made, *kept), key=lambda item: item.base_offset)
-    before, behind = segments.items[:first], segments.items[end:]
-    for segment, following in pairwise((*before[-1:], *between, behind[0])):
+    spliced = segments.spliced(first, end, between)
+    for segment, following in pairwise(spliced.items[max(first - 1, 0) : first + len(between) + 1]):
         segment.end_bound = following.base_offset
     for segment in old:
         assert segment.size != SIZE_UNKNOWN
@@ -343,4 +343,4 @@ def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment])
     with state.list_lock:
         state.sealed_bytes += sum(segment.log_bytes for segment in new)
         state.sealed_bytes -= sum(segment.size for segment in old)
-        state.segment_list = SegmentList((*before, *between, *behind))
+        state.segment_list = spliced

@@ -14,6 +14,7 @@ from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
 from logd.storage.cleaner import JOINED_MAX
 from logd.storage.log import Log
+from logd.storage.segment import Segment, SegmentList
 from tests.unit.compaction_rig import (
     COMPACTED,
     RULES,
@@ -145,3 +146,18 @@ def test_no_group_holds_appends_up_for_long(directory: str) -> None:
     assert before > len(log.segment_list.items)
     assert log.segment_list.bases[0] == 0
     assert [row.offset for row in rows_in(log)] == [count - 1]
+
+
+def test_segment_lists_change_in_places(directory: str) -> None:
+    """Counted from an offset, cut at the begin, spliced in the middle: as if made anew."""
+    items = tiny(directory, *[b"k"] * 6).segment_list.items
+    whole = SegmentList(items)
+    for offset in range(items[-1].base_offset + 3):
+        expected = sum(item.end_bound <= offset for item in items)
+        assert whole.count_below(offset) == expected
+    between = [Segment(directory, items[2].base_offset), Segment(directory, items[3].base_offset)]
+    for first, end, some in ((2, 5, between), (2, 3, between[:1]), (1, 5, []), (0, 2, [])):
+        spliced = whole.spliced(first, end, some)
+        again = SegmentList((*items[:first], *some, *items[end:]))
+        assert (spliced.items, spliced.bases) == (again.items, again.bases)
+    assert whole.without_first(2).bases == SegmentList(items[2:]).bases
