@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import trio
 
-from bench.measurement import percentile
+from bench.bare_disk import answer_of, repeat
 from ec import geometry
 from ec.chunk_dir import ChunkDirectory
 from ec.codec import Codec
@@ -84,14 +84,7 @@ def bare_code(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _repeated(once: Callable[[], None], size: int, seconds: float) -> dict[str, Any]:
     once()  # Pages, tables and caches are there.
-    latencies = []
-    used = time.process_time()
-    begin = now = time.perf_counter()
-    while now < begin + seconds:
-        once()
-        before, now = now, time.perf_counter()
-        latencies.append((now - before, 1))
-    return _answer(latencies, now - begin, size, time.process_time() - used)
+    return repeat(once, size, seconds)
 
 
 # --- Onto disks -----------------------------------------------------------------------------------
@@ -152,7 +145,7 @@ def encode_files(spec: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(directory / f"node-{index}")
     stored = sum(entry.payload_bytes for entry in manifest.chunks)
     return {
-        **_answer([(elapsed, 1)], elapsed, spec["bytes"], used),
+        **answer_of([(elapsed, 1)], elapsed, spec["bytes"], used),
         "grown_mib": round(grown / 2**20, 1),
         "stored_ratio": round(stored / max(1, spec["bytes"]), 4),
     }
@@ -178,7 +171,7 @@ def bare_encode(spec: dict[str, Any]) -> dict[str, Any]:
     elapsed, used = time.perf_counter() - begin, time.process_time() - used
     for path in paths:
         path.unlink()
-    return _answer([(elapsed, 1)], elapsed, spec["bytes"], used)
+    return answer_of([(elapsed, 1)], elapsed, spec["bytes"], used)
 
 
 def _copy_part(source: Path, path: Path, position: int | None, length: int) -> None:
@@ -203,18 +196,3 @@ def _copy_part(source: Path, path: Path, position: int | None, length: int) -> N
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _answer(
-    latencies: list[tuple[float, int]], seconds: float, size: int, cpu_s: float
-) -> dict[str, Any]:
-    p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
-    return {
-        "requests": len(latencies),
-        "seconds": seconds,
-        "bytes": len(latencies) * size,
-        "p50_us": None if p50 is None else p50 * 1e6,
-        "p99_us": None if p99 is None else p99 * 1e6,
-        "client_cpu_s": cpu_s,
-        "server_cpu_s": None,
-    }

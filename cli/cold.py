@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
+from cli.cold_outlook import durability, simulate
 from cli.cold_verify import verify
 from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable
 from cli.options import Address, Target, common_options, pass_target
@@ -82,6 +83,8 @@ def thaw(target: Target, topic: str, partition: int | None, no_wait: bool) -> No
     _finish(target, job, no_wait=no_wait, verb="thawing", fields=_THAWED)
 
 
+cold.add_command(durability)
+cold.add_command(simulate)
 cold.add_command(verify)
 
 

@@ -26,8 +26,10 @@ from cli.group import group
 from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
+from cli.repair import repair
 from cli.retain import retain
 from cli.salvage import salvage
+from cli.scrub import scrub
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -73,6 +75,8 @@ for _command in (
     segments,
     retain,
     compact,
+    repair,
+    scrub,
     cold,
     status,
     node,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from cli.options import ADDRESS, KEY_VALUE, Address, Target, pass_target
+from cli.options import ADDRESS, KEY_VALUE, NODE_PLACE, Address, Target, pass_target
 
 if TYPE_CHECKING:
     from logd.config import ServerConfig
@@ -88,8 +88,7 @@ def settings_options(command: click.Command) -> click.Command:
 @click.option(
     "--node",
     "nodes",
-    type=KEY_VALUE,
-    metavar="NAME=DIR_OR_URL",
+    type=NODE_PLACE,
     multiple=True,
     help="A storage node: another disk's directory, or http://HOST:PORT; may be repeated.",
 )
@@ -102,7 +101,13 @@ def settings_options(command: click.Command) -> click.Command:
 @click.option(
     "--rebuild-catalog",
     is_flag=True,
-    help="First make the catalog again, from the directories here and the chunks on every --node.",
+    help="First make the catalog again, from the directories here and the chunks on all nodes.",
+)
+@click.option(
+    "--rebuild-without",
+    metavar="NAME",
+    multiple=True,
+    help="A node that is given up in --rebuild-catalog; may be repeated.",
 )
 @click.option("--insecure", is_flag=True, help="Allow addresses that other machines can reach.")
 @pass_target
@@ -116,6 +121,7 @@ def serve(
     nodes: Sequence[tuple[str, str]],
     token_file: str | None,
     rebuild_catalog: bool,
+    rebuild_without: tuple[str, ...],
     insecure: bool,
     config_file: str | None,
     settings: Sequence[tuple[str, str]],
@@ -129,15 +135,17 @@ def serve(
     A --node that the server does not know becomes one of its storage nodes for good: its directory
     is made when absent, and must be empty or this node's already.
 
-    --rebuild-catalog is for a catalog that was lost, damaged, or put back from an old copy. Name
-    every storage node: what is incomplete without the others is put aside on those that are named.
-    The old catalog stays under another name.
+    --rebuild-catalog is for a catalog that was lost, damaged, or put back from an old copy. All
+    storage nodes are read, those that an old catalog knows and each --node; what is incomplete
+    without the others is put aside. The old catalog stays under another name.
 
     \b
     Example:
       logd serve --data /srv/logd --set retention.ms=7d
       logd serve --data /srv/logd --node a=/mnt/disk1/logd --node b=http://10.0.0.7:9701
     """
+    if rebuild_without and not rebuild_catalog:
+        raise click.UsageError("--rebuild-without is for --rebuild-catalog")
     options = {
         "log.dirs": data,
         "listeners": _written(listen),
@@ -155,11 +163,6 @@ def serve(
     from logd.server import ServeOptions, run
 
     in_force = config.settings
-    token = None
-    if in_force.node_token_file:
-        from cli.token_file import read_token
-
-        token = read_token(in_force.node_token_file)
     serve_options = ServeOptions(
         data=in_force.log_dirs,
         listen=split_address(in_force.listeners),
@@ -169,10 +172,20 @@ def serve(
         else None,
         config=config,
         log_format="json" if in_force.log_format == "json" else "text",
-        node_token=token,
+        node_token=_token(in_force.node_token_file),
         rebuild_catalog=rebuild_catalog,
+        rebuild_without=rebuild_without,
     )
     raise click.exceptions.Exit(run(serve_options, on_ready=_say_ready))
+
+
+def _token(path: str) -> str | None:
+    """Return the token in a file; None where no file is named."""
+    if not path:
+        return None
+    from cli.token_file import read_token
+
+    return read_token(path)
 
 
 def _node_words(nodes: Sequence[tuple[str, str]]) -> str | None:

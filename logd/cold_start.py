@@ -5,7 +5,7 @@ Before logs are opened, because they have to know which of their .log files are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from logd.broker.offsets_log import settings_to_keep_all
@@ -36,8 +36,13 @@ async def open_catalog(offload: Offload, files: Files, directory: DataDirectory)
     return await offload.run("catalog", open_now)
 
 
-async def rebuild_catalog(services: NodeServices, clock: Clock, directory: DataDirectory) -> None:
-    """Make the catalog again, from the nodes of the settings and the directories here.
+async def rebuild_catalog(
+    services: NodeServices, clock: Clock, directory: DataDirectory, *, without: Collection[str]
+) -> None:
+    """Make the catalog again, from the nodes and the directories here.
+
+    Args:
+        without: nodes that are given up.
 
     Raises:
         As `Rebuild.run`.
@@ -51,7 +56,7 @@ async def rebuild_catalog(services: NodeServices, clock: Clock, directory: DataD
         topics_path=directory.topics_path,
         unknown_settings=partial(settings_to_keep_all, services.settings),
     )
-    await rebuild.run(services.settings.nodes)
+    await rebuild.run(services.settings.nodes, without=without)
 
 
 async def open_cold_tier(

@@ -57,6 +57,7 @@ from logd.broker.topic_names import OFFSETS_TOPIC
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
+from logd.broker.upkeep_status import upkeep_problems
 from logd.clock import Clock
 from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
@@ -71,6 +72,7 @@ from logd.net.idle import close_idle
 from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
+from logd.policy.cold.coverage import uncoded_before
 from logd.process_limits import connection_limits, raise_descriptor_limit
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
@@ -102,7 +104,8 @@ class ServeOptions:
     Attributes:
         listen, admin: host and port; port 0 takes a free one.
         advertise: what clients are told to connect to; None: where the Kafka port listens.
-        rebuild_catalog: make the catalog again, from the nodes that the settings name, first.
+        rebuild_catalog: make the catalog again, from nodes and directories, first.
+        rebuild_without: nodes that are given up in that.
         node_token: what storage nodes that are servers are asked with; None: none.
     """
 
@@ -114,6 +117,7 @@ class ServeOptions:
     log_format: Literal["text", "json"] = "text"
     node_token: str | None = None
     rebuild_catalog: bool = False
+    rebuild_without: tuple[str, ...] = ()
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
@@ -181,7 +185,8 @@ class Server:
         self._offload = offload
         directory, clock, node_services = self._directory, self._clock, self._node_services(offload)
         if self._options.rebuild_catalog:
-            await rebuild_catalog(node_services, clock, directory)
+            without = self._options.rebuild_without
+            await rebuild_catalog(node_services, clock, directory, without=without)
         self._catalog = catalog = await open_catalog(offload, self._files, directory)
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)
@@ -349,10 +354,13 @@ class Server:
         self._coded = self._broker.coded = ColdSegments(
             self._cold, self._offload, self._life_services, topic_name=self._name_of_topic
         )
+        self._cold_reads.on_damage = self._coded.found
         self._broker.problem_sources.append(self._coded.problems)
+        self._broker.problem_sources.append(partial(upkeep_problems, self._coded, self._cold))
 
     def _life_services(self) -> LifeServices:
         from logd.cold.life import LifeServices
+        from logd.cold.upkeep import upkeep_services
 
         disk = self._disk
         return LifeServices(
@@ -368,6 +376,9 @@ class Server:
             reserve_bytes=disk.reserve_bytes,
             clock=self._clock,
             forget_topic=self._forget_topic,
+            upkeep=upkeep_services(
+                self._settings, self._directory, self._random, self._name_of_topic
+            ),
         )
 
     def _name_of_topic(self, topic_id: bytes) -> str | None:
@@ -422,7 +433,8 @@ class Server:
 
     def _compaction_bound(self, partition: Partition) -> int:
         if partition.topic_name != OFFSETS_TOPIC:
-            return partition.high_watermark
+            coded = self._cold.generations(partition.topic_id, partition.index)
+            return min(partition.high_watermark, uncoded_before(coded))
         return min(partition.high_watermark, self._offsets_log.compaction_bound(partition.index))
 
     async def _prepare_compaction(self, partition: Partition) -> None:

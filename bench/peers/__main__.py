@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from bench.machine import machine_of
 from bench.peers import kafka, kafka_rows, raw_rows, raw_servers
 from bench.peers.contest import Session
 from bench.peers.kafka_rows import ACKS_1, ACKS_ALL
 from bench.peers.ours import Logd
 from bench.peers.packages import UnavailableError
 from bench.peers.page import page
-from bench.peers.results import Results, machine_of, read, today, write
+from bench.peers.results import Results, read, today, write
 from bench.process import BenchError
 from bench.protocol import AnswerError
 from bench.runner import GIB, Options, open_run

@@ -9,7 +9,7 @@ from bench.load import append_batches, make_batch
 from bench.measurement import Measurement
 from bench.process import Server
 from bench.runner import Run, as_megabytes, as_p50, memory_row
-from bench.suites.append import bare_append
+from bench.suites.bare import bare_append
 from bench.suites.shapes import KIB, MIB, connections_name, size_name
 
 FETCH_LOG_BYTES: Final = 512 * MIB

@@ -139,6 +139,11 @@ class ColdSegments:
         assert self.life is not None
         return self.life
 
+    def found(self, encoding: str, index: int, node: str, error: Exception) -> None:
+        """Take note of a chunk that a read found damaged or missing."""
+        if self.life is not None and self.life.upkeep is not None:
+            self.life.upkeep.found(encoding, index, node, error)
+
     # --- what there is to tell --------------------------------------------------------------------
 
     def margins(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from logd.broker.context import Broker
 from logd.broker.node_status import node_counts
 from logd.broker.problems import Problem
 from logd.broker.topic import Topic
+from logd.broker.upkeep_status import upkeep_status
 from logd.errors import UnknownTopicOrPartitionError
 from logd.storage.log import Log
 
@@ -45,16 +46,7 @@ def status(broker: Broker) -> dict[str, Any]:
         "disk_reserve_bytes": broker.disk.reserve_bytes,
         "nodes": node_counts(broker.cold),
         "segments_by_margin": broker.coded.margins(),
-        "repair": {"queued": 0, "running": 0, "eta_s": None},
-        "scrub": {
-            "state": "idle",
-            "cycle_s": broker.config.settings.scrub_cycle_ms // 1000,
-            "progress": 0.0,
-            "eta_s": None,
-            "verified_bytes": 0,
-            "findings": [],
-            "oldest_unverified_s": None,
-        },
+        **upkeep_status(broker.coded, cycle_ms=broker.config.settings.scrub_cycle_ms),
         "problem_count": len(problems),
         "problems": [_as_document(problem) for problem in problems[:PROBLEMS_MAX]],
     }

@@ -41,6 +41,7 @@ from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
 from logd.cold.recompressing import Recompression
 from logd.cold.segment_errors import (
+    AlreadyCodedError,
     ColdFailedError,
     ColdRefusedError,
     NodesRefusedError,
@@ -130,7 +131,8 @@ class Encoder:
         """Code a sealed segment; return its generation, COMMITTED.
 
         Raises:
-            SegmentBusyError: somebody else works on it. ColdRefusedError: it cannot be coded.
+            SegmentBusyError: somebody else works on it. AlreadyCodedError: it is coded.
+            ColdRefusedError: it cannot be.
             NodesRefusedError: the nodes cannot take it; the message shows the arithmetic.
             ColdFailedError: given up. StorageError: the catalog or the log could not be used.
         """
@@ -140,6 +142,9 @@ class Encoder:
             if lease is None:
                 raise busy(self._tier.leases, key)
             try:
+                # Somebody may have coded it while this one waited for its slot.
+                if self._tier.coverage(*_place(key)).find(base_offset) is not None:
+                    raise AlreadyCodedError(f"{key}: it is coded already")
                 return await self._encode_leased(partition, key)
             finally:
                 self._tier.leases.give_back(lease)
@@ -382,6 +387,10 @@ def _in_time(key: SegmentKey, size_bytes: int) -> Iterator[None]:
         yield
     if scope.cancelled_caught:
         raise ColdFailedError(f"{key}: given up after {patience_s:.0f} s: a node hangs")
+
+
+def _place(key: SegmentKey) -> tuple[bytes, int]:
+    return key.topic_id, key.partition
 
 
 def _described(

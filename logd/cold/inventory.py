@@ -12,6 +12,7 @@ gives it that place.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +56,7 @@ class Inventory:
     Attributes:
         quarantined: the latest that were put aside since the start.
         quarantined_count: how many there were since the start.
+        is_needed: whether a chunk without a place is left for repair to find.
     """
 
     def __init__(self, tier: ColdTier, events: EventLog, *, metrics: LifeMetrics) -> None:
@@ -64,6 +66,7 @@ class Inventory:
         self._due_s: dict[str, float] = {}
         self.quarantined: OrderedDict[tuple[str, str], Quarantined] = OrderedDict()
         self.quarantined_count = 0
+        self.is_needed: Callable[[ChunkId], bool] = lambda _chunk: False
 
     async def run(self) -> None:
         """Look nodes through as they become live, until cancelled."""
@@ -110,7 +113,7 @@ class Inventory:
             chunk.index,
             node,
         )
-        if name.key in self._tier.leases:
+        if name.key in self._tier.leases or self.is_needed(chunk):
             return False
         record = self._tier.generation(chunk.encoding)
         judgement = judge_chunk(name, {} if record is None else {chunk.encoding: record})

@@ -21,6 +21,7 @@ import trio
 from logd.cold.encoding import ENCODES_AT_ONCE, Encoder
 from logd.cold.partition_view import ColdPartition
 from logd.cold.segment_errors import (
+    AlreadyCodedError,
     ColdFailedError,
     ColdRefusedError,
     NodesRefusedError,
@@ -291,7 +292,7 @@ class ColdJobs:
             elif why is None:
                 try:
                     generation = await self._encoder.encode(item.partition, item.key.base_offset)
-                except SegmentBusyError:
+                except (SegmentBusyError, AlreadyCodedError):
                     continue  # Somebody was faster: the next look says who.
                 except ColdFailedError:
                     failures += 1

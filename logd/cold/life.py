@@ -25,6 +25,7 @@ from logd.cold.removal import Removal
 from logd.cold.thawing import Thawer
 from logd.cold.tier import ColdTier
 from logd.cold.tiering import Tiering, has_hot_file
+from logd.cold.upkeep import Upkeep, UpkeepServices
 from logd.cold.verifying import Verifier
 from logd.events import EventLog
 from logd.metrics import Registry
@@ -46,6 +47,7 @@ class LifeServices:
         room_bytes: returns how much may be written to the data directory.
         reserve_bytes: space on its device that is kept free.
         forget_topic: called when nothing coded is left of a topic that may be deleted.
+        upkeep: what repair and scrub take besides; None: neither runs.
     """
 
     partitions: Partitions
@@ -60,6 +62,7 @@ class LifeServices:
     reserve_bytes: int = 0
     clock: Clock = field(default_factory=Clock)
     forget_topic: Callable[[bytes], Awaitable[None]]
+    upkeep: UpkeepServices | None = None
 
 
 class ColdLife:
@@ -133,10 +136,25 @@ class ColdLife:
             running=lambda: len(self.encoder.running),
             to_remove=lambda: self.removal.waiting,
         )
+        self.upkeep = self._make_upkeep()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         tier.on_change.append(self._changed)
         tier.nodes.on_change.append(self._node_changed)
+
+    def _make_upkeep(self) -> Upkeep | None:
+        """Make what looks after coded segments."""
+        services = self._services
+        if services.upkeep is None:
+            return None
+        upkeep = Upkeep(
+            self._tier, self.findings, services.upkeep, partitions=services.partitions,
+            offload=services.offload, events=services.events, metrics=services.metrics,
+            now_ms=services.now_ms, give_up_hot=self.releaser.give_up_hot,
+        )  # fmt: skip
+        # What a repair that was cut short left on its target is found there, not put aside.
+        self.inventory.is_needed = upkeep.is_needed
+        return upkeep
 
     async def run(self) -> None:
         """Work until cancelled, or stopped."""
@@ -148,6 +166,8 @@ class ColdLife:
                     nursery.start_soon(self.removal.run)
                     nursery.start_soon(self.inventory.run)
                     nursery.start_soon(self.tiering.run)
+                    if self.upkeep is not None:
+                        nursery.start_soon(self.upkeep.run)
         finally:
             self._ended.set()
 

@@ -20,7 +20,7 @@ from ec.node_identity import NodeIdentity
 from logd.cold.node_access import Access, check_name, refusal, written_place
 from logd.errors import NodeRefusedError
 from logd.policy.cold.removal import stale_catalog_refusal
-from logd.policy.cold.values import StorageNode
+from logd.policy.cold.values import NodeState, StorageNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,47 @@ async def identify(
         name=wanted.name, place=wanted.place, identity=identity.node_id,
         rack=wanted.rack or told_rack,
     )  # fmt: skip
+
+
+async def take_over(
+    access: Access,
+    old: StorageNode,
+    place: str,
+    known: Mapping[str, StorageNode],
+    *,
+    sequence: int,
+    new_id: str,
+) -> StorageNode:
+    """Make an empty place into a node that takes another's name; return its record.
+
+    A place that was made into it by an attempt that was cut short is taken as it is.
+
+    Raises:
+        NodeRefusedError: the place is not empty, or another node's. Nothing was changed.
+    """
+    place = written_place(place)
+    for node in known.values():
+        if node.place == place and node.name != old.name:
+            raise NodeRefusedError(f"{place} is the place of node {node.name}")
+    try:
+        found = await access.find_identity(place)
+        identity = None if found is None else found[0]
+        if identity is not None and identity.node_id == old.identity:
+            raise NodeRefusedError(
+                f"{place} is node {old.name} itself, not an empty place; drain it, or take its "
+                "disk away first"
+            )
+        if identity is None:
+            made = NodeIdentity(access.cluster_id, old.name, new_id, sequence)
+            identity = await access.initialise(place, made)
+    except (EcError, OSError) as error:
+        raise NodeRefusedError(
+            f"{place} cannot take the place of node {old.name}: {refusal(error)}"
+        ) from error
+    _check_new(access, identity, Wanted(old.name, place, old.rack), sequence)
+    if _of_identity(access, identity, known) is not None:
+        raise NodeRefusedError(f"{place} is another node's already")
+    return replace(old, place=place, identity=identity.node_id, state=NodeState.ACTIVE)
 
 
 def _of_identity(

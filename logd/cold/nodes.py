@@ -69,6 +69,10 @@ class NodeRecords(Protocol):
         """As `ColdCatalog.change_node`."""
         ...
 
+    async def replace_node(self, node: StorageNode) -> None:
+        """As `ColdCatalog.replace_node`."""
+        ...
+
     async def remove_node(self, name: str) -> None:
         """As `ColdCatalog.remove_node`."""
         ...
@@ -311,6 +315,45 @@ class StorageNodes:
             node=record.name, place=record.place, rack=record.rack, state=record.state.value,
         )  # fmt: skip
         self._changed(record.name)
+
+    async def replace(self, name: str, place: str | None = None) -> StorageNode:
+        """Let an empty place take a node's place and name; return its record.
+
+        Its chunks keep their places on record, and are missing there: repair makes them again. The
+        disk that was the node is a stranger from then on.
+
+        Args:
+            place: None: where the node was.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            NodeRefusedError: the place is not empty, or another node's. Nothing was changed.
+        """
+        access = await self._ready()
+        from logd.cold.node_identify import take_over
+
+        async with self._changing:
+            if self.stale is not None:
+                raise NodeRefusedError(self.stale)
+            old = self._find(name)
+            record = await take_over(
+                access,
+                old.record,
+                place or old.record.place,
+                {each.record.name: each.record for each in self._nodes.values()},
+                sequence=self._records.sequence,
+                new_id=self._services.random.randbytes(16).hex(),
+            )
+            with trio.CancelScope(shield=True):
+                await self._records.replace_node(record)
+                old.close()
+                watch = self._nodes[name] = self._begin(record, access)
+                await self._probe(watch, FIRST_PROBE_S)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._probe_for_ever, watch)
+        self._services.events.info("storage node replaced", node=name, place=record.place)
+        self._changed(name)
+        return record
 
     async def remove(self, name: str) -> None:
         """Forget a node that holds nothing; its directory stays as it is.

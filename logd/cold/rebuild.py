@@ -1,7 +1,7 @@
 """`logd serve --rebuild-catalog`: the catalog made again, from nodes and directories.
 
-    look       who each of the given places is; one that does not answer ends the rebuild, because
-               what it holds would be put aside elsewhere as incomplete
+    look       who each node is, those that the old catalog knows too; one that does not answer ends
+               the rebuild, because what it holds would be put aside elsewhere as incomplete
     list       every chunk of every node; its manifest read, and all its bytes verified there
     plan       which generations come back, and what goes to quarantine (`policy.cold.rebuild`)
     write      a new catalog beside the old one, put in its place when it is whole
@@ -14,7 +14,7 @@ in place, nothing has changed; after that, a rebuild again gives the same.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -22,7 +22,14 @@ import trio
 
 from ec.chunk_dir import LIST_MAX
 from ec.chunk_id import ChunkId
-from ec.errors import ChunkDamagedError, ChunkMissingError, ChunkVersionError, EcError
+from ec.errors import (
+    ChunkDamagedError,
+    ChunkMissingError,
+    ChunkVersionError,
+    EcError,
+    NodeIdentityError,
+    NodeNotMountedError,
+)
 from ec.manifest import Manifest, encode_manifest
 from ec.store.protocol import Store
 from logd.clock import Clock
@@ -93,11 +100,13 @@ class Rebuild:
         self._unknown_settings = unknown_settings
         self._manifests: dict[bytes, ManifestFacts] = {}
 
-    async def run(self, words: Sequence[str]) -> Rebuilt:
+    async def run(self, words: Sequence[str], *, without: Collection[str] = ()) -> Rebuilt:
         """Make the catalog again; when this returns it is in place, and durable.
 
         Args:
-            words: NAME=DIR_OR_URL of every node.
+            words: NAME=DIR_OR_URL of the nodes. Those that the old catalog knows are read where it
+                says, as far as it can be read and they are not among these.
+            without: names of nodes that are given up.
 
         Raises:
             NodeRefusedError: a place is no node of this cluster, or does not answer.
@@ -106,9 +115,10 @@ class Rebuild:
                 changed.
         """
         access = await open_access(self._services, fence=lambda: None)
+        old = await self._services.offload.run("disk", self._begin)
         places: list[_Place] = []
         try:
-            for word in words:
+            for word in self._all_nodes(words, old, without):
                 place = await self._look(access, word)
                 places.append(place)
             _check_different(places)
@@ -118,13 +128,34 @@ class Rebuild:
             for place in places:
                 if place.trouble is not None:
                     raise place.trouble
-            rebuilt = await self._services.offload.run("disk", self._write, places)
+            rebuilt = await self._services.offload.run("disk", self._write, places, old)
             self._report(rebuilt)
             await self._put_aside(rebuilt.plan, places)
         finally:
             for place in places:
                 place.close()
         return rebuilt
+
+    def _begin(self) -> OldCatalog:
+        files, path = self._services.files, self._data_path
+        with contextlib.suppress(DataDirectoryError):  # What is not whole is made anew.
+            catalog_rebuild.resume(files, path)
+        scratch = catalog_rebuild.begin(files, path)
+        cluster_id = self._services.cluster_id
+        return catalog_rebuild.read_old(files, path, cluster_id=cluster_id, scratch=scratch)
+
+    def _all_nodes(
+        self, words: Sequence[str], old: OldCatalog, without: Collection[str]
+    ) -> list[str]:
+        """Return NAME=DIR_OR_URL of all nodes that are to be read."""
+        if old.trouble:
+            self._services.events.warning("old catalog cannot be read", reason=old.trouble)
+        named = {word.partition("=")[0] for word in words}
+        known = [f"{node.name}={node.place}" for node in old.nodes if node.name not in named]
+        unknown = set(without) - named - {node.name for node in old.nodes}
+        if unknown:
+            raise NodeRefusedError(f"there is no node {', '.join(sorted(unknown))} to go without")
+        return [word for word in (*words, *known) if word.partition("=")[0] not in without]
 
     async def _look(self, access: Access, word: str) -> _Place:
         """Return the node at a place."""
@@ -134,10 +165,10 @@ class Rebuild:
         try:
             found = await access.find_identity(place)
             if found is None:
-                raise NodeRefusedError(f"{place} is no node: no identity is there")
+                raise NodeNotMountedError(f"{place} is no node: no identity is there")
             identity, rack = found
             if (identity.cluster_id, identity.node) != (self._services.cluster_id, name):
-                raise NodeRefusedError(
+                raise NodeIdentityError(
                     f"{place} is node {identity.node} of cluster {identity.cluster_id}, not {name} "
                     "of this one"
                 )
@@ -146,8 +177,8 @@ class Rebuild:
             await store.health()
         except (EcError, OSError) as error:
             raise NodeRefusedError(
-                f"node {name} cannot be read: {error}; leave it out to go on without its chunks: "
-                "what is incomplete then is put aside on the other nodes"
+                f"node {name} cannot be read: {error}; --rebuild-without {name} gives its chunks "
+                "up, and what is incomplete then is put aside on the other nodes"
             ) from error
         return _Place(node, access.guard(store), identity.catalog_sequence, store.close)
 
@@ -209,15 +240,9 @@ class Rebuild:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def _write(self, places: Sequence[_Place]) -> Rebuilt:
+    def _write(self, places: Sequence[_Place], old: OldCatalog) -> Rebuilt:
         """Plan, and put the new catalog in place. In a thread."""
         files, cluster_id = self._services.files, self._services.cluster_id
-        with contextlib.suppress(DataDirectoryError):  # What is not whole is made anew.
-            catalog_rebuild.resume(files, self._data_path)
-        scratch = catalog_rebuild.begin(files, self._data_path)
-        old = catalog_rebuild.read_old(
-            files, self._data_path, cluster_id=cluster_id, scratch=scratch
-        )
         chunks = [chunk for place in places for chunk in place.chunks]
         bases = catalog_rebuild.coded_bases(
             [(each.name.key.topic_id, each.name.key.partition, each.name.key.base_offset)
@@ -242,17 +267,7 @@ class Rebuild:
             )  # fmt: skip
         finally:
             catalog.close()
-        self._say_old(old, places)
         return Rebuilt(plan, topics, catalog_rebuild.put_in_place(files, self._data_path))
-
-    def _say_old(self, old: OldCatalog, places: Sequence[_Place]) -> None:
-        events = self._services.events
-        if old.trouble:
-            events.warning("old catalog cannot be read", reason=old.trouble)
-        named = {place.node.name for place in places}
-        for node in old.nodes:
-            if node.name not in named:
-                events.warning("storage node left out", node=node.name, place=node.place)
 
     def _report(self, rebuilt: Rebuilt) -> None:
         events, topics = self._services.events, rebuilt.topics
@@ -260,8 +275,10 @@ class Rebuild:
             "catalog rebuilt", topics=len(topics.rows), generations=len(rebuilt.plan.generations),
             quarantine=len(rebuilt.plan.quarantine), old_catalog=rebuilt.aside,
         )  # fmt: skip
-        for name in topics.unsettled:
-            events.warning("settings of a topic are not known: all is kept", topic=name)
+        for row in topics.rows:
+            if row.name in topics.unsettled:
+                words = " ".join(f"{name}={value}" for name, value in row.overrides.items())
+                events.warning("settings of a topic are lost", topic=row.name, now=words)
         for line in topics.unclear:
             events.warning("directory left alone", reason=line)
 

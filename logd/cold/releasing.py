@@ -85,6 +85,23 @@ class Releaser:
         finally:
             self._tier.leases.give_back(lease)
 
+    async def give_up_hot(self, partition: ColdPartition, generation: Generation) -> None:
+        """Let go of a hot copy that is damaged, at once: the chunks are right, checked just now.
+
+        Raises:
+            As `release`.
+        """
+        assert generation.state is ColdState.COMMITTED
+        lease = self._take(generation.key)
+        try:
+            check = await self._check(generation)
+            if generation.is_held:
+                await self._tier.end_hold(generation.encoding)
+            await self._tier.release(generation.encoding, check, AT_ONCE)
+            await self._let_go(partition, generation)
+        finally:
+            self._tier.leases.give_back(lease)
+
     async def remove_left_over(self, partition: ColdPartition, generation: Generation) -> None:
         """Check a released generation of which the .log is still here; let it go.
 

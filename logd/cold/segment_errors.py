@@ -11,6 +11,10 @@ class ColdRefusedError(LogdError):
     """It cannot be done as things are: no nodes, no space, not sealed. Nothing was begun."""
 
 
+class AlreadyCodedError(ColdRefusedError):
+    """It has a live generation by now: somebody was faster."""
+
+
 class NodesRefusedError(ColdRefusedError):
     """There are too few nodes, or too little space on them; other segments would hear the same."""
 

@@ -261,17 +261,23 @@ class ColdTier:
         """As `ColdCatalog.change_node`; for `StorageNodes`."""
         await self._change(lambda: self.catalog.change_node(node), lambda: ())
 
+    async def replace_node(self, node: StorageNode) -> None:
+        """As `ColdCatalog.replace_node`; for `StorageNodes`."""
+        await self._change(
+            lambda: self.catalog.replace_node(node), lambda: self._on_node(node.name)
+        )
+
+    def _on_node(self, name: str) -> Sequence[str]:
+        """Return the encodings that have, or had, a chunk on a node."""
+        return [
+            each.encoding
+            for each in self._generations.values()
+            if any(at.node == name for at in each.placements)
+        ]
+
     async def remove_node(self, name: str) -> None:
         """As `ColdCatalog.remove_node`; for `StorageNodes`."""
-
-        def touched() -> Sequence[str]:
-            return [
-                each.encoding
-                for each in self._generations.values()
-                if any(at.node == name for at in each.placements)
-            ]
-
-        await self._change(lambda: self.catalog.remove_node(name), touched)
+        await self._change(lambda: self.catalog.remove_node(name), lambda: self._on_node(name))
 
     # --- changes of generations -------------------------------------------------------------------
 

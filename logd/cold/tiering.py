@@ -27,7 +27,7 @@ from logd.cold.encoding import ENCODES_AT_ONCE, Encoder
 from logd.cold.forgetting import forget_below_start
 from logd.cold.partition_view import ColdPartition, Partitions
 from logd.cold.releasing import Releaser
-from logd.cold.segment_errors import NodesRefusedError, SegmentBusyError
+from logd.cold.segment_errors import AlreadyCodedError, NodesRefusedError, SegmentBusyError
 from logd.cold.tier import ColdTier
 from logd.errors import ColdStateError, LogdError
 from logd.events import EventLog
@@ -296,7 +296,7 @@ class Tiering:
             await self._encoder.encode(partition, key.base_offset)
             self.encodings.succeeded(key)
             self.refused = None
-        except SegmentBusyError:
+        except (SegmentBusyError, AlreadyCodedError):
             pass  # The next round sees what has become of it.
         except NodesRefusedError as error:
             self._note_refusal(str(error))

@@ -478,12 +478,7 @@ def _defaults_of_topics() -> list[Setting]:
 
 
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
-_LATER: Final = frozenset(
-    (
-        *("repair.delay.ms", "repair.rate.bytes", "scrub.rate.bytes", "scrub.cycle.ms"),
-        "log.roll.jitter.hours",
-    )
-)
+_LATER: Final = frozenset(("log.roll.jitter.hours",))
 
 SERVER_SETTINGS: Final[dict[str, Setting]] = {
     row.name: dataclasses.replace(row, effect="later") if row.name in _LATER else row

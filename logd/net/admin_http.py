@@ -13,6 +13,8 @@
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
     …    /v1/nodes     storage nodes: `admin_nodes`
+    …    /v1/repair    likewise scrub, drain, replace, rebalance, durability, simulate:
+                       `admin_upkeep`
     …    /v1/cold/…    coded segments: `admin_cold`
 
 Nobody is authenticated here, so the port stays on a loopback address unless the operator says
@@ -45,6 +47,7 @@ from logd.errors import (
 )
 from logd.net import admin_cold
 from logd.net.admin_nodes import NODE_PREFIX, NODES_PATH, add_node, get_nodes, remove_node
+from logd.net.admin_upkeep import UPKEEP_ROUTES
 from logd.net.http import HttpError, Request, Response
 from logd.units import KIB
 
@@ -90,6 +93,8 @@ class AdminHandler:
             NODES_PATH: {"GET": self._with(get_nodes), "POST": self._with(add_node)},
             NODE_PREFIX: {"DELETE": self._with(remove_node)},
         }
+        for path, methods in UPKEEP_ROUTES.items():
+            self._routes[path] = {name: self._with(answer) for name, answer in methods.items()}
 
     async def handle(self, request: Request) -> Response:
         """Return the answer.

@@ -81,6 +81,14 @@ class ColdCatalog(Protocol):
         """
         ...
 
+    def replace_node(self, node: StorageNode) -> None:
+        """Give a node's name to another disk, with another identity; its chunks keep their places.
+
+        Raises:
+            NodeRefusedError: there is no node of that name, or the place or identity is another's.
+        """
+        ...
+
     def remove_node(self, name: str) -> None:
         """Remove a node that holds nothing any more; what was to be removed from it is given up.
 

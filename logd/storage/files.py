@@ -31,6 +31,8 @@ _IOV_MAX: Final = 1024
 _PAGE_BYTES: Final = mmap.PAGESIZE
 # cachestat(2), Linux 6.5: the same number on every architecture that logd runs on.
 _SYS_CACHESTAT: Final = 451
+# Ignored where there is no handler; the number of all of Linux's common machines.
+_SIGURG: Final = 23
 
 
 class OpenFile:
@@ -158,6 +160,12 @@ class Files:
                 raise OSError(errno.EIO, "write made no progress", file.path)
             written += count
 
+    def write_setting(self, path: str, value: bytes) -> None:
+        """Write a value to a file of the kernel's (proc(5)), which may not know of positions."""
+        file = self.open_write(path)
+        written = os.write(file.fd, value)
+        assert written == len(value)
+
     def truncate(self, file: OpenFile, size: int) -> None:
         """Cut the file, or extend it with a hole."""
         os.ftruncate(file.fd, size)
@@ -221,6 +229,23 @@ class Files:
                 os.preadv(file.fd, [probe], at, os.RWF_NOWAIT)
             except OSError:
                 return False
+        return True
+
+    # --- who else has it ---------------------------------------------------------------------
+
+    def has_alone(self, file: OpenFile) -> bool:
+        """Return whether nobody else, in no process, has the file open or mapped right now.
+
+        The kernel grants a write lease only then (fcntl(2)). Where it grants none to anybody the
+        answer is False.
+        """
+        try:
+            # Who opens it in the moment of the lease sends a signal, which must not be SIGIO.
+            fcntl.fcntl(file.fd, fcntl.F_SETSIG, _SIGURG)
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError:
+            return False
         return True
 
     # --- names ------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 A sealed segment that was coded may be *released*: its .log is gone, its .index and .timeindex stay.
 Its source bytes (those that were coded: the .log, or its recompressed form) are read from storage
 nodes, which is no business of a log. So a log answers with a range: which segment, and from which
-position of its source on. Whoever has the bytes cuts the batches out of them with `cut_batches`,
-a pure function; and asks the log again at `next_offset`, be that in a released segment or a hot
-one.
+position of its source on. Whoever has the bytes walks the batches in them (`SourcePiece`, and
+`batch_run` for who reads more than once); and asks the log again at `next_offset`, be that in a
+released segment or a hot one.
 
 What a log is told at its opening (`ReleasedSegment`) explains absent .log files, and no more: a
 .log that is there is used as any other. So all segments of which chunks can be read may be named,
@@ -76,20 +76,16 @@ class ReleasedRange:
 
 @dataclass(frozen=True, slots=True)
 class CutBatches:
-    """Whole, verified batches `data[start:end]`.
+    """Whole, verified batches of a source.
 
     Attributes:
-        start, end: equal where no batch is given.
-        next_offset: what the reader asks for next; the wanted offset again where no batch could be
-            given although there may be one.
-        needed_bytes: 0, or how many bytes of the source must be there from `data[start]` on before
-            anything can be said: the data ends too early. No batch is given then.
+        start, end: their positions; equal where no batch is given.
+        next_offset: what the reader asks for next; the wanted offset again where none is given.
     """
 
     start: int
     end: int
     next_offset: int
-    needed_bytes: int = 0
 
     @property
     def size(self) -> int:
@@ -165,64 +161,6 @@ class SourcePiece:
     def error(self, at: int, reason: str) -> CorruptFileError:
         """Return the error about a place in the data."""
         return CorruptFileError(self.name, self.position + at, reason)
-
-
-def cut_batches(
-    data: Readable,
-    *,
-    position: int,
-    size_bytes: int,
-    base_offset: int,
-    end_bound: int,
-    wanted_offset: int,
-    below: int,
-    max_bytes: int,
-    min_one: bool,
-    name: str,
-) -> CutBatches:
-    """Cut what a reader gets out of a piece of a released segment's source: whole batches.
-
-    The first one is the first that ends above `wanted_offset`; as for hot data it may begin below
-    it, and below the log start. The others follow, as far as `data`, `max_bytes` and `below` reach.
-
-    Args:
-        data: source bytes from `position` on, where a batch begins; as many as there are.
-        size_bytes, base_offset, end_bound: of the segment, see `ReleasedRange`.
-        below: no batch that begins at or above is given.
-        max_bytes: no more, unless the first batch is longer and `min_one` is set.
-        name: of what the bytes are, for errors.
-
-    Raises:
-        CorruptFileError: the bytes are no batches, or one that would be given fails its CRC. What
-            lies before it is given first: the error comes with the next call.
-    """
-    assert base_offset <= wanted_offset < end_bound
-    assert max_bytes >= 0
-    piece = SourcePiece(data, position, size_bytes, base_offset, end_bound, name)
-    start = end = 0
-    next_offset, is_given = wanted_offset, False
-    try:
-        for at, header in piece.batches():
-            if header.next_offset <= wanted_offset:
-                start = end = at + header.size
-                continue
-            if header.base_offset >= below:
-                return CutBatches(start, end, next_offset)
-            if at + header.size - start > max_bytes and (is_given or not min_one):
-                return CutBatches(start, end, next_offset)
-            if at + header.size > len(data):
-                return CutBatches(start, end, next_offset, 0 if is_given else header.size)
-            piece.check_crc(at, header)
-            end, next_offset, is_given = at + header.size, header.next_offset, True
-    except CorruptFileError:
-        if not is_given:
-            raise
-        return CutBatches(start, end, next_offset)
-    if is_given:
-        return CutBatches(start, end, next_offset)
-    if position + start == size_bytes:
-        return CutBatches(start, start, end_bound)  # Nothing follows up to the segment's end.
-    return CutBatches(start, start, wanted_offset, HEADER_BYTES)
 
 
 def absent_segments(

@@ -229,10 +229,11 @@ def test_coded_segments_outlive_the_catalog(directory: str) -> None:
         )  # fmt: skip
         logd.run("produce", "t", stdin=lines)
         logd.run("cold", "encode", "t")
-        wait_until(lambda: sum(not row["hot"] for row in logd.json("segments", "t")) == 2)
+        wait_until(lambda: not any(row["hot"] for row in logd.json("segments", "t")[:-1]))
         segments = logd.json("segments", "t")
+        assert len(segments) > 1
         held = {name: (row["chunks"], row["bytes"]) for name, row in rows_by_name(logd).items()}
-        assert all(chunks == 2 and size > 0 for chunks, size in held.values())
+        assert all(chunks == len(segments) - 1 and size > 0 for chunks, size in held.values())
         assert logd.json("status")["cold_stored_bytes"] == sum(size for _, size in held.values())
         logd.run("node", "remove", "a", "--yes", code=1)
     Path(directory, "data", "catalog.sqlite").unlink()
@@ -242,4 +243,4 @@ def test_coded_segments_outlive_the_catalog(directory: str) -> None:
         wait_until(lambda: {
             name: (row["chunks"], row["bytes"]) for name, row in rows_by_name(logd).items()
         } == held)  # fmt: skip
-        assert logd.json("status")["problems"] == []
+        assert {p["kind"] for p in logd.json("status")["problems"]} <= {"no_spare_node"}

@@ -170,8 +170,6 @@ def check_used(modules: Modules) -> Iterator[str]:
 # Run by name, not imported.
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
 # Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
-AWAITED = (
-    "ec.repair",
-)
+AWAITED: tuple[str, ...] = ()
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

@@ -353,6 +353,10 @@ class ColdRig:
         while len(self.log.segment_list.items) < before + segments:
             values = [self.rng.randbytes(700) for _ in range(4)]
             append(self.log, batch_of(values, timestamp_ms=START_MS + self.log.end_offset))
+        self.note_originals()
+
+    def note_originals(self) -> None:
+        """Note the bytes of segments that were sealed since."""
         for segment in self.log.segment_list.items[:-1]:
             if segment.base_offset not in self.originals:
                 with open(segment.paths.log, "rb") as file:
@@ -402,9 +406,8 @@ class ColdRig:
 
     async def check_readable(self) -> None:
         """Every sealed segment is there, hot or cold, byte for byte."""
-        hot = self.hot()
         for base in self.bases:
-            if base in hot:
+            if base in self.hot():
                 assert self.hot_bytes(base) == self.originals[base]
                 continue
             generation = self.live(base)
@@ -428,3 +431,4 @@ class ColdRig:
             released=self.tier.released(TOPIC_ID, 0),
         )  # fmt: skip
         self.partition = SimPartition(log, settings)
+        self.note_originals()  # The process may have died in the middle of a roll.

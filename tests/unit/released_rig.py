@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from logd.record.batch import BatchHeader, read_header
 from logd.record.records import encode_batch, iterate
+from logd.storage.batch_run import scan_run
 from logd.storage.clean_stop import CleanLog
 from logd.storage.files import Files
 from logd.storage.log import Log, LogSettings
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.recovery import RecoveryReport
-from logd.storage.released import CutBatches, ReleasedRange, ReleasedSegment, cut_batches
+from logd.storage.released import CutBatches, ReleasedRange, ReleasedSegment, SourcePiece
 from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange, TimeSearch, later
 from logd.storage.sync_journal import SyncPoint
 from logd.storage.time_index import TimeIndex
@@ -88,24 +89,22 @@ class Chunks:
         """Read windows of the source until something can be cut out of them."""
         source = self.sources[at.base_offset]
         position, size = at.position, window
-        while True:
+        nothing = CutBatches(0, 0, at.end_bound)
+        while position < len(source):
             data = source[position : position + size]
-            found = cut_batches(
-                data,
-                position=position,
-                size_bytes=len(source),
-                base_offset=at.base_offset,
-                end_bound=at.end_bound,
-                wanted_offset=at.wanted_offset,
-                below=below,
-                max_bytes=max_bytes,
-                min_one=min_one,
-                name="chunks",
+            run = scan_run(
+                SourcePiece(
+                    data, position, len(source), at.base_offset, at.end_bound, name="chunks"
+                )
             )
-            if not found.needed_bytes:
-                return data[found.start : found.end], found
-            position += found.start
-            size = max(window, found.needed_bytes)
+            if not run.ends:
+                size = max(window, run.needed_bytes)
+            elif run.next_offsets[-1] <= at.wanted_offset:
+                position, size = run.end, window
+            else:
+                found = run.cut(at.wanted_offset, max_bytes=max_bytes, below=below, min_one=min_one)
+                return source[found.start : found.end], found
+        return b"", nothing
 
     def read(
         self, log: Log, offset: int, *, below: int, max_bytes: int = 1000

@@ -6,7 +6,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from logd.cold.segment_errors import ColdFailedError, NodesRefusedError, SegmentBusyError
+from logd.cold.segment_errors import (
+    AlreadyCodedError,
+    ColdFailedError,
+    NodesRefusedError,
+    SegmentBusyError,
+)
 from logd.errors import ColdStateError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import NodeState, SegmentKey
@@ -71,10 +76,29 @@ async def test_the_second_encoder_is_refused(directory: str, autojump_clock: Moc
         nursery.start_soon(encode)
         nursery.start_soon(encode)
     assert sorted(outcomes) == ["busy", "coded"]
-    # Somebody without a lease has the catalog against him: the offsets are in a live generation.
-    with pytest.raises(ColdStateError):
+    # Who comes later is told so, before anything is recorded.
+    with pytest.raises(AlreadyCodedError):
         await rig.life.encoder.encode(rig.partition, base)
-    assert rig.states() == ["committed", "aborted"]
+    assert rig.states() == ["committed"]
+
+
+async def test_who_waited_for_a_slot_looks_again(directory: str, autojump_clock: MockClock) -> None:
+    """Of three who want one segment and have one slot, one codes it; the others write nothing."""
+    rig = await coded_rig(directory)
+    rig.life.encoder._slots = trio.Semaphore(1)
+    refused: list[Exception] = []
+
+    async def encode() -> None:
+        try:
+            await rig.life.encoder.encode(rig.partition, rig.bases[0])
+        except AlreadyCodedError as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(encode)
+    assert len(refused) == 2
+    assert rig.states() == ["committed"]
 
 
 async def test_too_few_nodes_are_refused_with_the_sum(

@@ -352,8 +352,18 @@ async def test_what_is_refused(rig: ColdRig) -> None:
 
 
 async def test_a_node_that_is_left_out(rig: ColdRig) -> None:
-    """Without one of four, what still has k chunks comes back, with a place missing."""
-    later, rebuilt = await rebuild(rig.again(), "n0", "n1", "n3")
+    """One that the old catalog knows is given up by name only; what has k chunks comes back."""
+    rig = rig.again()
+    rig.move("n2", "gone")
+    before = get(rig, "catalog.sqlite")
+    with pytest.raises(NodeRefusedError, match="--rebuild-without n2"):
+        await rebuild_of(rig).run([])
+    with pytest.raises(NodeRefusedError, match="no node n9"):
+        await rebuild_of(rig).run([], without=["n9"])
+    assert get(rig, "catalog.sqlite") == before
+    rebuilt = await rebuild_of(rig).run(words(rig, "n0"), without=["n2"])
+    later = ColdRig(rig.directory)
+    await later.tier.load()
     held = {each.encoding: len(each.held) for each in later.tier.generations()}
     assert held == {encoding(1): 2, encoding(2): 2, encoding(4): 3, encoding(5): 2}
     assert rebuilt.plan.quarantine == ()

@@ -50,6 +50,11 @@ class Node(MemoryStore):
             raise StoreUnavailableError("gone")
         return await super().read(chunk, start, end)
 
+    async def head(self, chunk):  # type: ignore[no-untyped-def]  # As in MemoryStore.
+        if self.is_gone:
+            raise StoreUnavailableError("gone")
+        return await super().head(chunk)
+
 
 class Rig:
     """Six nodes with a chunk each, and a reader of them."""
