@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench import protocol
+from bench.histogram import latency_fields
 from bench.load import STALL_S, Stopwatch, connect
-from bench.measurement import percentile
 from bench.process import cpu_seconds
 
 BUFFER_BYTES: Final = 1024 * 1024
@@ -130,15 +130,15 @@ def fetch_places(load: FetchLoad, places: Sequence[int]) -> dict[str, Any]:
             latencies.append((time.perf_counter() - asked, 1))
             size += consumer.advance()
         seconds = time.perf_counter() - begin
-    p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
-    assert p50 is not None
-    assert p99 is not None
+    server_s = cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None
     return {
-        "requests": len(places), "seconds": seconds, "p50_us": p50 * 1e6, "p99_us": p99 * 1e6,
+        "requests": len(places),
+        "seconds": seconds,
+        **latency_fields(latencies),
         "client_cpu_s": time.process_time() - client_cpu,
-        "server_cpu_s": cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None,
+        "server_cpu_s": server_s,
         "bytes": size,
-    }  # fmt: skip
+    }
 
 
 def _has_records(consumer: Consumer, sink: bytearray, asked: float) -> bool:
