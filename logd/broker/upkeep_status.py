@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from logd.broker.cold_segments import ColdSegments, NoStorageNodesError
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.problems import Problem
 from logd.cold.tier import ColdTier
 from logd.policy.cold.values import LIVE, NodeState
@@ -22,17 +22,14 @@ WAITS: Final = frozenset(("no-target", "source-slow", "retry", "unrecoverable"))
 NAMED_MAX: Final = 20
 
 
-def upkeep_of(coded: ColdSegments) -> Upkeep:
-    """Return what looks after coded segments.
+async def upkeep_of(coded: ColdSegments) -> Upkeep:
+    """Return what looks after coded segments; soon after a start it is waited for.
 
     Raises:
         NoStorageNodesError: there is no storage node.
     """
-    upkeep = None if coded.life is None else coded.life.upkeep
-    if upkeep is None:
-        raise NoStorageNodesError(
-            "there are no storage nodes: add some with `logd node add NAME DIR_OR_URL`"
-        )
+    upkeep = (await coded.ready()).upkeep
+    assert upkeep is not None, "a server has it, tests may not"
     return upkeep
 
 

@@ -94,7 +94,7 @@ def test_a_topic_goes_to_chunks_and_comes_back(tmp_path: Path, rng: random.Rando
         assert status["segments_by_margin"] == {"lost": 0, "0": 0, "1": 0, "2": count}
         assert status["cold_source_bytes"] == done["source_bytes"]
         assert status["cold_stored_bytes"] == done["stored_bytes"]
-        assert status["problems"] == []
+        assert {problem["kind"] for problem in status["problems"]} <= {"no_spare_node"}
         [first, *_] = logd.json("segments", "t")
         assert (first["k"], first["m"], first["margin"], first["generation"]) == (4, 2, 2, 1)
         assert sorted(chunk["node"] for chunk in first["chunks"]) == list(NODES)
