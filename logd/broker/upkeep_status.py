@@ -66,7 +66,8 @@ def upkeep_problems(coded: ColdSegments, tier: ColdTier) -> Iterator[Problem]:
             partition=key.partition,
         )  # fmt: skip
     uncertain = upkeep.health.counts().uncertain
-    if uncertain:
+    # Behind a start every node is looked through first; nobody need hear of that second.
+    if uncertain and upkeep.health.has_silent_nodes():
         yield Problem(
             "margin_uncertain", "warning",
             f"{uncertain} coded segments have chunks that nobody can see now; they are taken as "
