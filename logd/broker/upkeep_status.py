@@ -60,11 +60,6 @@ def upkeep_problems(coded: ColdSegments, tier: ColdTier) -> Iterator[Problem]:
     yield from _waiting(upkeep)
     for warning in upkeep.scrubber.warnings():
         yield Problem("scrub_too_slow", "warning", warning)
-    for key, reason in upkeep.scrubber.damaged_here():
-        yield Problem(
-            "segment_damaged", "damage", f"sealed segment {key} is damaged: {reason}",
-            partition=key.partition,
-        )  # fmt: skip
     uncertain = upkeep.health.counts().uncertain
     # Behind a start every node is looked through first; nobody need hear of that second.
     if uncertain and upkeep.health.has_silent_nodes():

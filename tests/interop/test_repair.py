@@ -196,3 +196,23 @@ def test_a_server_that_is_killed_goes_on(tmp_path: Path, rng: random.Random, com
 
 def _begin(logd: Logd, *arguments: str) -> Any:
     return json.loads(logd.run(*arguments, "--no-wait", "--json").stdout)
+
+
+def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    """Committed, its hot file still here and rotten: scrub finds it, and readers get the chunks."""
+    with server_with_nodes(tmp_path, "cold.grace.ms=3600000") as server:
+        logd = Logd(server)
+        data = lines(rng, 5_000)
+        logd.run("topic", "create", "t", "--partitions", "1", "--config", SMALL)
+        logd.json("produce", "t", stdin=data)
+        logd.json("cold", "encode", "t")
+        first, second, *_ = sorted((tmp_path / "data" / "topics" / "t-0").glob("*.log"))
+        flip(second, 5000)
+        logd.json("scrub", "start", "--wait")
+        until(lambda: not second.exists(), "the damaged file is given up")
+        assert first.exists()
+        assert logd.run("consume", "t").stdout == data
+        assert logd.json("status")["problems"] == []
+        assert server.stop() == 0
