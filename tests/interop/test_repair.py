@@ -205,7 +205,8 @@ def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
     with server_with_nodes(tmp_path, "cold.grace.ms=3600000") as server:
         logd = Logd(server)
         data = lines(rng, 5_000)
-        logd.run("topic", "create", "t", "--partitions", "1", "--config", SMALL)
+        logd.run("topic", "create", "t", "--partitions", "1", "--config", SMALL,
+                 "--config", "cold.profile=4+2")  # fmt: skip
         logd.json("produce", "t", stdin=data)
         logd.json("cold", "encode", "t")
         first, second, *_ = sorted((tmp_path / "data" / "topics" / "t-0").glob("*.log"))
