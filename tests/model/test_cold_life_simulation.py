@@ -72,7 +72,7 @@ class Months:
                     rig.stop_at = None
                 await rig.life.stop()
         except* Crash:
-            pass
+            pass  # Where it was told to.
         await rig.restart()
 
     async def act(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 
@@ -15,8 +16,10 @@ from ec.node_dir import initialise
 from ec.node_identity import NodeIdentity
 from ec.store.guarded import GuardedStore
 from ec.store.local import LocalStore
+from ec.store.protocol import Store
 from logd.cold.gate import Gate, LooseGate
 from logd.offload import ThreadOffload
+from logd.policy.cold.values import Generation
 from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files, OpenFile
 from tests.cold_rig import FakeTier, Rig, Segment, bytes_of, make_segment
@@ -56,7 +59,8 @@ class LocalTier(FakeTier):
             )  # fmt: skip
             self.local[index] = GuardedStore(store, breaker=Breaker(), rng=random.Random(1))
 
-    def stores(self, generation: object) -> dict[int, GuardedStore]:  # type: ignore[override]  # narrower
+    def stores(self, generation: Generation) -> Mapping[int, Store]:
+        assert generation.encoding in self.segments
         return self.local
 
 
