@@ -32,12 +32,17 @@ def _with_address(spec: Answer) -> Answer:
 
 
 def _clients() -> dict[str, Job]:
-    from bench.fetch_load import FetchLoad, drain, fetch
+    from bench.fetch_load import FetchLoad, drain, fetch, fetch_places
     from bench.load import ProduceLoad, produce
     from bench.open_load import OpenLoad, open_produce
     from bench.paced import PacedLoad, end_to_end
 
+    def places(spec: Answer) -> Answer:
+        several = spec.pop("places")
+        return fetch_places(FetchLoad(**_with_address(spec)), several)
+
     return {
+        "fetch-places": places,
         "open-produce": lambda spec: open_produce(OpenLoad(**_with_address(spec))),
         "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
         "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
@@ -86,12 +91,13 @@ def _groups() -> dict[str, Job]:
 
 
 def _bare_servers() -> dict[str, Job]:
-    from bench import ceilings
+    from bench import ceilings, decoding
 
     return {
         "serve-answers": ceilings.serve_answers,
         "serve-append": ceilings.serve_append,
         "serve-send": ceilings.serve_send,
+        "serve-decoded": decoding.serve_decoded,
     }
 
 

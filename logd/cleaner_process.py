@@ -8,12 +8,16 @@ The process is made by `broker/worker`. Before it reads a byte of the log it see
 * it dies when the server does, even of kill -9 (and has not missed that already);
 * it is the first that the kernel ends when memory is short, and cannot take more than its limit;
 * it gets the processor when nobody else wants it, and the disk after everybody else: with nice 19
-  goes the lowest best-effort priority for input and output.
+  goes the lowest best-effort priority for input and output. Two things keep nice from meaning what
+  it says. A session of its own may be a scheduling group of its own (autogroup), and nice counts
+  only inside of one: the group gets 19, too. And whoever runs keeps the processor for a turn of
+  some milliseconds, whoever wakes up: the turns it asks for are short.
 
 What it writes are files that end in `.cleaned`, and nothing else; only the server gives them a
 place in the log. So it can be killed at any time.
 
-Source: prctl(2), ioprio_set(2) (the priority that follows from nice), proc(5) (oom_score_adj).
+Source: prctl(2), ioprio_set(2) (the priority that follows from nice), proc(5) (oom_score_adj),
+sched(7) (autogroups), sched_setattr(2) (sched_runtime, for ordinary tasks since Linux 6.12).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import struct
 import sys
 from collections.abc import Callable
 from typing import Final, Literal
@@ -47,6 +52,14 @@ OOM_SCORE_ADJ: Final = b"800"
 _PR_SET_PDEATHSIG: Final = 1
 _SIGKILL: Final = 9
 _OOM_PATH: Final = "/proc/self/oom_score_adj"
+_AUTOGROUP_PATH: Final = "/proc/self/autogroup"
+_TURN_NS: Final = 100_000
+"""The shortest one that the kernel gives."""
+
+# sched_setattr(2); where the number is not known there is nice alone.
+_SYS_SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
+# size, policy (SCHED_OTHER), flags, nice, priority, runtime, deadline, period
+_SCHED_ATTR: Final = struct.Struct("=IIQiIQQQ")
 
 FailureKind = Literal["space", "gone", "memory", "damaged", "failed"]
 """No space; a file that was there is not; …; a batch of the log is damaged; anything else."""
@@ -184,9 +197,19 @@ def _limit_this_process(asked: ProcessOrder) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (asked.memory_bytes, asked.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    _ask_for_short_turns()
     files = Files()
-    with contextlib.suppress(OSError):  # Not allowed everywhere; it is a courtesy.
-        files.write_at(files.open_write(_OOM_PATH), 0, [OOM_SCORE_ADJ])
+    for path, value in ((_OOM_PATH, OOM_SCORE_ADJ), (_AUTOGROUP_PATH, b"%d" % NICE)):
+        with contextlib.suppress(OSError):  # Not to be had everywhere; it is a courtesy.
+            files.write_setting(path, value)
+
+
+def _ask_for_short_turns() -> None:
+    """Have whoever wakes up wait for less; best effort: older kernels take no notice."""
+    number = _SYS_SCHED_SETATTR.get(os.uname().machine)
+    if number is not None:
+        wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, NICE, 0, _TURN_NS, 0, 0)
+        ctypes.CDLL(None).syscall(ctypes.c_long(number), 0, wanted, 0)
 
 
 def _die_with(parent_pid: int) -> None:

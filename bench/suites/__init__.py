@@ -14,6 +14,7 @@ from bench.runner import GIB, Options, Run
 from bench.suites.append import append_rows
 from bench.suites.commits import commit_rows
 from bench.suites.compact import compact_rows
+from bench.suites.degraded import degraded_rows
 from bench.suites.disk import SPACE_BYTES, disk_rows
 from bench.suites.encode import encode_rows
 from bench.suites.fetch import fetch_rows
@@ -27,13 +28,13 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
     "fetch": fetch_rows,
     "encode": encode_rows,
     "node": node_rows,
+    "degraded": degraded_rows,
     "recover": recover_rows,
     "compact": compact_rows,
 }
 
 NOT_YET: Final[dict[str, str]] = {
-    "degraded": "there is no cold tier in this version, so nothing is read degraded",
-    "repair": "there is no cold tier in this version, so there is nothing to repair",
+    "repair": "nothing repairs chunks in this version",
 }
 
 # What a window writes at most, and how many rows' bytes may wait for their deletion.

@@ -34,6 +34,7 @@ from logd.broker.partition_making import (
     in_chunks,
 )
 from logd.broker.topic import Topic
+from logd.broker.unlinker import pause_s
 from logd.config import TopicSettings
 from logd.errors import (
     DataDirectoryError,
@@ -49,6 +50,7 @@ from logd.offload import Offload
 from logd.storage import layout, topic_directories
 from logd.storage.catalog import Catalog, TopicRow
 from logd.storage.files import Files
+from logd.storage.slow_removal import SlowRemoval
 
 REAP_RETRY_S: Final = 60.0
 """How long the reaper waits after it could not remove a deleted topic's files."""
@@ -419,7 +421,7 @@ class Topics:
         if not retired:
             return
         try:
-            await services.offload.run("admin", self._remove_retired, row)
+            await self._remove_retired(row)
             await self.in_catalog(lambda: services.catalog.forget_topic(row.topic_id))
         except (LogdError, OSError) as error:
             services.events.warning(
@@ -428,13 +430,22 @@ class Topics:
             return
         del self.deleting[row.topic_id]
 
-    def _remove_retired(self, row: TopicRow) -> None:
-        topic_directories.remove_retired(
-            self.services.files,
-            self.services.topics_path,
-            topic_id=row.topic_id,
-            partitions=row.partitions,
+    async def _remove_retired(self, row: TopicRow) -> None:
+        """Remove a deleted topic's files little by little, then its directories."""
+        offload, files = self.services.offload, self.services.files
+        directories = topic_directories.retired_directories(
+            self.services.topics_path, topic_id=row.topic_id, partitions=row.partitions
         )
+        removal = SlowRemoval(
+            files, await offload.run("admin", topic_directories.files_in, files, directories)
+        )
+        while not removal.is_done:
+            began_s = trio.current_time()
+            await offload.run("admin", removal.step)
+            if not removal.is_done:
+                await trio.sleep(pause_s(trio.current_time() - began_s))
+        # What could not be removed is tried once more, and raises.
+        await offload.run("admin", topic_directories.remove_retired, files, directories)
 
     async def _try_retire(self, row: TopicRow) -> bool:
         try:

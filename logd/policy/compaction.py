@@ -15,10 +15,12 @@ an offset that somebody still reads the log from), nor anything from the first s
 record younger than min.compaction.lag.ms. It takes everything from the log's first segment up to
 there: a record may be superseded from any place behind it.
 
-Neighbours are written into one segment as long as all of them together would fit one.
+Neighbours are written into one segment as long as all of them together would fit one, up to
+GROUP_SEGMENTS_MAX of them; the next round joins what is left of several such groups.
 
 A log with a quarantined range is left alone: what cannot be read may hold records that a tombstone
-behind it has deleted, and that would come back with a repair.
+behind it has deleted, and that would come back with a repair. So is one with segments that are only
+in chunks, for the same reason, until they are thawed.
 
 Source: Apache Kafka, LogCleanerManager (cleanableOffsets, maxCompactionDelay) and LogCleaner
 (groupSegmentsBySize); KIP-58, KIP-354, KIP-534.
@@ -34,6 +36,9 @@ from logd.units import INT32_MAX, format_byte_count, format_duration_ms
 
 REASONS: Final = ("overdue", "dirty", "tombstones", "on demand")
 """Why a round is due, the most pressing first."""
+
+GROUP_SEGMENTS_MAX: Final = 32
+"""So many neighbours become one at most: while a group is put in its place, appends wait."""
 
 _ENTRY_BYTES: Final = 12
 """The larger one of the two indexes' entries."""
@@ -70,6 +75,7 @@ class CompactionFacts:
         bound_offset: no record at or above it is touched.
         next_horizon_ms: when the next tombstones may go; None if none are waiting.
         is_damaged: it has a quarantined range.
+        has_released: some of it is in chunks only; then no segment is named.
     """
 
     name: str
@@ -78,6 +84,7 @@ class CompactionFacts:
     bound_offset: int
     next_horizon_ms: int | None = None
     is_damaged: bool = False
+    has_released: bool = False
 
     @property
     def dirty(self) -> tuple[SegmentFacts, ...]:
@@ -172,6 +179,8 @@ def plan_compaction(
     """
     if facts.is_damaged:
         return NotDue(facts.name, "it has a quarantined range")
+    if facts.has_released:
+        return NotDue(facts.name, "some of its segments are only in chunks; thaw them first")
     taken = _cleanable(facts, rules, now_ms)
     if not taken:
         return NotDue(facts.name, "no sealed segment may be touched yet")
@@ -211,6 +220,7 @@ def group_segments(
     for segment in segments:
         if (
             groups
+            and len(groups[-1]) < GROUP_SEGMENTS_MAX
             and group_bytes + segment.size_bytes <= group_bytes_max
             and segment.end_offset - 1 - groups[-1][0].base_offset <= INT32_MAX
         ):

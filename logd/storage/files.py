@@ -20,6 +20,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 from collections.abc import Sequence
 from typing import Final
 
@@ -30,6 +31,8 @@ _IOV_MAX: Final = 1024
 _PAGE_BYTES: Final = mmap.PAGESIZE
 # cachestat(2), Linux 6.5: the same number on every architecture that logd runs on.
 _SYS_CACHESTAT: Final = 451
+# Ignored where there is no handler; the number of all of Linux's common machines.
+_SIGURG: Final = 23
 
 
 class OpenFile:
@@ -157,6 +160,12 @@ class Files:
                 raise OSError(errno.EIO, "write made no progress", file.path)
             written += count
 
+    def write_setting(self, path: str, value: bytes) -> None:
+        """Write a value to a file of the kernel's (proc(5)), which may not know of positions."""
+        file = self.open_write(path)
+        written = os.write(file.fd, value)
+        assert written == len(value)
+
     def truncate(self, file: OpenFile, size: int) -> None:
         """Cut the file, or extend it with a hole."""
         os.ftruncate(file.fd, size)
@@ -222,6 +231,23 @@ class Files:
                 return False
         return True
 
+    # --- who else has it ---------------------------------------------------------------------
+
+    def has_alone(self, file: OpenFile) -> bool:
+        """Return whether nobody else, in no process, has the file open or mapped right now.
+
+        The kernel grants a write lease only then (fcntl(2)). Where it grants none to anybody the
+        answer is False.
+        """
+        try:
+            # Who opens it in the moment of the lease sends a signal, which must not be SIGIO.
+            fcntl.fcntl(file.fd, fcntl.F_SETSIG, _SIGURG)
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError:
+            return False
+        return True
+
     # --- names ------------------------------------------------------------------------------
 
     def exists(self, path: str) -> bool:
@@ -232,9 +258,16 @@ class Files:
         """Return whether the path is a directory and not a link to one."""
         return os.path.isdir(path) and not os.path.islink(path)
 
-    def list_directory(self, path: str) -> list[str]:
-        """Return the names in a directory, sorted."""
-        return sorted(os.listdir(path))
+    def is_regular(self, path: str) -> bool:
+        """Return whether the path is a file with bytes: no directory, link, pipe or device."""
+        return stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode)
+
+    def list_directory(self, path: str, *, suffix: str = "") -> list[str]:
+        """Return the names in a directory that end so, sorted.
+
+        Sorting 30,000 names keeps all other threads waiting for 13 ms, so ask for fewer.
+        """
+        return sorted([name for name in os.listdir(path) if name.endswith(suffix)])
 
     def stat_size(self, path: str) -> int:
         """Return a file's length by name."""

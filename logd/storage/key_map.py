@@ -8,7 +8,9 @@ when the limit is reached. Then the round ends there, and the next one goes on.
 
 A key leads to its batch, not to its record: one number for all records of a batch, where a number
 for each would have to be made and forgotten. How many keys lead to a batch is how many of its
-records stay; which ones, only a batch of which some stay and some go is asked.
+records stay; which ones, only a batch of which some stay and some go is asked. Then the keys are
+listed by their batches, once: looking up each record of such a batch in a map that no cache holds
+would cost as much as the first pass did.
 
 Only calls that loop in C touch each record: `dict.update`, `zip`, `sum`, `Counter`. The keys that a
 batch brought are the last ones of the dict, which keeps the order of insertion.
@@ -17,7 +19,7 @@ batch brought are the last ones of the dict, which keeps the order of insertion.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice, repeat
 from typing import Final, cast
@@ -26,19 +28,24 @@ _KEY_BYTES: Final = sys.getsizeof(b"") + 15  # Rounded up by the allocator.
 _TABLE_BYTES_A_SLOT: Final = 20
 """A slot of 4 bytes, and for two thirds of them an entry of 24."""
 
-_BATCH_BYTES: Final = 32 + 3 * _TABLE_BYTES_A_SLOT
-"""A batch's number, and its place in the table that counts its keys."""
+_LISTED_BYTES: Final = 10
+"""A key's place in the list of its batch, which grows by an eighth at a time."""
+
+_BATCH_BYTES: Final = 32 + 6 * _TABLE_BYTES_A_SLOT + 120
+"""A batch's number, its places in the tables of counts and of lists, and its list while small."""
 
 
 class KeyMap:
     """Keys to the base offset of the batch with their last record."""
 
-    __slots__ = ("_batches", "_key_bytes", "_slots", "last_batches", "limit_bytes")
+    __slots__ = ("_batches", "_key_bytes", "_listed", "_slots", "last_batches", "limit_bytes")
 
     def __init__(self, *, limit_bytes: int) -> None:
         assert limit_bytes > 0
         self.limit_bytes = limit_bytes
         self.last_batches: dict[bytes | None, int] = {}
+        # The keys that lead to each batch, once somebody asked.
+        self._listed: dict[int, list[bytes | None]] | None = None
         self._key_bytes = 0
         self._batches = 0
         self._slots = 8
@@ -62,6 +69,7 @@ class KeyMap:
     def add(self, keys: list[bytes | None], base_offset: int) -> None:
         """Take in the records of a batch that follows all others; one without a key counts not."""
         assert base_offset >= 0
+        assert self._listed is None, "nothing is added once the map was asked"
         last = self.last_batches
         before = len(last)
         last.update(zip(keys, repeat(base_offset)))
@@ -71,7 +79,7 @@ class KeyMap:
         added = len(last) - before
         if added > 0:
             new = cast("Iterator[bytes]", islice(reversed(last), added))
-            self._key_bytes += sum(map(len, new)) + added * _KEY_BYTES
+            self._key_bytes += sum(map(len, new)) + added * (_KEY_BYTES + _LISTED_BYTES)
             while self._slots * 2 // 3 < len(last):
                 self._slots *= 2
 
@@ -85,9 +93,18 @@ class KeyMap:
         return Counter(self.last_batches.values())
 
     def last_of(self, keys: list[bytes | None], base_offset: int) -> list[int]:
-        """Return which records of a batch stay, by index, rising."""
-        last = self.last_batches
+        """Return which records of a batch stay, by index, rising.
+
+        Args:
+            keys: as they were when the batch was added.
+        """
+        if self._listed is None:
+            self._listed = self._by_batch()
         places = dict(zip(keys, range(len(keys)), strict=True))
-        found = [at for key, at in places.items() if last.get(key) == base_offset]
-        found.sort()
-        return found
+        return sorted(map(places.__getitem__, self._listed.get(base_offset, ())))
+
+    def _by_batch(self) -> dict[int, list[bytes | None]]:
+        listed: defaultdict[int, list[bytes | None]] = defaultdict(list)
+        for key, base_offset in self.last_batches.items():
+            listed[base_offset].append(key)
+        return listed

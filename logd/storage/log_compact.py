@@ -13,7 +13,6 @@ Two things of a live log know places inside a segment, and are seen to before th
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -27,7 +26,6 @@ from logd.errors import (
 )
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
 from logd.storage import swap
-from logd.storage.checkpoint import read_snapshot, snapshot_path
 from logd.storage.clean_order import (
     CleanLimits,
     CleanOrder,
@@ -42,7 +40,12 @@ from logd.storage.compaction_state import (
     write_compaction,
 )
 from logd.storage.layout import cleaned_file_name
-from logd.storage.log_checkpoint import take_checkpoint, write_checkpoint
+from logd.storage.log_checkpoint import (
+    drop_snapshots,
+    stale_snapshots,
+    take_checkpoint,
+    write_checkpoint,
+)
 from logd.storage.log_describe import describe_segment
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
@@ -65,6 +68,15 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
         raise state.failed
     assert bound_offset >= 0
     segments = state.segment_list
+    name = f"{state.topic}-{state.partition}"
+    if any(segment.released is not None for segment in segments.items):
+        return CompactionFacts(
+            name=name,
+            segments=(),
+            first_dirty_offset=0,
+            bound_offset=bound_offset,
+            has_released=True,
+        )
     known = _known_state(state, segments)
     is_damaged = bool(state.damage.ranges)
     first_dirty = known.first_uncleaned_offset
@@ -73,7 +85,7 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
         for item in segments.items[:-1]
     )
     return CompactionFacts(
-        name=f"{state.topic}-{state.partition}",
+        name=name,
         segments=facts,
         first_dirty_offset=first_dirty,
         bound_offset=bound_offset,
@@ -109,6 +121,8 @@ def _segment_facts(
         try:
             segment.size = state.files.stat_size(segment.paths.log)
         except OSError as error:
+            if segment.is_replaced:
+                raise SegmentsChangedError(f"{segment.paths.log}: it was replaced") from error
             raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
     latest = segment.max_timestamp
     return SegmentFacts(
@@ -166,6 +180,8 @@ def clean_order(
 def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) -> ReplaceResult:
     """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
 
+    A round that replaces many is committed in steps (`clean_steps`), each by a call.
+
     Durability: one commit point. A crash before it leaves the old segments, a crash behind it the
     new ones (the next start finishes the renames); never both, never a mixture. When this returns,
     the new ones are durable.
@@ -189,12 +205,15 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
         compaction,
     )
     old = _ordered_segments(state, order, replacement.old)
+    _check_begin(state, order, replacement)
     _check_written(state, replacement)
     _renew_checkpoint(state, replacement)
     with state.open_lock, state.snapshot_lock:
         if any(state.damage.in_segment(segment.base_offset) for segment in old):
             raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
-        _drop_snapshots(state, replacement)
+        # A checkpoint that was begun long ago may have been written this moment; it is older than
+        # the one just seen to, and the next such one finds its segment replaced.
+        drop_snapshots(state, replacement.old)
         _commit(state, old, replacement)
         try:
             unlink_paths = swap.exchange_names(state.files, state.directory, replacement)
@@ -227,19 +246,32 @@ def _ordered_segments(state: LogState, order: CleanOrder, bases: Sequence[int]) 
     Raises:
         SegmentsChangedError: they are not.
     """
-    ordered = list(order.segments)
-    items = state.segment_list.items[: len(ordered)]
-    found = [SourceSegment(item.base_offset, item.end_bound, item.size) for item in items]
-    if found != ordered or items[-1].is_active:
+    ordered = order.segments
+    first = state.segment_list.index_of(ordered[0].base_offset)
+    items = state.segment_list.items[first : first + len(ordered)]
+    found = tuple(SourceSegment(item.base_offset, item.end_bound, item.size) for item in items)
+    is_changed = found != ordered or items[-1].is_active
+    if is_changed or any(item.released is not None for item in items):
         raise SegmentsChangedError(
-            f"{order.name}: the log begins with other segments than the round of attempt "
-            f"{order.attempt} read"
+            f"{order.name}: from offset {ordered[0].base_offset} on the log has other segments "
+            f"than the round of attempt {order.attempt} read"
         )
     wanted = frozenset(bases)
     old = [item for item in items if item.base_offset in wanted]
     if len(old) != len(bases):
         raise SegmentsChangedError(f"{order.name}: the result names segments that were not ordered")
     return old
+
+
+def _check_begin(state: LogState, order: CleanOrder, replacement: Replacement) -> None:
+    """Check that the log begins where it did.
+
+    Raises:
+        SegmentsChangedError: what lay before was deleted meanwhile, and nothing takes its place.
+    """
+    begin = state.segment_list.items[0].base_offset
+    if begin in replacement.gone:
+        raise SegmentsChangedError(f"{order.name}: the log begins at offset {begin} now")
 
 
 def _check_written(state: LogState, replacement: Replacement) -> None:
@@ -262,43 +294,9 @@ def _check_written(state: LogState, replacement: Replacement) -> None:
 
 def _renew_checkpoint(state: LogState, replacement: Replacement) -> None:
     """Have a snapshot that names no place in an old segment, if there is any."""
-    stale = _stale_snapshots(state, replacement)
+    stale = stale_snapshots(state, replacement.old)
     if stale and stale[-1] == state.snapshot_offsets[-1]:
         write_checkpoint(state, take_checkpoint(state))
-
-
-def _drop_snapshots(state: LogState, replacement: Replacement) -> None:
-    """Unlink the snapshots that name a place in an old segment.
-
-    A checkpoint that was begun long ago may have been written this moment; it is older than the one
-    that `_renew_checkpoint` saw to, and the next such one finds its segment replaced.
-    """
-    assert state.snapshot_lock.locked()
-    stale = _stale_snapshots(state, replacement)
-    try:
-        for offset in stale:
-            with contextlib.suppress(FileNotFoundError):
-                state.files.unlink(snapshot_path(state.directory, offset))
-    except OSError as error:
-        message = f"{state.directory}: a stale snapshot could not be removed: {error}"
-        raise state.poison(LogFailedError(message)) from error
-    kept = state.snapshot_offsets
-    state.snapshot_offsets = [offset for offset in kept if offset not in stale]
-
-
-def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
-    stale: list[int] = []
-    assert state.snapshot_offsets == sorted(state.snapshot_offsets)
-    for offset in state.snapshot_offsets:
-        try:
-            base = read_snapshot(state.files, state.directory, offset).segment_base
-        except (CorruptFileError, UnsupportedFormatError, FileNotFoundError):
-            continue  # Recovery does not use it either.
-        except OSError as error:
-            raise DamagedRangeError(f"{state.directory}: {error}") from error
-        if base in replacement.old:
-            stale.append(offset)
-    return stale
 
 
 def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -> None:
@@ -326,18 +324,23 @@ def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -
 
 def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment]) -> None:
     """Put the new segments into the list, in one assignment."""
+    segments = state.segment_list
     gone = frozenset(segment.base_offset for segment in old)
-    assert state.segment_list.active.base_offset not in gone
-    kept = [item for item in state.segment_list.items if item.base_offset not in gone]
+    assert segments.active.base_offset not in gone
+    first = segments.index_of(old[0].base_offset)
+    end = segments.index_of(old[-1].base_offset) + 1
+    kept = [item for item in segments.items[first:end] if item.base_offset not in gone]
     made = [Segment(state.directory, segment.base_offset) for segment in new]
     for segment, written in zip(made, new, strict=True):
         segment.size = written.log_bytes
-    items = sorted((*made, *kept), key=lambda item: item.base_offset)
-    for segment, following in pairwise(items):
+    between = sorted((*made, *kept), key=lambda item: item.base_offset)
+    spliced = segments.spliced(first, end, between)
+    for segment, following in pairwise(spliced.items[max(first - 1, 0) : first + len(between) + 1]):
         segment.end_bound = following.base_offset
     for segment in old:
         assert segment.size != SIZE_UNKNOWN
-        state.sealed_bytes -= segment.size
         state.open_files.forget(segment)
-    state.sealed_bytes += sum(segment.log_bytes for segment in new)
-    state.segment_list = SegmentList(tuple(items))
+    with state.list_lock:
+        state.sealed_bytes += sum(segment.log_bytes for segment in new)
+        state.sealed_bytes -= sum(segment.size for segment in old)
+        state.segment_list = spliced

@@ -10,7 +10,7 @@ the next round of retention, goes on from there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from logd.errors import DiskFullError, LogFailedError, OffsetOutOfRangeError, StorageError
@@ -29,7 +29,7 @@ class DeleteResult:
         log_start_offset: the log's start now.
         unlink_paths: files that were renamed out of the log, to be unlinked when nobody reads them.
         segment_count: how many segments went, and with them …
-        size_bytes: … so many bytes of log.
+        size_bytes: … so many bytes of log; of released ones their chunks still have them.
     """
 
     log_start_offset: int
@@ -77,7 +77,13 @@ def _is_active_below(state: LogState) -> bool:
 def _drop_below(state: LogState, offset: int) -> tuple[int, int]:
     """Take segments wholly below out of the log; return how many, and how many bytes."""
     assert state.log_start_offset >= offset, "durable before a file is touched"
-    dropped = [segment for segment in state.segment_list.items if segment.end_bound <= offset]
+    with state.open_lock:  # Nobody releases or thaws one of them meanwhile.
+        return _drop_below_locked(state, offset)
+
+
+def _drop_below_locked(state: LogState, offset: int) -> tuple[int, int]:
+    assert state.open_lock.locked()
+    dropped = state.segment_list.items[: state.segment_list.count_below(offset)]
     size_bytes = 0
     for segment in dropped:
         if segment.size == SIZE_UNKNOWN:
@@ -86,11 +92,14 @@ def _drop_below(state: LogState, offset: int) -> tuple[int, int]:
         size_bytes += segment.size
     if not dropped:
         return 0, 0
-    cuts = _cuts_below(state, offset)
+    cuts = _cuts_below(state, state.segment_list.bases[len(dropped)])
     for segment in dropped:
         state.open_files.forget(segment)
-    state.sealed_bytes -= size_bytes
-    state.segment_list = state.segment_list.without_first(len(dropped))
+    released_bytes = sum(segment.size for segment in dropped if segment.released is not None)
+    with state.list_lock:
+        state.sealed_bytes -= size_bytes - released_bytes
+        state.released_bytes -= released_bytes
+        state.segment_list = state.segment_list.without_first(len(dropped))
     state.doomed_paths.extend((*_segment_files(dropped), *cuts))
     return len(dropped), size_bytes
 
@@ -104,7 +113,7 @@ def _rename_dropped(state: LogState) -> tuple[str, ...]:
         return ()
     while state.doomed_paths:
         path = state.doomed_paths[0]
-        # A segment that was copied here and never opened may have no index.
+        # One that was copied here and never opened may have no index, a released one has no log.
         with contextlib.suppress(FileNotFoundError):
             state.files.rename(path, path + DELETED_SUFFIX)
             state.deleted_paths.append(path + DELETED_SUFFIX)
@@ -115,7 +124,7 @@ def _rename_dropped(state: LogState) -> tuple[str, ...]:
     return unlink_paths
 
 
-def _segment_files(segments: list[Segment]) -> list[str]:
+def _segment_files(segments: Sequence[Segment]) -> list[str]:
     return [
         path
         for segment in segments
@@ -123,13 +132,10 @@ def _segment_files(segments: list[Segment]) -> list[str]:
     ]
 
 
-def _cuts_below(state: LogState, offset: int) -> list[str]:
+def _cuts_below(state: LogState, first_base: int) -> list[str]:
     """Return the saved tails, which go with the segments that they were cut from."""
     if state.cuts is None:
         state.cuts = list_cuts(state.files, state.directory)
-    first_base = min(
-        segment.base_offset for segment in state.segment_list.items if segment.end_bound > offset
-    )
     below = [f"{state.directory}/{name}" for base, name in state.cuts if base < first_base]
     state.cuts = [cut for cut in state.cuts if cut[0] >= first_base]
     return below

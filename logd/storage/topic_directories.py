@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from logd.errors import CorruptFileError, DataDirectoryError
@@ -111,14 +111,36 @@ def retire(files: Files, topics_path: str, *, topic: str, topic_id: bytes, parti
     files.sync_directory(topics_path)
 
 
-def remove_retired(files: Files, topics_path: str, *, topic_id: bytes, partitions: int) -> None:
-    """Unlink a deleted topic's files; a crash in between leaves work for the next call."""
+def retired_directories(topics_path: str, *, topic_id: bytes, partitions: int) -> list[str]:
+    """Return where `retire` put a topic's directories; they may be gone again."""
     assert partitions >= 0
-    for partition in range(partitions):
-        directory = f"{topics_path}/{deleted_directory_name(topic_id, partition)}"
+    return [
+        f"{topics_path}/{deleted_directory_name(topic_id, partition)}"
+        for partition in range(partitions)
+    ]
+
+
+def files_in(files: Files, directories: Sequence[str]) -> list[str]:
+    """Return the paths of the files in those of the directories that exist."""
+    paths = (
+        f"{directory}/{name}"
+        for directory in directories
+        if files.is_directory(directory)
+        for name in files.list_directory(directory)
+    )
+    return [path for path in paths if not files.is_directory(path)]
+
+
+def remove_retired(files: Files, directories: Sequence[str]) -> None:
+    """Unlink what is left in a deleted topic's directories, and them.
+
+    A crash in between leaves work for the next call.
+    """
+    for directory in directories:
         if files.is_directory(directory):
             remove_tree(files, directory)
-    files.sync_directory(topics_path)
+    if directories:
+        files.sync_directory(directories[0].rpartition("/")[0])
 
 
 def remove_tree(files: Files, directory: str, *, depth: int = 0) -> None:

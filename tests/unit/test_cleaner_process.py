@@ -142,8 +142,10 @@ async def test_it_takes_no_more_memory_than_allowed(tmp_path: Path, offload: Thr
 
 
 async def test_it_stands_behind_everybody_else(log: Log, offload: ThreadOffload) -> None:
-    """While it works it has nice 19 and is the first to go when memory is short."""
+    """While it works it has nice 19, its session as well, and is the first to go when memory is
+    short."""
     seen: list[tuple[int, str]] = []
+    sessions: list[str] = []
 
     async with trio.open_nursery() as nursery:
 
@@ -151,6 +153,9 @@ async def test_it_stands_behind_everybody_else(log: Log, offload: ThreadOffload)
             child = only_child(os.getpid())
             adjusted = Path(f"/proc/{child}/oom_score_adj").read_text().strip()
             seen.append((os.getpriority(os.PRIO_PROCESS, child), adjusted))
+            session = Path(f"/proc/{child}/autogroup")
+            if session.exists():  # The kernel may have been built without.
+                sessions.append(session.read_text().split()[-1])
             nursery.cancel_scope.cancel()
 
         order = order_of(log, io_bytes_per_s=1)
@@ -160,6 +165,7 @@ async def test_it_stands_behind_everybody_else(log: Log, offload: ThreadOffload)
             )
         )
     assert seen[0] == (19, "800")
+    assert sessions[:1] in ([], ["19"])
 
 
 PARENT = """

@@ -41,6 +41,7 @@ def test_the_map_takes_no_more_than_it_says(batch_keys: int, key_bytes: int) -> 
             slack = 10_000 + 100 * batch_keys  # The batch itself, and its tuples.
             assert peak - before <= keys.size_bytes + slack
         counts = keys.count_by_batch()
+        assert keys.last_of([], 9_999) == []  # From now on the keys are listed by batch as well.
         used, _ = tracemalloc.get_traced_memory()
         assert sum(counts.values()) == len(keys)
         assert keys.size_bytes / 2.5 < used - before <= keys.size_bytes + 10_000

@@ -85,8 +85,12 @@ def test_retiring_goes_by_the_topic_id(tmp_path: Path) -> None:
     assert unmarked.exists()
     gone = tmp_path / deleted_directory_name(ID, 0)
     assert (gone / "00000000000000000000.log").read_bytes() == b"x"
+    directories = topic_directories.retired_directories(str(tmp_path), topic_id=ID, partitions=5)
+    paths = topic_directories.files_in(FILES, directories)
+    assert {Path(path).parent for path in paths} == {gone}
+    assert str(gone / "00000000000000000000.log") in paths
     for _ in range(2):
-        topic_directories.remove_retired(FILES, str(tmp_path), topic_id=ID, partitions=5)
+        topic_directories.remove_retired(FILES, directories)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1", "a-2"]
 
 
