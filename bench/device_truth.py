@@ -107,9 +107,13 @@ def conclude(
 ) -> Truth:
     """Return the verdict on a device, from what is thought of its syncs and its curve."""
     one, best = curve[0], enough(curve)
+    # What is not kept is not called durable, and what is doubted is not promised.
+    kept = "" if judgement == "not durable" else "durable "
+    doubt = " if fdatasync can be believed" if judgement == "suspicious" else ""
     alone = (
-        f"One writer that waits for each append: expect {one.appends_per_s:,.0f} durable appends a "
-        f"second of {record_bytes:,} bytes (p50 {_time(one.p50_us)}, p99 {_time(one.p99_us)})."
+        f"One writer that waits for each append: expect{doubt} {one.appends_per_s:,.0f} {kept}"
+        f"appends a second of {record_bytes:,} bytes (p50 {_time(one.p50_us)}, p99 "
+        f"{_time(one.p99_us)})."
     )
     more = (
         "no larger batch was tried, and one may give more"

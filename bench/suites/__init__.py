@@ -48,6 +48,7 @@ def space_of(name: str, options: Options) -> int:
         "disk": SPACE_BYTES,
         "append": written + GIB,
         "fetch": 2 * GIB,
+        "degraded": 4 * GIB,
         "encode": 4 * GIB,
         "degraded": 3 * GIB,
         "compact": 3 * min(options.fill_bytes, GIB),

@@ -9,7 +9,6 @@ side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from bench.load import make_batch
@@ -18,6 +17,7 @@ from bench.process import Server
 from bench.runner import Run, as_megabytes, as_requests, memory_row
 from bench.suites.bare import bare_append
 from bench.suites.curves import append_curves
+from bench.suites.durable import durable_plan
 from bench.suites.open_rates import open_rows
 from bench.suites.shapes import (
     CLIENT_DEPTH,
@@ -29,7 +29,6 @@ from bench.suites.shapes import (
     shape_name,
     size_name,
 )
-from bench.suites.synced import syncs_of, with_bytes_per_sync
 
 DURABLE_BATCH_BYTES: Final = 16 * KIB
 DURABLE_DEPTH: Final = 64
@@ -107,39 +106,15 @@ def _produce(run: Run, server: Server, topic: str, load: dict[str, Any]) -> Wind
 
 
 def _durable(run: Run, server: Server, size: int, connections: int, depth: int) -> Measurement:
-    """acks=all; the ceiling writes as many bytes a sync as the server did in the same turn."""
-    load = {"acks": -1, "batch_bytes": size, "connections": connections, "depth": depth}
-    small = size == 0
-    value = as_requests if small else as_megabytes
     shape = shape_name(connections=connections, depth=depth)
     if size in (64 * KIB, MIB):
         shape = connections_name(connections)
-    batch = make_batch(size, timestamp_ms=0)[0]
-    place = str(run.directory)
     with run.topic(server) as topic:
-
-        def ours() -> Window:
-            before = syncs_of(server)
-            window = _produce(run, server, topic, load)
-            in_flight = depth * connections
-            return value(
-                with_bytes_per_sync(window, len(batch), syncs_of(server), before, in_flight)
-            )
-
-        def ceiling(ours: Window) -> Window:
-            size = ours.notes["bytes_per_sync"]
-            bare = run.job("write-and-sync", directory=place, bytes=size)
-            return value(replace(bare, requests=bare.bytes // len(batch)))
-
-        return run.row(
-            f"durable {size_name(size)}, {shape}",
-            "requests/s" if small else "MB/s",
-            ours,
-            ceiling=ceiling,
-            ceiling_name="bare write and fdatasync, the same bytes a sync",
-            prime=size >= 64 * KIB,
-            conditions=load,
-        )
+        plan = durable_plan(
+            run, server, topic, name=f"durable {size_name(size)}, {shape}", size=size,
+            connections=connections, depth=depth,
+        )  # fmt: skip
+        return run.rows([plan])[0]
 
 
 def _durable_round_robin(run: Run, server: Server) -> Measurement:
@@ -155,5 +130,5 @@ def _durable_round_robin(run: Run, server: Server) -> Measurement:
             lambda: as_requests(_produce(run, server, topic, load)),
             ceiling=lambda _: as_requests(run.job("round-robin", threads=SYNC_THREADS, **bare)),
             ceiling_name=f"{SYNC_THREADS} threads syncing {partitions} files",
-            conditions=load,
+            conditions={"flush_mode": "commit", **load},
         )

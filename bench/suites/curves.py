@@ -2,7 +2,8 @@
 
 Each curve is a set of rows that take turns. They are measured when they are asked for: a curve of
 six points takes as long as six rows. acks=1 stands beside a bare loop that does the same, acks=all
-over partitions beside threads that sync as many files.
+beside one that writes and syncs as much at a time, and over partitions beside threads that sync as
+many files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.measurement import Measurement, Window
 from bench.process import Server
 from bench.runner import Plan, Run, as_megabytes, as_requests
 from bench.suites.bare import bare_append
+from bench.suites.durable import durable_plan
 from bench.suites.shapes import CLIENT_DEPTH, KIB, MIB, SYNC_THREADS, counted, size_name
 
 RECORD_SIZES: Final = (10, 100, KIB, 10 * KIB, 100 * KIB, MIB)
@@ -34,7 +36,9 @@ def append_curves(run: Run, server: Server) -> list[Measurement]:
     """All curves of appending, or none where nobody asked for them."""
     if not run.options.curves:
         return []
-    curves = (_record_sizes, _batch_sizes, _depths, _connections, _partitions)
+    curves = (
+        _record_sizes, _batch_sizes, _depths, _connections, _durable_depths, _partitions
+    )  # fmt: skip
     rows: list[Measurement] = []
     for curve in curves:
         with ExitStack() as stack:
@@ -104,6 +108,18 @@ def _connections(run: Run, server: Server, stack: ExitStack) -> Iterator[Plan]:
             run, server, stack, name=f"append over {counted(connections, 'connection')}",
             curve="connections", x=connections, unit="requests/s", value=as_requests,
             load={"batch_bytes": 0, "connections": connections, "depth": 1},
+        )  # fmt: skip
+
+
+def _durable_depths(run: Run, server: Server, stack: ExitStack) -> Iterator[Plan]:
+    """acks=all: the more are in flight, the more share a sync."""
+    for depth in DEPTHS:
+        topic = stack.enter_context(run.topic(server))
+        yield durable_plan(
+            run, server, topic, name=f"durable with {depth:,} in flight", size=0, connections=1,
+            depth=depth,
+            conditions={"curve": "requests in flight", "x": depth,
+                        "chart": "durable requests/s by requests in flight"},
         )  # fmt: skip
 
 

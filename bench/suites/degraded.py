@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from bench.load import append_batches, make_batch
 from bench.measurement import Measurement, Window
-from bench.process import ROOT, BenchError, Server, environment, read_line, stop
+from bench.process import ROOT, BenchError, Server, die_with_parent, environment, read_line, stop
 from bench.runner import Run, as_megabytes, as_p50, as_p99
 from bench.suites.shapes import KIB, MIB
 
@@ -123,6 +123,7 @@ def _node_process(run: Run, processes: ExitStack, name: str) -> tuple[str, subpr
             [*command, "--listen", "127.0.0.1:0", "--reserve", "1MiB"],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0,
             env=environment(),
+            preexec_fn=die_with_parent,  # noqa: PLW1509  There is one thread here.
         )  # fmt: skip
     processes.callback(stop, process)
     line = read_line(process, READY_S, "logd node serve")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final
 
 from bench.load import append_batches, make_batch
 from bench.measurement import Measurement
 from bench.process import Server
-from bench.runner import Run, as_megabytes, as_p50, memory_row
+from bench.runner import Plan, Run, as_megabytes, as_p50, memory_row
 from bench.suites.bare import bare_append
 from bench.suites.shapes import KIB, MIB, connections_name, size_name
 
 FETCH_LOG_BYTES: Final = 512 * MIB
 FETCH_BATCH_BYTES: Final = 64 * KIB
+SIZES: Final = (64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB)
+CONNECTIONS: Final = (1, 4, 16, 64, 256)
 
 
 def fetch_rows(run: Run) -> list[Measurement]:
@@ -27,6 +31,7 @@ def fetch_rows(run: Run) -> list[Measurement]:
                 for connections in (1, 4)
                 for size in (MIB, 10 * MIB)
             ]
+            rows += _curves(run, server, topic, log)
         rows += [
             _end_to_end(run, server, durable=durable, per_second=per_second)
             for durable in (False, True)
@@ -51,28 +56,58 @@ def fill(run: Run, server: Server, topic: str, size: int) -> dict[str, int]:
 def _fetch(
     run: Run, server: Server, topic: str, log: dict[str, int], size: int, connections: int
 ) -> Measurement:
-    load = {"topic": topic, "max_bytes": size, "connections": connections, **log}
-    bare = {"topic": topic, "file": str(run.directory / "fetch.log"),
-            "records_bytes": size // log["batch_bytes"] * log["batch_bytes"]}  # fmt: skip
-    with (
-        run.bare("serve-send", **bare, unasked=False) as (address, pid),
-        run.bare("serve-send", **bare, unasked=True) as (unasked, _),
-    ):
+    with ExitStack() as stack:
+        plan = _plan(run, server, stack, topic, log, size, connections)
+        bare = {"topic": topic, "file": str(run.directory / "fetch.log"), "unasked": True,
+                "records_bytes": _records_bytes(size, log)}  # fmt: skip
+        unasked, _ = stack.enter_context(run.bare("serve-send", **bare))
+        load = {"topic": topic, "max_bytes": size, "connections": connections, **log}
         stream = as_megabytes(run.job("drain", address=unasked, **load))
-        ours = {"address": server.kafka, "server_pid": server.pid, **load}
-        ceiling = {"address": address, "server_pid": pid, **load}
-        return run.row(
-            f"fetch {size_name(size)}, {connections_name(connections)}",
-            "MB/s",
-            lambda: as_megabytes(run.job("fetch", **ours)),
-            ceiling=lambda _: as_megabytes(run.job("fetch", **ceiling)),
-            ceiling_name="bare sendfile, 256 KiB a call",
-            conditions={
-                "max_bytes": size,
-                "connections": connections,
-                "bare_sendfile_unasked_1_connection": round(stream.value),
-            },
-        )
+        noted = {**plan.conditions, "bare_sendfile_unasked_1_connection": round(stream.value)}
+        return run.rows([replace(plan, conditions=noted)])[0]
+
+
+def _records_bytes(size: int, log: dict[str, int]) -> int:
+    """Return how many bytes of whole batches an answer of at most `size` holds."""
+    return size // log["batch_bytes"] * log["batch_bytes"]
+
+
+def _plan(
+    run: Run, server: Server, stack: ExitStack, topic: str, log: dict[str, int], size: int,
+    connections: int,
+) -> Plan:  # fmt: skip
+    load = {"topic": topic, "max_bytes": size, "connections": connections, **log}
+    bare = {"topic": topic, "file": str(run.directory / "fetch.log"), "unasked": False,
+            "records_bytes": _records_bytes(size, log)}  # fmt: skip
+    address, pid = stack.enter_context(run.bare("serve-send", **bare))
+    ours = {"address": server.kafka, "server_pid": server.pid, **load}
+    ceiling = {"address": address, "server_pid": pid, **load}
+    return Plan(
+        f"fetch {size_name(size)}, {connections_name(connections)}", "MB/s",
+        lambda: as_megabytes(run.job("fetch", **ours)),
+        ceiling=lambda _: as_megabytes(run.job("fetch", **ceiling)),
+        ceiling_name="bare sendfile, 256 KiB a call",
+        conditions={"max_bytes": size, "connections": connections},
+    )  # fmt: skip
+
+
+def _curves(run: Run, server: Server, topic: str, log: dict[str, int]) -> list[Measurement]:
+    """How fetching scales with the bytes of an answer, and with connections."""
+    if not run.options.curves:
+        return []
+    rows: list[Measurement] = []
+    sizes = ("bytes a fetch", [(size, 1, size) for size in SIZES])
+    connections = ("connections", [(MIB, count, count) for count in CONNECTIONS])
+    for curve, points in (sizes, connections):
+        with ExitStack() as stack:
+            plans = []
+            for size, count, x in points:
+                plan = _plan(run, server, stack, topic, log, size, count)
+                noted = {**plan.conditions, "curve": curve, "x": x}
+                # Some of these are rows of the default run, too.
+                plans.append(replace(plan, name=f"{plan.name}, by {curve}", conditions=noted))
+            rows += run.rows(plans)
+    return rows
 
 
 def _end_to_end(run: Run, server: Server, *, durable: bool, per_second: int) -> Measurement:

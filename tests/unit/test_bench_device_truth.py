@@ -52,6 +52,17 @@ def test_the_words_say_what_to_expect() -> None:
     assert (truth.appends_per_s, truth.batch_bytes) == (9000, 4096)
 
 
+@pytest.mark.parametrize(
+    ("judgement", "said"),
+    [("plausible", "expect 4,000 durable appends"), ("not durable", "expect 4,000 appends"),
+     ("suspicious", "expect if fdatasync can be believed 4,000 durable appends")],
+)  # fmt: skip
+def test_nothing_is_called_durable_that_is_not(judgement, said) -> None:
+    """In memory nothing is durable; where fdatasync is doubted, the promise is too."""
+    truth = conclude(judgement, "x", curve(4000, 9000), record_bytes=1024)
+    assert said in truth.words[0]
+
+
 def test_a_curve_that_still_rises_says_so() -> None:
     """Where the largest batch is the best, it is not said that larger ones gain nothing."""
     truth = conclude("unknown", "x", curve(1000, 4000, 16_000), record_bytes=1024)

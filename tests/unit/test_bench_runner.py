@@ -11,7 +11,7 @@ from bench import api
 from bench.measurement import Measurement, Window
 from bench.process import BenchError
 from bench.runner import Options, Plan, open_run
-from bench.suites import SUITES, curves, recover
+from bench.suites import SUITES, curves, fetch, recover
 
 
 @pytest.fixture
@@ -137,9 +137,29 @@ def test_every_curve_has_its_points(tmp_path, monkeypatch) -> None:
     with open_run(tmp_path, options) as opened, opened.server() as server:
         rows = curves.append_curves(opened, server)
     counts = Counter(row.conditions["curve"] for row in rows)
-    assert counts == dict.fromkeys(
-        ("bytes a record", "bytes a batch", "requests in flight", "connections", "partitions"), 2
-    )
+    assert counts == {
+        "bytes a record": 2, "bytes a batch": 2, "requests in flight": 4, "connections": 2,
+        "partitions": 2,
+    }  # fmt: skip
+    assert all(row.value > 0 and row.ratio for row in rows)
+    assert len({row.name for row in rows}) == len(rows)
+
+
+@pytest.mark.slow
+def test_fetches_have_their_curves(tmp_path, monkeypatch) -> None:
+    """Over the bytes of an answer, and over connections."""
+    monkeypatch.setattr(fetch, "SIZES", (2**16, 2**20))
+    monkeypatch.setattr(fetch, "CONNECTIONS", (1, 8))
+    options = Options(seconds=0.02, repetitions=1, prime_bytes=0, curves=True)
+    with (
+        open_run(tmp_path, options) as opened,
+        opened.server() as server,
+        opened.topic(server) as topic,
+    ):
+        log = fetch.fill(opened, server, topic, 2**23)
+        rows = fetch._curves(opened, server, topic, log)
+    assert Counter(row.conditions["curve"] for row in rows) == {
+        "bytes a fetch": 2, "connections": 2}  # fmt: skip
     assert all(row.value > 0 and row.ratio for row in rows)
     assert len({row.name for row in rows}) == len(rows)
 

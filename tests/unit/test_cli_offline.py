@@ -154,5 +154,5 @@ def test_bench_offers_what_the_package_has() -> None:
 
 def test_a_benchmark_of_later_work_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     """A benchmark that this version cannot run says so, with exit code 1."""
-    assert main.run(["bench", "degraded"]) == 1
+    assert main.run(["bench", "repair"]) == 1
     assert "not available" in capfd.readouterr().err
