@@ -228,7 +228,7 @@ def calls_of_rounds(tmp_path: Path) -> list[int]:
     assert ended
     assert session is not None
     assert len(session.model.rows) < 12
-    assert session.steps > 2 * len(session.rounds)
+    assert session.steps > len(session.rounds)
     disk.close()
     return [call for begun, end in session.rounds for call in range(begun, end + 2)]
 

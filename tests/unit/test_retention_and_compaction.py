@@ -163,10 +163,9 @@ class Both:
         return [row for row in rows_in(self.partition.log) if row in due]
 
     def check_removals(self) -> None:
-        """What is to be removed is no part of the log, and all that was renamed is removed."""
+        """What is to be removed is no part of the log, each file once, and all that was renamed."""
         before = rows_in(self.partition.log)
-        # A segment that a round wrote has the name of the one that it replaced, be it removed, too.
-        for path in {path for paths, _ in self.rig.later for path in paths}:
+        for path in (path for paths, _ in self.rig.later for path in paths):
             assert path.endswith(".deleted")
             os.unlink(path)
         assert rows_in(self.partition.log) == before
