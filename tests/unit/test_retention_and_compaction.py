@@ -35,7 +35,7 @@ SETTINGS = {"cleanup_policy": "compact,delete", "segment_bytes": "500"}
 
 MOMENTS = ("ordered", "written", "committing")
 
-CUT_SHORT = (CleaningFailedError, SegmentsChangedError, NotCompactedError, RoundCutShortError)
+CUT_SHORT = (SegmentsChangedError, NotCompactedError, RoundCutShortError)
 """How a round may end that something came between."""
 
 Meanwhile = Callable[[], Awaitable[None]]
@@ -221,13 +221,12 @@ async def test_a_look_of_retention_in_a_round(
     both = filled(directory, rng)
     both.moment = moment
     both.meanwhile = both.rig.retention.run_round
-    expected = {"ordered": CleaningFailedError, "written": SegmentsChangedError}.get(moment)
-    try:
-        result = await both.compact()
-        assert expected is None
-        assert isinstance(result, CleanResult)
-    except (CleaningFailedError, SegmentsChangedError) as error:
-        assert type(error) is expected or moment == "committing"
+    if moment == "committing":
+        with contextlib.suppress(SegmentsChangedError):
+            assert isinstance(await both.compact(), CleanResult)
+    else:
+        with pytest.raises(SegmentsChangedError):
+            await both.compact()
     both.check()
     assert not both.due_rows()
     if moment != "committing":
