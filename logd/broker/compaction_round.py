@@ -24,7 +24,7 @@ from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
 from logd.broker.services import PartitionServices
 from logd.config import ServerSettings, TopicSettings
-from logd.errors import CompactionError, LogFailedError
+from logd.errors import CompactionError, LogFailedError, SegmentsChangedError
 from logd.policy.compaction import CompactionFacts, CompactionRules, NotDue, plan_compaction
 from logd.storage.clean_order import (
     BATCH_MEMORY_BYTES,
@@ -163,6 +163,13 @@ class Rounds:
             written_by_us = False
         except LogFailedError:
             written_by_us = False  # Half-way, perhaps: the next start needs them.
+            raise
+        except CleaningFailedError as error:
+            begin = order.segments[0].base_offset
+            if error.kind == "gone" and partition.log.segment_list.bases[0] > begin:
+                raise SegmentsChangedError(
+                    f"{order.name}: records were deleted while the round was reading them"
+                ) from error
             raise
         finally:
             if written_by_us:

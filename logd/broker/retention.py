@@ -5,8 +5,9 @@
         (thread)                         (policy)           (thread; appends wait meanwhile)
 
 The oldest segment is looked at alone; if it goes, up to SEGMENTS_PER_STEP at a time, so that
-appends wait for some renames and two syncs, never for ten thousand. A partition that fails is a
-problem on `status`; the others go on, and it is tried again at the next round.
+appends wait for some renames and two syncs, never for ten thousand; and as long as a step took
+there is a pause: half of the time the processor and the device are for others. A partition that
+fails is a problem on `status`; the others go on, and it is tried again at the next round.
 
 What time it is, `retention_clock` says: a wall clock that ran ahead deletes nothing early. The
 server's own topics are kept whatever their settings: what is in force there may be old.
@@ -206,9 +207,11 @@ class Retention:
                 continue
             if plan.delete_count == 0 and not partition.log.is_deletion_unfinished:
                 break
+            began_s = trio.current_time()
             await self._carry_out(partition, plan, removed, limits)
             if plan.delete_count < limit:
                 break  # Also where old records are being appended faster than they go.
+            await trio.sleep(trio.current_time() - began_s)
         self._note_plan(partition, plan)
         removed.log_start_offset = partition.log_start_offset
         return removed

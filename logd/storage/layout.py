@@ -70,6 +70,7 @@ _OFFSET_DIGITS: Final = 20
 _TOPIC_NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{TOPIC_NAME_CHARACTERS_MAX}}}")
 _SEGMENT_FILE: Final = re.compile(rf"([0-9]{{{_OFFSET_DIGITS}}})(\.[a-z0-9.]+)")
 _CLEANED: Final = re.compile(rf"([0-9]{{{_OFFSET_DIGITS}}})(?:\.[0-9]+)?(\.[a-z]+)\.cleaned")
+_REPLACED: Final = re.compile(rf"([0-9]{{{_OFFSET_DIGITS}}})\.[0-9]+(\.[a-z]+)\.deleted")
 _PARTITION_DIRECTORY: Final = re.compile(r"(.+)-(0|[1-9][0-9]{0,4})", re.DOTALL)
 _DELETED_DIRECTORY: Final = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,4})-delete")
 
@@ -102,12 +103,21 @@ def cleaned_file_name(base_offset: int, attempt: int, suffix: str) -> str:
     return f"{offset_name(base_offset)}.{attempt}{suffix}{CLEANED_SUFFIX}"
 
 
+def replaced_file_name(base_offset: int, attempt: int, suffix: str) -> str:
+    """Return the last name of one file of a segment that compaction replaced: `….7.log.deleted`.
+
+    A name of its own: renaming over an older one would remove that in this moment.
+    """
+    assert attempt >= 0
+    assert suffix.startswith(".")
+    return f"{offset_name(base_offset)}.{attempt}{suffix}{DELETED_SUFFIX}"
+
+
 def base_file_name(name: str) -> str:
     """Return a segment file's own name: without what marks it as new or as deleted."""
-    name = name.removesuffix(DELETED_SUFFIX)
     assert "/" not in name
-    cleaned = _CLEANED.fullmatch(name)
-    return name if cleaned is None else cleaned[1] + cleaned[2]
+    marked = _CLEANED.fullmatch(name) or _REPLACED.fullmatch(name)
+    return name.removesuffix(DELETED_SUFFIX) if marked is None else marked[1] + marked[2]
 
 
 def parse_segment_file_name(name: str) -> tuple[int, str] | None:

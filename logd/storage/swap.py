@@ -41,6 +41,7 @@ from logd.storage.layout import (
     REPLACEMENT_NAME,
     TIME_INDEX_SUFFIX,
     cleaned_file_name,
+    replaced_file_name,
     segment_file_name,
 )
 from logd.storage.state_file import read_state, remove_state, write_state
@@ -185,27 +186,31 @@ def exchange_names(files: Files, directory: str, replacement: Replacement) -> li
         OSError: some are renamed, some are not.
     """
     unlink_paths: list[str] = []
+    attempt = replacement.attempt
     assert replacement.old
     for base in replacement.gone:
         for suffix in SUFFIXES:
-            unlink_paths += _set_aside(files, f"{directory}/{segment_file_name(base, suffix)}")
+            unlink_paths += _set_aside(files, directory, base, attempt, suffix)
     for segment in replacement.new:
+        base = segment.base_offset
         for suffix in SUFFIXES:
-            name = cleaned_file_name(segment.base_offset, replacement.attempt, suffix)
-            path = f"{directory}/{segment_file_name(segment.base_offset, suffix)}"
+            name = cleaned_file_name(base, attempt, suffix)
             if files.exists(f"{directory}/{name}"):
-                unlink_paths += _set_aside(files, path)
-                files.rename(f"{directory}/{name}", path)
+                unlink_paths += _set_aside(files, directory, base, attempt, suffix)
+                files.rename(
+                    f"{directory}/{name}", f"{directory}/{segment_file_name(base, suffix)}"
+                )
     files.sync_directory(directory)
     return unlink_paths
 
 
-def _set_aside(files: Files, path: str) -> list[str]:
-    assert not path.endswith(DELETED_SUFFIX)
+def _set_aside(files: Files, directory: str, base: int, attempt: int, suffix: str) -> list[str]:
+    last_path = f"{directory}/{replaced_file_name(base, attempt, suffix)}"
+    assert last_path.endswith(DELETED_SUFFIX)
     # A segment that was copied here and never opened may have no index.
     with contextlib.suppress(FileNotFoundError):
-        files.rename(path, path + DELETED_SUFFIX)
-        return [path + DELETED_SUFFIX]
+        files.rename(f"{directory}/{segment_file_name(base, suffix)}", last_path)
+        return [last_path]
     return []
 
 

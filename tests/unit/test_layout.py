@@ -82,3 +82,17 @@ def test_segment_names_round_trip_and_sort_as_offsets(offset: int) -> None:
 def test_segment_names_are_parsed_strictly(name: str, parsed: tuple[int, str] | None) -> None:
     """Exactly 20 digits that fit an offset, and a suffix."""
     assert layout.parse_segment_file_name(name) == parsed
+
+
+@pytest.mark.parametrize("suffix", [".log", ".index", ".timeindex"])
+def test_marks_come_off_a_segment_files_name(suffix: str) -> None:
+    """A new, a deleted and a replaced file is of the kind of the one that it was, or will be."""
+    own = layout.segment_file_name(42, suffix)
+    marked = (
+        own,
+        own + ".deleted",
+        layout.cleaned_file_name(42, 7, suffix),
+        layout.replaced_file_name(42, 7, suffix),
+    )
+    assert len(set(marked)) == len(marked)
+    assert {layout.base_file_name(name) for name in marked} == {own}
