@@ -50,7 +50,6 @@ def space_of(name: str, options: Options) -> int:
         "fetch": 2 * GIB,
         "degraded": 4 * GIB,
         "encode": 4 * GIB,
-        "degraded": 3 * GIB,
         "compact": 3 * min(options.fill_bytes, GIB),
         # Less than asked for is filled where less is free.
         "recover": min(options.fill_bytes, GIB) + GIB,
