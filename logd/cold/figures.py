@@ -81,12 +81,15 @@ class ColdView:
         found = ColdFigures()
         by_node = {name: self._state_on(name) for name in self._tier.nodes.names()}
         noted = {place.encoding for place, _ in self._findings}
+        all_live = all(state is ChunkState.LIVE for state in by_node.values())
         for generation in self._tier.generations():
             found.by_state[generation.state.value] += 1
             if generation.state not in LIVE:
                 continue
             if generation.encoding in noted:
                 left = self.margin(generation)
+            elif all_live and not generation.missing:
+                left = generation.profile.m
             else:
                 left = _margin_on(generation, by_node)
             if left < 0 and not is_hot(generation):

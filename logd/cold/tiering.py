@@ -61,6 +61,9 @@ RELEASES_AT_ONCE: Final = 2
 PARTITIONS_PER_TURN: Final = 50
 """Partitions that are looked at before the loop has its turn."""
 
+GENERATIONS_PER_TURN: Final = 200
+"""… and generations."""
+
 REFUSED_PAUSE_MS: Final = 5 * SECOND_MS
 """How soon nodes that could take no chunk are asked again."""
 
@@ -156,7 +159,7 @@ class Tiering:
         partitions = {(each.topic_id, each.index): each for each in self._partitions()}
         generations = self._tier.generations()
         await self._settle(partitions, generations)
-        self._start_releases(nursery, partitions)
+        await self._start_releases(nursery, partitions)
         await self._start_encodings(nursery, partitions)
         self._forget_old(partitions)
 
@@ -185,7 +188,7 @@ class Tiering:
                     )
                 elif action is StartAction.SAY_HOT_IS_MISSING:
                     missing.add(generation.encoding)
-            if number % PARTITIONS_PER_TURN == 0:
+            if number % GENERATIONS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
         self.hot_missing = missing
         for partition in partitions.values():
@@ -217,14 +220,17 @@ class Tiering:
 
     # --- releases ---------------------------------------------------------------------------------
 
-    def _start_releases(
+    async def _start_releases(
         self, nursery: trio.Nursery, partitions: dict[tuple[bytes, int], ColdPartition]
     ) -> None:
         left_over, committed = [], []
         for partition in partitions.values():
             terms = release_terms(partition.settings)
             coverage = self._tier.coverage(partition.topic_id, partition.index)
-            for each in coverage.generations if partition.offline is None else ():
+            live = coverage.generations if partition.offline is None else ()
+            for number, each in enumerate(live, 1):
+                if number % GENERATIONS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
                 if each.key in self._tier.leases or not self.releases.may_try(each.encoding):
                     continue
                 if each.state is ColdState.COMMITTED:
