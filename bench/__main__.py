@@ -11,6 +11,8 @@ from dataclasses import replace
 
 import bench
 
+EXIT_INTERRUPTED = 130
+
 
 def main(arguments: list[str]) -> int:
     """Run a benchmark; print its table. Returns the exit code."""
@@ -28,6 +30,8 @@ def main(arguments: list[str]) -> int:
     except (bench.BenchError, bench.AnswerError, bench.NotAvailableError, ValueError) as error:
         _say(str(error))
         return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     rows = results.rows
     changes = bench.compare(rows, before)
     bench.print_table(rows, comparisons=changes, skipped=results.skipped)

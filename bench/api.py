@@ -95,7 +95,7 @@ def measure(
         raise NotAvailableError(f"bench {name} is not available in this version: {NOT_YET[name]}")
     chosen = options or Options()
     begin = time.monotonic()
-    results = Results(name, datetime.now(UTC).isoformat(" ", "minutes"), _said(chosen))
+    results = Results(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M}", _said(chosen))
     results.waiting = list(SUITES) if name == ALL else [name]
     results.skipped = dict(NOT_YET) if name == ALL else {}
     with open_run(directory, chosen) as opened:

@@ -37,14 +37,15 @@ def _clients() -> dict[str, Job]:
     from bench.open_load import OpenLoad, open_produce
     from bench.paced import PacedLoad, end_to_end
 
+    def places(spec: Answer) -> Answer:
+        several = spec.pop("places")
+        return fetch_places(FetchLoad(**_with_address(spec)), several)
+
     return {
+        "fetch-places": places,
         "open-produce": lambda spec: open_produce(OpenLoad(**_with_address(spec))),
         "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
         "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
-        "fetch-places": lambda spec: fetch_places(
-            FetchLoad(**_with_address({k: v for k, v in spec.items() if k != "places"})),
-            spec["places"],
-        ),
         "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
         "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
     }
@@ -90,12 +91,13 @@ def _groups() -> dict[str, Job]:
 
 
 def _bare_servers() -> dict[str, Job]:
-    from bench import ceilings
+    from bench import ceilings, decoding
 
     return {
         "serve-answers": ceilings.serve_answers,
         "serve-append": ceilings.serve_append,
         "serve-send": ceilings.serve_send,
+        "serve-decoded": decoding.serve_decoded,
     }
 
 
@@ -125,14 +127,22 @@ def _cleaning() -> dict[str, Job]:
 
 
 def _coding() -> dict[str, Job]:
-    from bench import coding, decoding
+    from bench import coding
 
     return {
-        "serve-decoded": decoding.serve_decoded,
         "code": coding.code,
         "bare-code": coding.bare_code,
         "encode": coding.encode_files,
         "bare-encode": coding.bare_encode,
+    }
+
+
+def _coding_peers() -> dict[str, Job]:
+    from bench.peers import coding_load
+
+    return {
+        "code-library": coding_load.code_library,
+        "code-program": coding_load.code_program,
     }
 
 
@@ -149,8 +159,8 @@ def _node() -> dict[str, Job]:
 
 # Looked through in this order: what is asked for often and costs little to import comes first.
 GROUPS: Final = (
-    _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _cleaning, _node,
-    _coding,
+    _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _coding_peers,
+    _cleaning, _node, _coding,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import ctypes
 import os
 import resource
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -47,7 +48,10 @@ CLUSTER: Final = "bench"
 
 
 def code(spec: dict[str, Any]) -> dict[str, Any]:
-    """Code windows of `profile` with `kernel` for `seconds`; bytes are those of data."""
+    """Code windows of `profile` with `kernel` for `seconds`; bytes are those of data.
+
+    `announce` prints a line when the imports are done: who profiles does not mean those.
+    """
     profile = Profile.parse(spec["profile"])
     kernel = PortableKernel() if spec["kernel"] == "portable" else choose("auto")[0]
     size = profile.k * WINDOWS * WINDOW_BYTES
@@ -61,7 +65,8 @@ def code(spec: dict[str, Any]) -> dict[str, Any]:
         for window in range(coder.windows):
             coder.code(window, buffers)
 
-    return _repeated(once, size, spec["seconds"])
+    announce = bool(spec.get("announce"))
+    return _repeated(once, size, spec["seconds"], announce=announce)
 
 
 def bare_code(spec: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +87,14 @@ def bare_code(spec: dict[str, Any]) -> dict[str, Any]:
     return _repeated(once, profile.k * WINDOWS * WINDOW_BYTES, spec["seconds"])
 
 
-def _repeated(once: Callable[[], None], size: int, seconds: float) -> dict[str, Any]:
+def _repeated(
+    once: Callable[[], None], size: int, seconds: float, *, announce: bool = False
+) -> dict[str, Any]:
+    """Do it for `seconds`; `announce` says on stdout when that begins."""
     once()  # Pages, tables and caches are there.
+    if announce:
+        sys.stdout.write('{"begun": true}\n')
+        sys.stdout.flush()
     return repeat(once, size, seconds)
 
 

@@ -61,10 +61,10 @@ def judge_syncs(
     """Return what is to be thought of fdatasync here, and a sentence that says why.
 
     Args:
-        syncs_per_s: of one thread that writes 4 KiB and syncs, again and again.
+        syncs_per_s: the most of one thread that writes a little and syncs, again and again.
         flushes_per_sync: of the device, meanwhile; None where the kernel does not count them.
     """
-    rate = f"{syncs_per_s:,.0f} syncs a second by one thread"
+    rate = f"up to {syncs_per_s:,.0f} syncs a second by one thread"
     if kind == "memory":
         return "not durable", "this is a file system in memory: nothing in it survives a power cut"
     limit = LIMITS.get(kind)

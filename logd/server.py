@@ -59,6 +59,7 @@ from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.broker.upkeep_status import upkeep_problems
 from logd.clock import Clock
+from logd.cold.compacting import held_for_compaction
 from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
 from logd.cold.reading import ColdReads, Waiter
@@ -426,6 +427,9 @@ class Server:
             ProcessCleaner(self._offload),
             self._metrics,
             bound=self._compaction_bound,
+            hold=lambda partition, bases: held_for_compaction(
+                self._cold, (partition.topic_id, partition.index), bases
+            ),
             now_ms=self._retention.clock.now_ms,
             prepare=self._prepare_compaction,
         )

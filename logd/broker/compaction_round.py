@@ -1,17 +1,20 @@
 """One round of compaction of one partition: planned, carried out by the cleaner, committed.
 
     facts ──plan──▶ order ──cleaner's process──▶ result ──Partition.exclusive──▶ part of the log
-    (thread)        (loop)  (seconds, minutes)           (thread; appends wait meanwhile)
+    (thread)        (loop)  (seconds, minutes)           (thread; appends wait meanwhile;
+                                                          some segments at a time)
 
 Nothing that a round writes counts before `Log.replace_segments`: cancelled, failed or overtaken by
-a deletion of records, what it wrote is removed, and the log is as it was. Where that call itself
-fails half-way, nothing is removed: the next start finishes it.
+a deletion of records, what it wrote is removed, and the log is as it was; or as the steps left it
+that were committed by then (`clean_steps`). Where that call itself fails half-way, nothing is
+removed: the next start finishes it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import trio
@@ -29,11 +32,15 @@ from logd.storage.clean_order import (
     CleanOrder,
     CleanResult,
 )
+from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
 from logd.units import MIB, format_byte_count
 
 PROCESS_BYTES: Final = 128 * MIB
 """What a round's process may take beside its keys: the interpreter, and one batch at a time."""
+
+SEGMENTS_PER_COMMIT: Final = 32
+"""Segments that are replaced before appends have their turn, if no group has more."""
 
 SPARE_BYTES: Final = 64 * MIB
 """A round keeps so far off disk.reserve.bytes: below that, appends are refused."""
@@ -41,6 +48,12 @@ SPARE_BYTES: Final = 64 * MIB
 _NO_BUDGET: Final = 2**62
 
 MovingOffset = Callable[[Partition], int]
+
+Hold = Callable[[Partition, Sequence[int]], AbstractContextManager[None]]
+"""Keeps everybody else from segments, by base offset, while they are replaced.
+
+Raises CompactionError where somebody works on one, or it is coded.
+"""
 
 
 class RoundCutShortError(CompactionError):
@@ -56,6 +69,7 @@ class Rounds:
 
     Args:
         bound: of a partition, the offset from which on nothing may be touched.
+        hold: has segments alone while they are replaced.
         now_ms: the time that lags and tombstones go by.
     """
 
@@ -66,12 +80,14 @@ class Rounds:
         cleaner: Cleaner,
         *,
         bound: MovingOffset,
+        hold: Hold,
         now_ms: Callable[[], int],
     ) -> None:
         self._config = config
         self._services = services
         self._cleaner = cleaner
         self._bound = bound
+        self._hold = hold
         self.now_ms = now_ms
         # No run of the server has used these, as long as the clock does not go back; and if it
         # does, the next start has removed what carried them.
@@ -120,18 +136,30 @@ class Rounds:
                 plan, attempt=self._attempt, now_ms=now_ms, limits=self._limits(partition)
             )
             self._check_space(order, rules)
-            return await self._carry_out(partition, order, on_progress)
+            return await self._carry_out(partition, order, on_progress, facts.next_horizon_ms)
         raise RoundCutShortError(f"topic {partition.topic_name} was deleted")
 
     async def _carry_out(
-        self, partition: Partition, order: CleanOrder, on_progress: OnProgress
+        self,
+        partition: Partition,
+        order: CleanOrder,
+        on_progress: OnProgress,
+        known_horizon_ms: int | None,
     ) -> CleanResult:
         written_by_us = True
         try:
             result = await self._cleaner.clean(
                 order, memory_bytes=memory_bytes(self._config.settings), on_progress=on_progress
             )
-            await self._commit(partition, order, result)
+            steps = steps_of(
+                order,
+                result,
+                segments_max=SEGMENTS_PER_COMMIT,
+                known_horizon_ms=known_horizon_ms,
+            )
+            for step_order, step in steps:
+                await self._commit(partition, step_order, step)
+                await trio.lowlevel.checkpoint()  # Also for who waits to have the log to himself.
             written_by_us = False
         except LogFailedError:
             written_by_us = False  # Half-way, perhaps: the next start needs them.
@@ -149,15 +177,16 @@ class Rounds:
         return result
 
     async def _commit(self, partition: Partition, order: CleanOrder, result: CleanResult) -> None:
-        """Put the result in its place, between two writes of the log."""
+        """Put a part of the result in its place, between two writes of the log."""
         services = self._services
         async with partition.exclusive():
             if partition.offline is not None:
                 raise LogFailedError(partition.offline)
             refuse_uncompacted(partition.topic_name, partition.settings)
-            replaced = await services.offload.run(
-                "write", partition.log.replace_segments, order, result
-            )
+            with self._hold(partition, [segment.base_offset for segment in order.segments]):
+                replaced = await services.offload.run(
+                    "write", partition.log.replace_segments, order, result
+                )
         delay_s = partition.settings.file_delete_delay_ms / 1000
         services.unlink_later(replaced.unlink_paths, delay_s)
 

@@ -224,6 +224,8 @@ class ChunkHealth:
         now: dict[ChunkPlace, Finding] = {}
         for place, finding in self._findings:
             known = ChunkPlace(place.encoding, place.index, place.node)
+            if not self._is_place(known):
+                continue  # What is found of a copy that is to go concerns nobody.
             old = self._known.get(known)
             state = ChunkState(finding.state.value)
             if old is not None and old.state is state:
@@ -243,6 +245,12 @@ class ChunkHealth:
                 self._stale.add(known.encoding)
         self._stale.update(gone.encoding for gone in self._known.keys() - now.keys())
         self._known = now
+
+    def _is_place(self, place: ChunkPlace) -> bool:
+        generation = self._tier.generation(place.encoding)
+        if generation is None or generation.state not in LIVE:
+            return False
+        return generation.held.get(place.index) == place.node
 
     def _remember(self, place: ChunkPlace, finding: Finding) -> None:
         generation = self._tier.generation(place.encoding)

@@ -263,7 +263,8 @@ class _Salvage:
     def _facts(self, manifest: Manifest, chunks: Sequence[ChunkFile]) -> FoundSet:
         here = {each.id.index for each in chunks}
         good = {each.id.index for each in chunks if not each.bad}
-        ranges = self._open(manifest, chunks).ranges()
+        # What no segment can be is not gone through: a few bytes can claim petabytes of blocks.
+        ranges = self._open(manifest, chunks).ranges() if _fits(manifest) else ()
         return FoundSet(
             offsets=Offsets(manifest.base_offset, manifest.next_offset),
             number=manifest.generation,
@@ -318,11 +319,11 @@ class _Salvage:
         taken: list[Offsets] = []
         for found in order_sets(by_set):
             wanted = subtract(found.offsets, taken)
-            if not wanted or not found.recoverable_bytes:
+            if not _fits(by_set[found].manifest):
+                made.left_out.append(f"{found}: it is larger than a segment can be")
+            elif not wanted or not found.recoverable_bytes:
                 reason = "nothing of it can be read" if wanted else "others have its offsets"
                 made.left_out.append(f"{found}: {reason}")
-            elif not _fits(found):
-                made.left_out.append(f"{found}: it is larger than a segment can be")
             else:
                 made.directory = f"{self._out}/{name}"
                 self._make(made.directory)
@@ -409,8 +410,10 @@ class _Salvage:
         )  # fmt: skip
 
 
-def _fits(found: FoundSet) -> bool:
-    return found.source_bytes <= INT32_MAX and found.offsets.count <= INT32_MAX
+def _fits(manifest: Manifest) -> bool:
+    """Whether an encoding is of something that a segment can be."""
+    offsets = manifest.next_offset - manifest.base_offset
+    return manifest.source_bytes <= INT32_MAX and offsets <= INT32_MAX
 
 
 def _given(run: Run, manifest: Manifest, wanted: Sequence[Offsets]) -> Offsets:

@@ -23,6 +23,7 @@ import trio
 
 from ec.errors import ChunkDamagedError, ChunkMissingError, EcError
 from ec.manifest import Manifest
+from ec.segment import file_bytes
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName
 from logd.cold.limited_store import LimitedStore, NodeBudget
@@ -191,7 +192,10 @@ class Scrubber:
             return "paused"
         if self.is_hurrying:
             return "running"
-        is_busy = any(place.order.left_bytes(place.cursor) for place in self._places.values())
+        is_busy = any(
+            place.listed_s is None or place.order.left_bytes(place.cursor)
+            for place in self._places.values()
+        )
         return "scrubbing" if is_busy else "idle"
 
     def warnings(self) -> list[str]:
@@ -404,7 +408,7 @@ class Scrubber:
                 "scrub found a bad chunk", node=place.name, chunk=manifest.chunk_id(index).name,
                 reason=str(damage),
             )  # fmt: skip
-        return item.size_bytes
+        return int(file_bytes(manifest)[index])
 
     async def _read_chunk(
         self, place: _Place, manifest: Manifest, index: int, size: int

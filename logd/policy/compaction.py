@@ -15,7 +15,8 @@ an offset that somebody still reads the log from), nor anything from the first s
 record younger than min.compaction.lag.ms. It takes everything from the log's first segment up to
 there: a record may be superseded from any place behind it.
 
-Neighbours are written into one segment as long as all of them together would fit one.
+Neighbours are written into one segment as long as all of them together would fit one, up to
+GROUP_SEGMENTS_MAX of them; the next round joins what is left of several such groups.
 
 A log with a quarantined range is left alone: what cannot be read may hold records that a tombstone
 behind it has deleted, and that would come back with a repair. So is one with segments that are only
@@ -35,6 +36,9 @@ from logd.units import INT32_MAX, format_byte_count, format_duration_ms
 
 REASONS: Final = ("overdue", "dirty", "tombstones", "on demand")
 """Why a round is due, the most pressing first."""
+
+GROUP_SEGMENTS_MAX: Final = 32
+"""So many neighbours become one at most: while a group is put in its place, appends wait."""
 
 _ENTRY_BYTES: Final = 12
 """The larger one of the two indexes' entries."""
@@ -216,6 +220,7 @@ def group_segments(
     for segment in segments:
         if (
             groups
+            and len(groups[-1]) < GROUP_SEGMENTS_MAX
             and group_bytes + segment.size_bytes <= group_bytes_max
             and segment.end_offset - 1 - groups[-1][0].base_offset <= INT32_MAX
         ):

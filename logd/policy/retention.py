@@ -6,7 +6,8 @@ Three rules, each on whole segments, from the oldest on, and never past the firs
   cleanup.policy: its records are gone already, only its files are not.
 * retention.ms: its greatest timestamp is retention.ms old. So no record goes before its time,
   whatever the order of timestamps; one whose timestamp lies in the future holds its segment, and
-  those behind it, and deletes nothing. The plan says so.
+  those behind it, and deletes nothing. The plan says so. A sealed segment without a byte waits for
+  nothing: compaction leaves one where the log began, and must not hold what lies behind it.
 * retention.bytes: the log would be at least so long without it.
 
 The active segment can go as well, when all of it is due: the log is rolled for that. Nothing at or
@@ -167,7 +168,7 @@ def plan_retention(
             continue
         excess_bytes -= segment.size_bytes
         log_start_offset = max(log_start_offset, next_offset)
-        since_ms = due_ms if rule == "retention.ms" else None
+        since_ms = due_ms or None if rule == "retention.ms" else None
         verdicts.append(
             Verdict(base_offset, next_offset, segment.size_bytes, "delete", rule, since_ms)
         )
@@ -177,7 +178,11 @@ def plan_retention(
 
 
 def _due_ms(segment: SegmentFacts, retention_ms: int) -> int | None:
-    if retention_ms < 0 or segment.max_timestamp_ms < 0:
+    if retention_ms < 0:
+        return None
+    if segment.size_bytes == 0 and not segment.is_active:
+        return 0
+    if segment.max_timestamp_ms < 0:
         return None
     due_ms = segment.max_timestamp_ms + retention_ms
     return due_ms if due_ms < INT64_MAX else None

@@ -130,7 +130,7 @@ def unlink_cleaned(files: Files, directory: str, attempt: int) -> None:
     """Remove what one run of the cleaner wrote and nobody took over; best effort."""
     assert attempt >= 0
     with contextlib.suppress(OSError):  # What stays is removed at the next start.
-        for name in files.list_directory(directory):
+        for name in files.list_directory(directory, suffix=CLEANED_SUFFIX):
             if any(name.endswith(f".{attempt}{suffix}{CLEANED_SUFFIX}") for suffix in SUFFIXES):
                 with contextlib.suppress(OSError):
                     files.unlink(f"{directory}/{name}")

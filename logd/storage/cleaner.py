@@ -51,6 +51,10 @@ from logd.storage.log_state import DISK_FULL_ERRNOS
 from logd.units import INT32_MAX, MIB
 
 PROGRESS_BYTES: Final = MIB
+JOINED_MAX: Final = 32
+"""Segments at the log's begin that became nothing, with the group that takes them in; where there
+are more, an empty segment takes their place."""
+
 SPACE_CHECK_BYTES: Final = 16 * MIB
 """Written between two looks at the free space."""
 
@@ -244,7 +248,10 @@ class _Round:
         done: list[CleanedGroup] = []
         carried: tuple[SourceSegment, ...] = ()
         for number, group in enumerate(groups):
-            if carried and group[-1].end_offset - 1 - carried[0].base_offset > INT32_MAX:
+            if carried and (
+                len(carried) + len(group) > JOINED_MAX
+                or group[-1].end_offset - 1 - carried[0].base_offset > INT32_MAX
+            ):
                 done.append(self._write_hole(carried))
                 carried = ()
             out = _GroupOutput(self._files, self._order, self._meter, (*carried, *group))
@@ -262,7 +269,7 @@ class _Round:
         return done
 
     def _write_hole(self, carried: tuple[SourceSegment, ...]) -> CleanedGroup:
-        """Replace the log's first segments by an empty one: no other one can take them in."""
+        """Replace the log's first segments by an empty one: no other one is to take them in."""
         assert carried[0] == self._order.segments[0]
         out = _GroupOutput(self._files, self._order, self._meter, carried)
         out.open()

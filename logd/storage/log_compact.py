@@ -180,6 +180,8 @@ def clean_order(
 def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) -> ReplaceResult:
     """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
 
+    A round that replaces many is committed in steps (`clean_steps`), each by a call.
+
     Durability: one commit point. A crash before it leaves the old segments, a crash behind it the
     new ones (the next start finishes the renames); never both, never a mixture. When this returns,
     the new ones are durable.
@@ -203,6 +205,7 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
         compaction,
     )
     old = _ordered_segments(state, order, replacement.old)
+    _check_begin(state, order, replacement)
     _check_written(state, replacement)
     _renew_checkpoint(state, replacement)
     with state.open_lock, state.snapshot_lock:
@@ -243,20 +246,32 @@ def _ordered_segments(state: LogState, order: CleanOrder, bases: Sequence[int]) 
     Raises:
         SegmentsChangedError: they are not.
     """
-    ordered = list(order.segments)
-    items = state.segment_list.items[: len(ordered)]
-    found = [SourceSegment(item.base_offset, item.end_bound, item.size) for item in items]
+    ordered = order.segments
+    first = state.segment_list.index_of(ordered[0].base_offset)
+    items = state.segment_list.items[first : first + len(ordered)]
+    found = tuple(SourceSegment(item.base_offset, item.end_bound, item.size) for item in items)
     is_changed = found != ordered or items[-1].is_active
     if is_changed or any(item.released is not None for item in items):
         raise SegmentsChangedError(
-            f"{order.name}: the log begins with other segments than the round of attempt "
-            f"{order.attempt} read"
+            f"{order.name}: from offset {ordered[0].base_offset} on the log has other segments "
+            f"than the round of attempt {order.attempt} read"
         )
     wanted = frozenset(bases)
     old = [item for item in items if item.base_offset in wanted]
     if len(old) != len(bases):
         raise SegmentsChangedError(f"{order.name}: the result names segments that were not ordered")
     return old
+
+
+def _check_begin(state: LogState, order: CleanOrder, replacement: Replacement) -> None:
+    """Check that the log begins where it did.
+
+    Raises:
+        SegmentsChangedError: what lay before was deleted meanwhile, and nothing takes its place.
+    """
+    begin = state.segment_list.items[0].base_offset
+    if begin in replacement.gone:
+        raise SegmentsChangedError(f"{order.name}: the log begins at offset {begin} now")
 
 
 def _check_written(state: LogState, replacement: Replacement) -> None:
@@ -309,14 +324,18 @@ def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -
 
 def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment]) -> None:
     """Put the new segments into the list, in one assignment."""
+    segments = state.segment_list
     gone = frozenset(segment.base_offset for segment in old)
-    assert state.segment_list.active.base_offset not in gone
-    kept = [item for item in state.segment_list.items if item.base_offset not in gone]
+    assert segments.active.base_offset not in gone
+    first = segments.index_of(old[0].base_offset)
+    end = segments.index_of(old[-1].base_offset) + 1
+    kept = [item for item in segments.items[first:end] if item.base_offset not in gone]
     made = [Segment(state.directory, segment.base_offset) for segment in new]
     for segment, written in zip(made, new, strict=True):
         segment.size = written.log_bytes
-    items = sorted((*made, *kept), key=lambda item: item.base_offset)
-    for segment, following in pairwise(items):
+    between = sorted((*made, *kept), key=lambda item: item.base_offset)
+    spliced = segments.spliced(first, end, between)
+    for segment, following in pairwise(spliced.items[max(first - 1, 0) : first + len(between) + 1]):
         segment.end_bound = following.base_offset
     for segment in old:
         assert segment.size != SIZE_UNKNOWN
@@ -324,4 +343,4 @@ def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment])
     with state.list_lock:
         state.sealed_bytes += sum(segment.log_bytes for segment in new)
         state.sealed_bytes -= sum(segment.size for segment in old)
-        state.segment_list = SegmentList(tuple(items))
+        state.segment_list = spliced

@@ -10,7 +10,7 @@ the next round of retention, goes on from there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from logd.errors import DiskFullError, LogFailedError, OffsetOutOfRangeError, StorageError
@@ -83,7 +83,7 @@ def _drop_below(state: LogState, offset: int) -> tuple[int, int]:
 
 def _drop_below_locked(state: LogState, offset: int) -> tuple[int, int]:
     assert state.open_lock.locked()
-    dropped = [segment for segment in state.segment_list.items if segment.end_bound <= offset]
+    dropped = state.segment_list.items[: state.segment_list.count_below(offset)]
     size_bytes = 0
     for segment in dropped:
         if segment.size == SIZE_UNKNOWN:
@@ -92,7 +92,7 @@ def _drop_below_locked(state: LogState, offset: int) -> tuple[int, int]:
         size_bytes += segment.size
     if not dropped:
         return 0, 0
-    cuts = _cuts_below(state, offset)
+    cuts = _cuts_below(state, state.segment_list.bases[len(dropped)])
     for segment in dropped:
         state.open_files.forget(segment)
     released_bytes = sum(segment.size for segment in dropped if segment.released is not None)
@@ -124,7 +124,7 @@ def _rename_dropped(state: LogState) -> tuple[str, ...]:
     return unlink_paths
 
 
-def _segment_files(segments: list[Segment]) -> list[str]:
+def _segment_files(segments: Sequence[Segment]) -> list[str]:
     return [
         path
         for segment in segments
@@ -132,13 +132,10 @@ def _segment_files(segments: list[Segment]) -> list[str]:
     ]
 
 
-def _cuts_below(state: LogState, offset: int) -> list[str]:
+def _cuts_below(state: LogState, first_base: int) -> list[str]:
     """Return the saved tails, which go with the segments that they were cut from."""
     if state.cuts is None:
         state.cuts = list_cuts(state.files, state.directory)
-    first_base = min(
-        segment.base_offset for segment in state.segment_list.items if segment.end_bound > offset
-    )
     below = [f"{state.directory}/{name}" for base, name in state.cuts if base < first_base]
     state.cuts = [cut for cut in state.cuts if cut[0] >= first_base]
     return below

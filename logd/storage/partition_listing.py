@@ -121,7 +121,7 @@ def list_cuts(files: Files, directory: str) -> list[tuple[int, str]]:
         OSError: the directory cannot be read.
     """
     assert not directory.endswith("/")
-    names = [name for name in files.list_directory(directory) if name.endswith(CUT_SUFFIX)]
+    names = files.list_directory(directory, suffix=CUT_SUFFIX)
     return [(int(cut[1]), name) for name in names if (cut := _CUT.fullmatch(name)) is not None]
 
 

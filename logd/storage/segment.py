@@ -12,6 +12,7 @@ known. `files` of the active segment is filled in under the log's open lock.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -111,12 +112,21 @@ class SegmentList:
     __slots__ = ("active", "bases", "items")
 
     def __init__(self, items: tuple[Segment, ...]) -> None:
-        assert items
+        self._take(items, tuple(segment.base_offset for segment in items))
+        assert all(a < b for a, b in pairwise(self.bases))
+
+    def _take(self, items: tuple[Segment, ...], bases: tuple[int, ...]) -> None:
+        assert len(items) == len(bases) > 0
         self.items = items
-        self.bases = tuple(segment.base_offset for segment in items)
+        self.bases = bases
         self.active = items[-1]
         assert self.active.is_active
-        assert all(a < b for a, b in pairwise(self.bases))
+
+    def _changed(self, items: tuple[Segment, ...], bases: tuple[int, ...]) -> SegmentList:
+        """Return another list; in a long one, nothing loops over what has not changed."""
+        changed = SegmentList.__new__(SegmentList)
+        changed._take(items, bases)
+        return changed
 
     def index_of(self, offset: int) -> int:
         """Return the index of the segment that may hold `offset`: the last one not above it."""
@@ -143,12 +153,28 @@ class SegmentList:
         """Return the list with a new active segment."""
         assert segment.base_offset > self.active.base_offset
         self.active.end_bound = segment.base_offset
-        return SegmentList((*self.items, segment))
+        return self._changed((*self.items, segment), (*self.bases, segment.base_offset))
 
     def without_first(self, count: int) -> SegmentList:
         """Return the list without its first segments."""
         assert 0 <= count < len(self.items)
-        return SegmentList(self.items[count:])
+        return self._changed(self.items[count:], self.bases[count:])
+
+    def count_below(self, offset: int) -> int:
+        """Return how many segments lie wholly below `offset`: the first ones."""
+        at = self.index_of(offset)
+        return at + (self.items[at].end_bound <= offset)
+
+    def spliced(self, first: int, end: int, between: Sequence[Segment]) -> SegmentList:
+        """Return the list with others in the place of the segments from `first` to `end`."""
+        assert 0 <= first < end < len(self.items)
+        bases = [segment.base_offset for segment in between]
+        edges = (*self.bases[:first][-1:], *bases, self.bases[end])
+        assert all(a < b for a, b in pairwise(edges))
+        return self._changed(
+            (*self.items[:first], *between, *self.items[end:]),
+            (*self.bases[:first], *bases, *self.bases[end:]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

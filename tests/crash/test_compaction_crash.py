@@ -19,6 +19,7 @@ from logd.errors import DiskFullError, LogFailedError
 from logd.record.batch import read_header
 from logd.storage.check_partition import Expected, check_partition
 from logd.storage.check_report import CheckReport
+from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
 from logd.storage.log import Log, LogSettings
 from logd.storage.sync_journal import SyncPoint
@@ -60,6 +61,7 @@ class Session:
         self.sequence = 0
         self.attempt = 0
         self.rounds: list[tuple[int, int]] = []  # The calls of each, first and last.
+        self.steps = 0
 
     def append(self, *pairs: Pair) -> None:
         """Append one batch and acknowledge it."""
@@ -95,12 +97,23 @@ class Session:
         result = run_round(order, self.log)
         after = copy.deepcopy(self.model)
         after.compact(first_dirty=order.first_dirty_offset, end=order.end_offset, now_ms=now_ms)
-        self.versions.append(after.visible())
-        unlink_paths = self.log.replace_segments(order, result).unlink_paths
+        known = self.log.compaction
+        assert known is not None
+        steps = steps_of(order, result, segments_max=1, known_horizon_ms=known.next_horizon_ms)
+        for step_order, step in steps:
+            # The new version up to the end of the step, the old one behind it.
+            end = step_order.end_offset
+            self.versions.append(
+                [row for row in after.visible() if row.offset < end]
+                + [row for row in self.model.visible() if row.offset >= end]
+            )
+            unlink_paths = self.log.replace_segments(step_order, step).unlink_paths
+            self.steps += 1
+            self.versions = self.versions[-1:]
+            for path in unlink_paths:
+                self.log.files.unlink(path)
         self.model = after
-        self.versions = [self.model.visible()]
-        for path in unlink_paths:
-            self.log.files.unlink(path)
+        assert self.versions == [self.model.visible()]
         self.rounds.append((begun, len(disk.calls)))
 
     def delete_before(self, offset: int) -> None:
@@ -215,6 +228,7 @@ def calls_of_rounds(tmp_path: Path) -> list[int]:
     assert ended
     assert session is not None
     assert len(session.model.rows) < 12
+    assert session.steps > len(session.rounds), "no round was put in place in several steps"
     disk.close()
     return [call for begun, end in session.rounds for call in range(begun, end + 2)]
 

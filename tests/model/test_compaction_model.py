@@ -24,6 +24,7 @@ from logd.record.batch import read_header
 from logd.storage.check_partition import Expected, check_partition
 from logd.storage.check_report import CheckReport
 from logd.storage.clean_order import CleanLimits
+from logd.storage.clean_steps import steps_of
 from logd.storage.files import Files
 from logd.storage.log import LogSettings
 from logd.units import INT64_MAX, KIB
@@ -167,8 +168,15 @@ class CompactionMachine(RuleBasedStateMachine):
         limits = CleanLimits(delete_retention_ms=RETENTION_MS, key_map_bytes=map_bytes)
         order = self.log.clean_order(plan, attempt=self.attempt, now_ms=self.now_ms, limits=limits)
         result = run_round(order, self.log)
-        for path in self.log.replace_segments(order, result).unlink_paths:
-            self.files.unlink(path)
+        steps = steps_of(
+            order,
+            result,
+            segments_max=1 + self.attempt % 3,
+            known_horizon_ms=facts.next_horizon_ms,
+        )
+        for step_order, step in steps:
+            for path in self.log.replace_segments(step_order, step).unlink_paths:
+                self.files.unlink(path)
         end = result.first_uncleaned_offset
         self.known_end = end
         self.gaps_end = max(self.gaps_end, end)

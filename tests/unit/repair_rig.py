@@ -23,12 +23,17 @@ from ec.profile import Profile as CodedProfile
 from logd.clock import Clock
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth
+from logd.cold.inventory import Inventory
 from logd.cold.life_metrics import LifeMetrics
 from logd.cold.missing import MissingChunks
+from logd.cold.node_moving import NodeMoving
 from logd.cold.nodes import NodeServices
+from logd.cold.partition_view import ColdPartition
 from logd.cold.removal import Removal
+from logd.cold.repair_jobs import RepairJobs
 from logd.cold.repair_metrics import RepairMetrics
 from logd.cold.repairing import Repairer, RepairSettings
+from logd.cold.scrubbing import Scrubber, ScrubServices, ScrubSettings
 from logd.cold.tier import ColdTier
 from logd.config import load_server_settings
 from logd.errors import NodeRefusedError
@@ -42,6 +47,8 @@ from logd.policy.cold.values import Generation, NodeState, Profile, SegmentKey, 
 from logd.policy.node_health import NodeHealth
 from logd.storage.catalog import SqliteCatalog
 from logd.storage.cold_catalog import Commit, EncodePlan
+from logd.storage.scrub_note import ScrubNote
+from logd.units import DAY_MS
 from tests.contract.check_store import CLUSTER, MemoryStore, MemoryUpload
 from tests.crash.lying_disk import FastFiles
 from tests.ec_samples import TOPIC_ID, Encoded, encode, noise
@@ -212,6 +219,8 @@ class RepairRig:
         self.said = io.StringIO()
         self.events = EventLog(self.said, "text", self.clock)
         self.settings = RepairSettings(delay_ms=DELAY_MS, rate_bytes=0)
+        self.scrub_settings = ScrubSettings(cycle_ms=14 * DAY_MS, rate_bytes=0)
+        self.note = ScrubNote()
         self.catalog = SqliteCatalog.open(f"{directory}/catalog.sqlite", CLUSTER, lambda _: None)
         self.catalog._database.connection.execute("PRAGMA synchronous = OFF")
         self.catalog.create_topic("sample", bytes.fromhex(TOPIC_ID), 4, {})
@@ -242,6 +251,16 @@ class RepairRig:
             self.tier, self.findings, looked_through=self.health.looked_through,
             events=self.events,
         )  # fmt: skip
+        self.inventory = Inventory(self.tier, self.events, metrics=LifeMetrics(self.registry))
+        self.inventory.is_needed = self._is_needed
+        self.scrubber = Scrubber(
+            self.tier, self.findings, self.health, self.scrub_settings, self._scrub_services()
+        )
+        self.jobs = RepairJobs(
+            self.tier, self.health, self.missing, self.repairer, dead_ms=60_000,
+            topic_name=lambda _: "sample", events=self.events,
+        )  # fmt: skip
+        self.moving = NodeMoving(self.tier, self.health, self.missing, self.repairer)
 
         async def forget(_topic_id: bytes) -> None:
             """No topics are deleted here."""
@@ -253,6 +272,24 @@ class RepairRig:
         self.tier.on_change.append(lambda _: self.removal.wake())
         self.nodes.on_change.append(lambda _: self.removal.wake())
 
+    def _is_needed(self, chunk: ChunkId) -> bool:
+        generation = self.tier.generation(chunk.encoding)
+        return generation is not None and not self.health.is_live(chunk.encoding, chunk.index)
+
+    def _scrub_services(self) -> ScrubServices:
+        async def give_up(_partition: ColdPartition, _generation: Generation) -> None:
+            raise AssertionError("nothing hot is here")
+
+        return ScrubServices(
+            partitions=lambda: (), offload=InlineOffload(), events=self.events,
+            metrics=self.registry, random=self.rng, now_ms=self.clock.now_ms,
+            read_note=lambda: self.note, write_note=self._keep_note, give_up_hot=give_up,
+            topic_name=lambda _: "sample",
+        )  # fmt: skip
+
+    def _keep_note(self, note: ScrubNote) -> None:
+        self.note = note
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Let everything run while in here."""
@@ -260,6 +297,9 @@ class RepairRig:
             nursery.start_soon(self.repairer.run)
             nursery.start_soon(self.missing.run)
             nursery.start_soon(self.removal.run)
+            nursery.start_soon(self.jobs.run)
+            nursery.start_soon(self.inventory.run)
+            nursery.start_soon(self.scrubber.run)
             yield
             nursery.cancel_scope.cancel()
 
@@ -316,12 +356,14 @@ class RepairRig:
         data[position % len(data)] ^= 1
         self.nodes[place.node].files[name] = bytes(data)
 
-    async def wait_for(self, is_true: Callable[[], bool], *, seconds: float = 3600) -> float:
+    async def wait_for(
+        self, is_true: Callable[[], bool], *, seconds: float = 3600, every_s: float = 0.1
+    ) -> float:
         """Wait for a condition; return how long it took."""
         began_s = trio.current_time()
         with trio.fail_after(seconds):
             while not is_true():  # noqa: ASYNC110 -- a condition over everything, on a mock clock
-                await trio.sleep(0.1)
+                await trio.sleep(every_s)
         return trio.current_time() - began_s
 
     def is_whole(self) -> bool:
@@ -346,16 +388,19 @@ class RepairRig:
             assert set(self.nodes[node].files) == names, f"{node} has more than it should"
             assert not self.nodes[node].writing
 
-    def check_nothing_lost(self) -> None:
-        """What a record explains is there or known; every other chunk would only be quarantined."""
+    def strays(self) -> list[str]:
+        """Return the chunks that no record names, where they are."""
         records = {each.encoding: each for each in self.tier.generations()}
+        found = []
         for name in self.nodes.names():
             for chunk in map(ChunkId.parse, self.nodes[name].files):
                 key = SegmentKey(bytes.fromhex(chunk.topic_id), chunk.partition, chunk.base_offset)
                 judged = judge_chunk(
                     ChunkName(key, chunk.generation, chunk.encoding, chunk.index, name), records
                 )
-                assert judged.fate in (Fate.KEEP, Fate.REMOVE, Fate.QUARANTINE)
+                if judged.fate is not Fate.KEEP:
+                    found.append(f"{chunk.index} of {chunk.base_offset} on {name}: {judged}")
+        return found
 
     async def drain(self, name: str, *, is_on: bool = True) -> None:
         """Say that a node is to be emptied, or is not any more."""

@@ -30,9 +30,10 @@ def test_what_was_dropped_is_not_in_memory(tmp_path) -> None:
     bare_reads.make_file({"path": str(path), "bytes": 2**20})
     with path.open("rb") as file:
         file.read()
-        assert bare_reads.cached_share(file.fileno(), 2**20) == 1
+        before = bare_reads.cached_share(file.fileno(), 2**20)
         bare_reads.drop(file.fileno())
-        assert bare_reads.cached_share(file.fileno(), 2**20) < 1
+        # Not 1 and 0: the kernel drops pages of its own will, and those in use stay.
+        assert bare_reads.cached_share(file.fileno(), 2**20) < before
 
 
 def test_scratch_files_have_no_name(tmp_path) -> None:

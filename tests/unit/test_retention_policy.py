@@ -227,6 +227,19 @@ def test_segments_last_no_longer_than_an_eighth_of_the_retention(
     assert found == expected
 
 
+@pytest.mark.parametrize("timestamp_ms", [-1, NOW_MS, NOW_MS + DAY_MS])
+def test_a_sealed_segment_without_a_byte_holds_nobody(timestamp_ms: int) -> None:
+    """Compaction leaves one at the log's begin; what lies behind it goes when it is due."""
+    hole = SegmentFacts(0, 10, 0, timestamp_ms, False)
+    old = SegmentFacts(10, 20, 100, NOW_MS - 2000, False)
+    young = SegmentFacts(20, 30, 100, NOW_MS, False)
+    found = plan([hole, old, young], rules(1000))
+    assert [verdict.action for verdict in found.verdicts] == ["delete", "delete", "keep"]
+    assert found.new_log_start_offset == 20
+    kept = plan([hole, old], rules())
+    assert kept.delete_count == 0
+
+
 def test_ten_thousand_segments_are_decided_in_fifty_milliseconds() -> None:
     """The decision costs next to nothing, whether all goes or all stays."""
     facts = segments(*[(1000, number) for number in range(10_000)])

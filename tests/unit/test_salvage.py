@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli import main
 from ec.checksums import checksum
-from ec.chunk_file import TRAILER_BYTES
+from ec.chunk_file import TRAILER_BYTES, encode_tail
 from ec.geometry import BLOCK_BYTES
+from ec.indexes import Indexes
 from ec.kernels.portable import PortableKernel
+from ec.manifest import Manifest
 from ec.profile import Profile
 from logd.cold.salvage import SalvageReport, directory_names, salvage
 from logd.errors import DataDirectoryError, DiskFullError
@@ -305,14 +308,35 @@ def test_chunks_of_two_clusters_are_refused_until_one_is_named(directory: str) -
     assert len(report.partitions) == 1
 
 
+def test_a_manifest_that_claims_petabytes_costs_nothing(directory: str) -> None:
+    """It is left out, and what is beside it is salvaged."""
+    log = code_log(SIZES)
+    put_chunks(f"{directory}/nodes", log.coded)
+    huge = code_log(SIZES, base_offset=5000, encoding=OTHER)
+    manifest = huge.coded.manifest
+    size = 2**52
+    cuts = (*manifest.cuts[:4], size)
+    parity = size - cuts[3]
+    entries = [
+        msgspec.structs.replace(each, payload_bytes=parity) if index >= 3 else each
+        for index, each in enumerate(manifest.chunks)
+    ]
+    claimed = msgspec.structs.replace(manifest, source_bytes=size, cuts=cuts, chunks=tuple(entries))
+    put_chunk(f"{directory}/nodes", huge.coded, 0, _with_manifest(huge, claimed))
+    report = run(directory)
+    assert "larger than a segment can be" in report.partitions[0].left_out[0]
+    assert batches_of(f"{directory}/out/sample-3") == expect(log, range(len(SIZES)))
+    assert not report.is_complete
+
+
 def _of_cluster(log: CodedLog, cluster: bytes) -> bytes:
     """Return chunk 0 of a log, of another cluster."""
-    import msgspec
-
-    from ec.chunk_file import encode_tail
-    from ec.indexes import Indexes
-
     manifest = msgspec.structs.replace(log.coded.manifest, cluster_id=cluster.decode())
+    return _with_manifest(log, manifest)
+
+
+def _with_manifest(log: CodedLog, manifest: Manifest) -> bytes:
+    """Return chunk 0 of a log under another manifest."""
     entry = manifest.chunks[0]
     file, size = log.coded.files[0], entry.payload_bytes
     table = -(-size // BLOCK_BYTES) * 8

@@ -108,7 +108,7 @@ def subtract(wanted: Offsets, taken: Iterable[Offsets]) -> tuple[Offsets, ...]:
     rest: list[Offsets] = []
     first = wanted.first
     for each in sorted(taken):
-        if each.next_offset <= first or each.first >= wanted.next_offset:
+        if not each.count or each.next_offset <= first or each.first >= wanted.next_offset:
             continue
         if each.first > first:
             rest.append(Offsets(first, each.first))
