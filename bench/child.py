@@ -127,10 +127,9 @@ def _cleaning() -> dict[str, Job]:
 
 
 def _coding() -> dict[str, Job]:
-    from bench import coding, decoding
+    from bench import coding
 
     return {
-        "serve-decoded": decoding.serve_decoded,
         "code": coding.code,
         "bare-code": coding.bare_code,
         "encode": coding.encode_files,

@@ -214,6 +214,27 @@ async def test_what_a_late_reader_asked_for_waits_for_it(autojump_clock: MockClo
         assert rig.look(LARGE.at(1000)) is not None
 
 
+async def test_what_was_read_ahead_and_then_asked_for_waits_too(autojump_clock: MockClock) -> None:
+    """Who came while a run was read ahead has as good a claim to it as who asked first."""
+    other = make_segment([100_000] * 100, base_offset=9000, seed=6)
+    rig = Rig(LARGE, other, ahead_bytes=AHEAD_BYTES_MIN)
+    async with reading(rig):
+        await rig.read(LARGE.at(1000), MIB)
+        for node in rig.tier.nodes.values():
+            node.delay_s = 0.1
+        ahead = await rig.read(LARGE.at(1050), MIB)
+        kept = rig.reads._runs.find(LARGE.generation.encoding, ahead.next_offset)
+        assert kept is not None
+        wanted = LARGE.at(kept.next_offset)
+        assert rig.look(wanted, waiter=Woken()) is None
+        await trio.sleep(1)
+        for node in rig.tier.nodes.values():
+            node.delay_s = 0
+        for number in (7, 3, 8, 1, 5, 2, 6, 0):
+            await rig.read(other.at(9000 + 110 * number), MIB)
+        assert rig.look(wanted) is not None
+
+
 async def test_a_slow_node_costs_one_hedge_delay(autojump_clock: MockClock) -> None:
     """The first read waits for it so long; after that it is left alone."""
     rig = Rig(LARGE)
