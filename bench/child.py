@@ -146,6 +146,15 @@ def _coding_peers() -> dict[str, Job]:
     }
 
 
+def _repairing() -> dict[str, Job]:
+    from bench import repairing
+
+    return {
+        "rebuild-chunks": repairing.rebuild_chunks,
+        "bare-rebuild": repairing.bare_rebuild,
+    }
+
+
 def _node() -> dict[str, Job]:
     from bench import node_load
 
@@ -160,7 +169,7 @@ def _node() -> dict[str, Job]:
 # Looked through in this order: what is asked for often and costs little to import comes first.
 GROUPS: Final = (
     _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _coding_peers,
-    _cleaning, _node, _coding,
+    _cleaning, _node, _coding, _repairing,
 )  # fmt: skip
 
 

@@ -125,7 +125,10 @@ def make_source(directory: Path, size: int) -> Path:
 
 
 def encode_files(spec: dict[str, Any]) -> dict[str, Any]:
-    """Encode a segment of `bytes` to `profile`'s nodes below `directory`, once."""
+    """Encode a segment of `bytes` to `profile`'s nodes below `directory`, once.
+
+    `keep` leaves the nodes there, for others to read.
+    """
     directory = Path(spec["directory"])
     profile = Profile.parse(spec["profile"])
     source = make_source(directory, spec["bytes"])
@@ -152,7 +155,7 @@ def encode_files(spec: dict[str, Any]) -> dict[str, Any]:
     trio.run(run)
     elapsed, used = time.perf_counter() - begin, time.process_time() - used
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident
-    for index in range(profile.chunks):
+    for index in range(0 if spec.get("keep") else profile.chunks):
         shutil.rmtree(directory / f"node-{index}")
     stored = sum(entry.payload_bytes for entry in manifest.chunks)
     return {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import bench
+from bench import api
 from cli import main
 from cli.bench import NAMES
 from tests.unit.data_directories import DirectoryMaker, flip
@@ -152,7 +153,10 @@ def test_bench_offers_what_the_package_has() -> None:
     assert set(NAMES) == set(bench.NAMES)
 
 
-def test_a_benchmark_of_later_work_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_of_later_work_is_refused(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A benchmark that this version cannot run says so, with exit code 1."""
+    monkeypatch.setattr(api, "NOT_YET", {"repair": "nothing is repaired yet"})
     assert main.run(["bench", "repair"]) == 1
     assert "not available" in capfd.readouterr().err
