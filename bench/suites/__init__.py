@@ -49,6 +49,7 @@ def space_of(name: str, options: Options) -> int:
         "append": written + GIB,
         "fetch": 2 * GIB,
         "encode": 4 * GIB,
+        "degraded": 3 * GIB,
         "compact": 3 * min(options.fill_bytes, GIB),
         # Less than asked for is filled where less is free.
         "recover": min(options.fill_bytes, GIB) + GIB,

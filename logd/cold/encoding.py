@@ -127,8 +127,13 @@ class Encoder:
         self._failed_at_s: dict[str, float] = {}
         self.running: dict[SegmentKey, Running] = {}
 
-    async def encode(self, partition: ColdPartition, base_offset: int) -> Generation:
-        """Code a sealed segment; return its generation, COMMITTED.
+    async def encode(
+        self, partition: ColdPartition, base_offset: int, *, replaces: Generation | None = None
+    ) -> Generation:
+        """Code a sealed, hot segment; return its generation, COMMITTED.
+
+        Args:
+            replaces: its encoding so far, superseded in the step that commits the new one.
 
         Raises:
             SegmentBusyError: somebody else works on it. AlreadyCodedError: it is coded.
@@ -143,23 +148,26 @@ class Encoder:
                 raise busy(self._tier.leases, key)
             try:
                 # Somebody may have coded it while this one waited for its slot.
-                if self._tier.coverage(*_place(key)).find(base_offset) is not None:
+                live = self._tier.coverage(*_place(key)).find(base_offset)
+                if live is not None and (replaces is None or live.encoding != replaces.encoding):
                     raise AlreadyCodedError(f"{key}: it is coded already")
-                return await self._encode_leased(partition, key)
+                return await self._encode_leased(partition, key, live)
             finally:
                 self._tier.leases.give_back(lease)
 
-    async def _encode_leased(self, partition: ColdPartition, key: SegmentKey) -> Generation:
+    async def _encode_leased(
+        self, partition: ColdPartition, key: SegmentKey, live: Generation | None
+    ) -> Generation:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
-        profile = self._profile(partition)
+        profile = self.profile_of(partition)
         source = await self._open(partition, key)
         try:
             end_offset = _end_offset(partition, key, source)
             self.running[key] = Running(source.size_bytes)
             with _in_time(key, source.size_bytes):
                 return await self._encode_source(
-                    partition, key, source, profile, end_offset=end_offset
+                    partition, key, source, profile, end_offset=end_offset, live=live
                 )
         finally:
             self.running.pop(key, None)
@@ -180,7 +188,7 @@ class Encoder:
             source.close()
             raise
 
-    def _profile(self, partition: ColdPartition) -> Profile:
+    def profile_of(self, partition: ColdPartition) -> Profile:
         """Return the profile of what is coded now.
 
         Raises:
@@ -201,6 +209,7 @@ class Encoder:
         profile: Profile,
         *,
         end_offset: int,
+        live: Generation | None,
     ) -> Generation:
         async with self._choosing_kernel:
             # The first time it is tried out which kernel computes right: not on the loop.
@@ -225,7 +234,7 @@ class Encoder:
                 )
             )
             try:
-                await self._write_and_commit(partition, generation, source, cut)
+                await self._write_and_commit(partition, generation, source, cut, live)
             except BaseException as error:  # A cancellation too: nobody goes on with it.
                 await self._give_up(generation, error)
                 if isinstance(error, EcError | OSError):
@@ -284,7 +293,12 @@ class Encoder:
     # --- bytes ------------------------------------------------------------------------------------
 
     async def _write_and_commit(
-        self, partition: ColdPartition, generation: Generation, source: CodingSource, cut: Cut
+        self,
+        partition: ColdPartition,
+        generation: Generation,
+        source: CodingSource,
+        cut: Cut,
+        live: Generation | None,
     ) -> None:
         stores = {
             index: WatchedStore(store) for index, store in self._tier.stores(generation).items()
@@ -294,7 +308,10 @@ class Encoder:
         finally:
             self._note_troubles(stores)
         data = encode_manifest(manifest)
-        await self._tier.commit([Commit(generation.encoding, data, _proof(generation, manifest))])
+        await self._tier.commit(
+            [Commit(generation.encoding, data, _proof(generation, manifest))],
+            superseded=() if live is None else (live.encoding,),
+        )
         self._metrics.encoded.add()
         self._metrics.encoded_bytes.add(generation.source_bytes)
 
