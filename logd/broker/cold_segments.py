@@ -102,7 +102,7 @@ class ColdSegments:
         Raises:
             NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
         """
-        jobs = (await self._ready()).jobs
+        jobs = (await self.ready()).jobs
         return jobs.as_document(jobs.begin_encode(topic, partitions, recode=recode))
 
     async def thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class ColdSegments:
         Raises:
             NoStorageNodesError: there is no node.
         """
-        jobs = (await self._ready()).jobs
+        jobs = (await self.ready()).jobs
         return jobs.as_document(jobs.begin_thaw(topic, partitions))
 
     def job(self, number: int) -> dict[str, Any] | None:
@@ -127,14 +127,19 @@ class ColdSegments:
         Raises:
             NoStorageNodesError: there is no node.
         """
-        return (await self._ready()).verifier.begin(topic, partitions).as_document()
+        return (await self.ready()).verifier.begin(topic, partitions).as_document()
 
     def verify_job(self, number: int) -> dict[str, Any] | None:
         """Return a verification as the admin port shows it; None: it is not known."""
         job = None if self.life is None else self.life.verifier.job(number)
         return None if job is None else job.as_document()
 
-    async def _ready(self) -> ColdLife:
+    async def ready(self) -> ColdLife:
+        """Return the life of segments when it has begun.
+
+        Raises:
+            NoStorageNodesError: there is no node.
+        """
         if not self._tier.nodes.names() and not self._tier.generations():
             raise NoStorageNodesError(
                 "there are no storage nodes: add some with `logd node add NAME DIR_OR_URL`"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from logd.broker.cold_segments import ColdSegments, NoStorageNodesError
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.problems import Problem
 from logd.cold.tier import ColdTier
 from logd.policy.cold.values import LIVE, NodeState
@@ -22,17 +22,14 @@ WAITS: Final = frozenset(("no-target", "source-slow", "retry", "unrecoverable"))
 NAMED_MAX: Final = 20
 
 
-def upkeep_of(coded: ColdSegments) -> Upkeep:
-    """Return what looks after coded segments.
+async def upkeep_of(coded: ColdSegments) -> Upkeep:
+    """Return what looks after coded segments; soon after a start it is waited for.
 
     Raises:
         NoStorageNodesError: there is no storage node.
     """
-    upkeep = None if coded.life is None else coded.life.upkeep
-    if upkeep is None:
-        raise NoStorageNodesError(
-            "there are no storage nodes: add some with `logd node add NAME DIR_OR_URL`"
-        )
+    upkeep = (await coded.ready()).upkeep
+    assert upkeep is not None, "a server has it, tests may not"
     return upkeep
 
 
@@ -63,13 +60,9 @@ def upkeep_problems(coded: ColdSegments, tier: ColdTier) -> Iterator[Problem]:
     yield from _waiting(upkeep)
     for warning in upkeep.scrubber.warnings():
         yield Problem("scrub_too_slow", "warning", warning)
-    for key, reason in upkeep.scrubber.damaged_here():
-        yield Problem(
-            "segment_damaged", "damage", f"sealed segment {key} is damaged: {reason}",
-            partition=key.partition,
-        )  # fmt: skip
     uncertain = upkeep.health.counts().uncertain
-    if uncertain:
+    # Behind a start every node is looked through first; nobody need hear of that second.
+    if uncertain and upkeep.health.has_silent_nodes():
         yield Problem(
             "margin_uncertain", "warning",
             f"{uncertain} coded segments have chunks that nobody can see now; they are taken as "

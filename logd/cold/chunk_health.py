@@ -195,6 +195,13 @@ class ChunkHealth:
         seen = self._seen.get(encoding)
         return seen is not None and seen.condition.chunks[index].state is ChunkState.LIVE
 
+    def has_silent_nodes(self) -> bool:
+        """Return whether a node is not dead and does not answer, or is not asked."""
+        return any(
+            node.is_refused or node.facts.health is NodeHealth.SUSPECT
+            for node in self.nodes().values()
+        )
+
     def counts(self) -> MarginCounts:
         """Return how many segments have which margin."""
         return count_margins(margin for _, margin in self.look())

@@ -1,4 +1,4 @@
-"""What /metrics says of coded segments: margins first, then the repair queue, then findings."""
+"""What /metrics says of repair, computed at scrape: the queue by state, and findings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from logd.metrics import Registry
 def register_health_metrics(registry: Registry, health: ChunkHealth, repairer: Repairer) -> None:
     """Add what is computed at scrape: margins, the queue, findings."""
 
-    def margins() -> Iterator[tuple[dict[str, str], float]]:
-        for name, count in health.counts().as_words().items():
-            yield {"margin": name}, count
-
     def queue() -> Iterator[tuple[dict[str, str], float]]:
         for state, count in Counts(item.state for item in repairer.plan().items).items():
             yield {"state": state}, count
@@ -25,11 +21,6 @@ def register_health_metrics(registry: Registry, health: ChunkHealth, repairer: R
         for state, count in health.found.items():
             yield {"state": state.value}, count
 
-    registry.family(
-        "logd_segments_by_margin",
-        "Coded segments by how many more nodes can be lost; lost: cannot be read whole.",
-        "gauge", margins,
-    )  # fmt: skip
     registry.family(
         "logd_repair_queue", "Segments that are to be repaired, by what they wait for.",
         "gauge", queue,

@@ -18,7 +18,7 @@ import trio
 
 from ec.chunk_dir import LIST_MAX
 from ec.chunk_id import ChunkId
-from ec.errors import ChunkMissingError, EcError
+from ec.errors import EcError
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace, ChunkState
 from logd.cold.removal import chunk_id
 from logd.cold.tier import ColdTier
@@ -133,14 +133,18 @@ class MissingChunks:
         return now.held.get(chunk.index) == node
 
     async def _ask(self, node: str, chunk: ChunkId) -> None:
-        """Ask for a chunk by its name; a finding if the node has none."""
+        """Ask for a chunk by its name; a finding if the node has none.
+
+        Verifying opens it anew: a node goes on reading a file that it has open and that is gone.
+        """
         place = ChunkPlace(chunk.encoding, chunk.index, node)
         try:
-            await self._tier.nodes.store(node, "repair").head(chunk)
-        except ChunkMissingError as error:
-            self._findings.note(place, error)
+            damage = await self._tier.nodes.store(node, "repair").verify(chunk)
         except EcError as error:
-            self._findings.note(place, error)  # Damage counts; no answer does not.
+            self._findings.note(place, error)  # "Not there" counts; no answer does not.
+        else:
+            for found in damage[:1]:
+                self._findings.note(place, found)
 
     async def _look_again(self, place: ChunkPlace, state: ChunkState) -> None:
         """Verify a chunk that was found bad; what is good now is no finding any more."""

@@ -120,18 +120,21 @@ class RepairJobs:
         self._ids = itertools.count(1)
         self._jobs: dict[int, RepairJob] = {}
         self._nursery: trio.Nursery | None = None
+        self._started = trio.Event()
 
     async def run(self) -> None:
         """Let jobs run until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._started.set()
             try:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
 
-    def begin(self) -> RepairJob | None:
+    async def begin(self) -> RepairJob | None:
         """Begin to repair, or join the job that does; None: the server is stopping."""
+        await self._started.wait()
         for job in self._jobs.values():
             if not job.is_done:
                 return job

@@ -47,6 +47,7 @@ from logd.policy.cold.scrub_plan import (
 )
 from logd.policy.cold.targets import chunk_bytes_of
 from logd.policy.cold.values import LIVE, ColdState, Generation, SegmentKey
+from logd.storage.log_cold import SealedSegment
 from logd.storage.scrub_note import ScrubNote
 from logd.units import MIB, SECOND_MS
 
@@ -144,7 +145,7 @@ class Scrubber:
         self._kept: dict[str, ScrubCursor] = {}
         self._news = trio.Event()
         self._moved = False
-        self._hot_damage: dict[SegmentKey, str] = {}
+        self._to_mend: dict[SegmentKey, ColdPartition] = {}
         self.is_paused = False
         self.verified_bytes = 0
         self._verified = services.metrics.counter(
@@ -202,10 +203,6 @@ class Scrubber:
         """Return, for each place that cannot keep the cycle, the sum in words."""
         found = (place.rate.warning for place in self._places.values())
         return [warning for warning in found if warning is not None]
-
-    def damaged_here(self) -> list[tuple[SegmentKey, str]]:
-        """Return the hot segments that were found damaged and are not mended."""
-        return list(self._hot_damage.items())
 
     def status(self) -> dict[str, Any]:
         """Return the document of `logd scrub status`."""
@@ -326,6 +323,7 @@ class Scrubber:
         if place.listed_s is not None and now_s - place.listed_s < LIST_S:
             return
         if place.name == HERE:
+            await self._mend_again()
             place.what = dict(await self._hot_items())
         else:
             place.what = self._chunk_items(place.name)
@@ -440,18 +438,27 @@ class Scrubber:
         """Return this server's own sealed segments."""
         partitions = [each for each in self._services.partitions() if each.offline is None]
 
-        def look() -> dict[str, tuple[ScrubItem, tuple[ColdPartition, int]]]:
-            found = {}
-            for each in partitions:
-                for segment in each.log.sealed_segments():
-                    key = SegmentKey(each.topic_id, each.index, segment.base_offset)
-                    name = segment_item_name(key)
-                    if not segment.is_damaged and segment.size_bytes:
-                        item = ScrubItem(name, segment.size_bytes)
-                        found[name] = (item, (each, segment.base_offset))
-            return found
+        def look() -> list[tuple[ColdPartition, SealedSegment]]:
+            return [
+                (each, segment) for each in partitions for segment in each.log.sealed_segments()
+            ]
 
-        return await self._services.offload.run("disk", look)
+        found = {}
+        for each, segment in await self._services.offload.run("disk", look):
+            key = SegmentKey(each.topic_id, each.index, segment.base_offset)
+            # What is known to be damaged is looked at again only where chunks can take its place.
+            is_hopeless = segment.is_damaged and self._replacement(key) is None
+            if segment.size_bytes and not is_hopeless:
+                name = segment_item_name(key)
+                found[name] = (ScrubItem(name, segment.size_bytes), (each, segment.base_offset))
+        return found
+
+    def _replacement(self, key: SegmentKey) -> Generation | None:
+        """Return the committed generation of a segment, whose chunks may take its place."""
+        found = self._tier.coverage(key.topic_id, key.partition).find(key.base_offset)
+        if found is None or found.key != key or found.state is not ColdState.COMMITTED:
+            return None
+        return found
 
     async def _verify_segment(self, what: tuple[ColdPartition, int]) -> int:
         """Check every batch of a sealed segment; what is damaged is given up for its chunks."""
@@ -478,13 +485,22 @@ class Scrubber:
             "scrub found a damaged segment", topic=partition.topic_name,
             partition=partition.index, base_offset=base_offset, reason=reason,
         )  # fmt: skip
-        self._hot_damage[key] = reason
-        generation = self._tier.coverage(key.topic_id, key.partition).find(base_offset)
-        if generation is None or generation.key != key:
-            return
-        if generation.state is ColdState.COMMITTED:
-            await self._services.give_up_hot(partition, generation)
-            del self._hot_damage[key]
+        self._to_mend[key] = partition
+        await self._mend_again()
+
+    async def _mend_again(self) -> None:
+        """Give up damaged segments for their chunks, as soon as all of those are right."""
+        for key, partition in list(self._to_mend.items()):
+            generation = self._replacement(key)
+            if generation is None:
+                del self._to_mend[key]  # Not coded: the log says that it is damaged.
+                continue
+            try:
+                await self._services.give_up_hot(partition, generation)
+            except LogdError as error:
+                self._services.events.info("damaged segment stays", reason=str(error))
+                continue
+            del self._to_mend[key]
             self._services.events.info(
                 "damaged segment is read from its chunks", segment=str(generation)
             )

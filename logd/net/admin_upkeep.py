@@ -31,7 +31,7 @@ Answer = Callable[[Broker, Request], Awaitable[Any]]
 
 async def get_repair(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer GET /v1/repair."""
-    upkeep = upkeep_of(broker.coded)
+    upkeep = await upkeep_of(broker.coded)
     number = request.query.get("id")
     if number is None:
         return upkeep.repair_queue(ignores_delays=_is_true(request, "dry_run"))
@@ -44,7 +44,7 @@ async def get_repair(broker: Broker, request: Request) -> dict[str, Any]:
 
 async def begin_repair(broker: Broker, _request: Request) -> dict[str, Any]:
     """Answer POST /v1/repair."""
-    job = upkeep_of(broker.coded).jobs.begin()
+    job = await (await upkeep_of(broker.coded)).jobs.begin()
     if job is None:
         raise HttpError(503, "the server is starting or stopping")
     return job.as_document()
@@ -52,12 +52,12 @@ async def begin_repair(broker: Broker, _request: Request) -> dict[str, Any]:
 
 async def get_scrub(broker: Broker, _request: Request) -> dict[str, Any]:
     """Answer GET /v1/scrub."""
-    return upkeep_of(broker.coded).scrubber.status()
+    return (await upkeep_of(broker.coded)).scrubber.status()
 
 
 async def control_scrub(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer POST /v1/scrub."""
-    scrubber = upkeep_of(broker.coded).scrubber
+    scrubber = (await upkeep_of(broker.coded)).scrubber
     actions = {"start": scrubber.start, "pause": scrubber.pause, "resume": scrubber.resume}
     action = actions.get(request.query.get("action", ""))
     if action is None:
@@ -68,14 +68,14 @@ async def control_scrub(broker: Broker, request: Request) -> dict[str, Any]:
 
 async def get_drain(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer GET /v1/drain."""
-    return upkeep_of(broker.coded).moving.progress(_node(request))
+    return (await upkeep_of(broker.coded)).moving.progress(_node(request))
 
 
 async def begin_drain(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer POST /v1/drain."""
     from logd.cold.node_moving import drain_document
 
-    moving, name = upkeep_of(broker.coded).moving, _node(request)
+    moving, name = (await upkeep_of(broker.coded)).moving, _node(request)
     if _is_true(request, "stop"):
         await moving.stop_draining(name)
         return moving.progress(name)
@@ -88,7 +88,7 @@ async def replace_node(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer POST /v1/replace."""
     from logd.cold.node_moving import replace_document
 
-    moving, name = upkeep_of(broker.coded).moving, _node(request)
+    moving, name = (await upkeep_of(broker.coded)).moving, _node(request)
     place = request.query.get("place")
     if place is not None and "://" not in place and not place.startswith("/"):
         raise HttpError(400, "the place must be an absolute path, or http://HOST:PORT")
@@ -99,14 +99,14 @@ async def replace_node(broker: Broker, request: Request) -> dict[str, Any]:
 
 async def get_rebalance(broker: Broker, _request: Request) -> dict[str, Any]:
     """Answer GET /v1/rebalance."""
-    return {"left": upkeep_of(broker.coded).moving.moves_left()}
+    return {"left": (await upkeep_of(broker.coded)).moving.moves_left()}
 
 
 async def rebalance(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer POST /v1/rebalance."""
     from logd.cold.node_moving import rebalance_document
 
-    moving = upkeep_of(broker.coded).moving
+    moving = (await upkeep_of(broker.coded)).moving
     if _is_true(request, "dry_run"):
         return rebalance_document(moving.plan_rebalance())
     return rebalance_document(moving.rebalance())
@@ -116,7 +116,7 @@ async def get_durability(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer GET /v1/durability."""
     afr = _as_float(request, "afr", high=AFR_MAX)
     hours = _as_float(request, "repair_hours", high=HOURS_MAX)
-    outlook = upkeep_of(broker.coded).outlook
+    outlook = (await upkeep_of(broker.coded)).outlook
     return outlook.durability(afr=0.02 if afr is None else afr, repair_hours=hours)
 
 
@@ -125,7 +125,7 @@ async def get_simulation(broker: Broker, request: Request) -> dict[str, Any]:
     names = [name for name in request.query.get("fail", "").split(",") if name]
     if not names:
         raise HttpError(400, "say which nodes: /v1/simulate?fail=NODE,NODE")
-    return upkeep_of(broker.coded).outlook.simulate(frozenset(names))
+    return (await upkeep_of(broker.coded)).outlook.simulate(frozenset(names))
 
 
 UPKEEP_ROUTES: Final[dict[str, dict[str, Answer]]] = {

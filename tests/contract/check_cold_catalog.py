@@ -125,6 +125,30 @@ class ColdCatalogContract:
         cold.change_node(moved)
         assert cold.nodes() == [NODES[0], moved, *NODES[2:]]
 
+    def test_another_disk_takes_a_node_s_name(self, cold: ColdCatalog) -> None:
+        """Its chunks keep their places; what was to be removed there is gone with the old disk."""
+        cold.plan(plan_of(1), now_ms=0)
+        commit(cold, 1)
+        cold.place_chunk(encoding(1), index=0, node="n3")
+        new = replace(NODES[0], place="/new", identity="e" * 32)
+        cold.replace_node(new)
+        assert cold.nodes() == [new, *NODES[1:]]
+        found = find(cold, 1)
+        assert found is not None
+        assert found.held == {0: "n3", 1: "n1", 2: "n2"}
+        assert not found.leaving_nodes
+        cold.replace_node(replace(NODES[1], identity="d" * 32))
+        found = find(cold, 1)
+        assert found is not None
+        assert found.held[1] == "n1"
+        for refused in (
+            replace(new, name="stranger"),
+            replace(NODES[2], place="/new"),
+            replace(NODES[2], identity="e" * 32),
+        ):
+            with pytest.raises(NodeRefusedError):
+                cold.replace_node(refused)
+
     @pytest.mark.parametrize("field", ["name", "place", "identity"])
     def test_a_node_is_there_once(self, cold: ColdCatalog, field: str) -> None:
         """Name, place and identity are one node's each; nothing changes where they are not."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from ec.errors import ChunkDamagedError
+from logd.errors import NodeRefusedError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.moves import Move
+from logd.policy.cold.values import NodeState
 from logd.policy.node_health import NodeHealth
 from tests.unit.repair_rig import DELAY_MS, RepairRig
 
@@ -326,6 +330,69 @@ async def test_moves_that_people_want_are_made_when_nothing_else_is(
         await rig.wait_for(lambda: not rig.repairer.moves and not len(rig.tier.leases))
     rig.check_whole()
     assert rig.repairer.counts.moved == 1
+
+
+async def test_a_job_repairs_everything_now_and_tells_what_is_left(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """Missing and corrupt chunks, without delays; what has too few is named; a second joins."""
+    fine, gone = rig.code("abcdef"), rig.code("bcdefg")
+    rig.lose(fine, 2)
+    for index in (0, 1, 2):
+        rig.lose(gone, index)
+    async with rig.running():
+        job, same = await rig.jobs.begin(), await rig.jobs.begin()
+        assert job is same
+        assert job is not None
+        await rig.wait_for(lambda: job.is_done, seconds=30)
+        document = job.as_document()
+        assert (document["missing"], document["repaired"], document["failed"]) == (4, 1, 0)
+        assert (document["state"], document["progress"]) == ("done", 1.0)
+        (lost,) = document["unrecoverable"]
+        assert (lost["topic"], lost["survivors"], lost["k"]) == ("sample", 3, 4)
+        assert document["below_target"] == 1
+        assert [item["state"] for item in document["left"]] == ["unrecoverable"]
+        assert rig.jobs.job(job.id) is job
+        assert rig.jobs.job(99) is None
+
+
+async def test_a_job_waits_until_a_silent_node_is_dead(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """What nobody can see yet is neither lost nor there."""
+    one = rig.code("abcdef")
+    async with rig.running():
+        await trio.sleep(5)
+        rig.nodes["b"].answers = False
+        job = await rig.jobs.begin()
+        assert job is not None
+        await trio.sleep(20)
+        assert job.state == "looking"
+        rig.nodes.set_health("b", DEAD)
+        await rig.wait_for(lambda: job.is_done, seconds=30)
+        assert rig.now(one.encoding).held[1] == "g"
+        assert job.as_document()["below_target"] == 0
+
+
+async def test_a_drain_that_cannot_end_changes_nothing(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Refused with the sum; with a spare node it begins, tells how far it is, and ends."""
+    rig = RepairRig(directory, names="abcdef")
+    rig.code("abcdef")
+    async with rig.running():
+        with pytest.raises(NodeRefusedError, match="5 live nodes would be left"):
+            await rig.moving.drain("a")
+        assert rig.nodes.node("a").state is NodeState.ACTIVE
+    os.mkdir(f"{directory}/spare")
+    spare = RepairRig(f"{directory}/spare", names="abcdefg")
+    spare.code("abcdef")
+    async with spare.running():
+        await spare.moving.drain("a")
+        await spare.wait_for(lambda: spare.moving.progress("a")["done"])
+        assert spare.moving.progress("a")["state"] == "draining"
+        await spare.moving.stop_draining("a")
+        assert spare.nodes.node("a").state is NodeState.ACTIVE
 
 
 async def test_the_rate_is_kept_and_measured(rig: RepairRig, autojump_clock: MockClock) -> None:

@@ -1,0 +1,219 @@
+"""Chunks lost, rotten and moved, nodes lost and replaced: a server and its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interop.test_cold_segments import (
+    SMALL,
+    ask,
+    chunks,
+    coded_rows,
+    lines,
+    make_topic,
+    until,
+)
+from tests.logd_command import Logd
+from tests.server_process import ServerProcess
+
+NODES = "abcdefg"
+
+
+def server_with_nodes(directory: Path, *settings: str) -> ServerProcess:
+    """Return a server with seven nodes that are dead after two seconds."""
+    words = [word for name in NODES for word in ("--node", f"{name}={directory}/{name}")]
+    for setting in (
+        "disk.reserve.bytes=0", "node.probe.interval.ms=200", "node.suspect.ms=1000",
+        "node.dead.ms=2000", *settings,
+    ):  # fmt: skip
+        words += ["--set", setting]
+    return ServerProcess(directory / "data", *words)
+
+
+def coded_topic(logd: Logd, data: bytes) -> int:
+    """Make a topic all of whose sealed segments are in chunks; return how many there are."""
+    make_topic(logd, SMALL)
+    logd.json("produce", "t", stdin=data)
+    logd.json("cold", "encode", "t")
+    until(lambda: not any(row["hot"] for row in coded_rows(logd)), "all are released")
+    return len(coded_rows(logd))
+
+
+def is_whole(logd: Logd) -> bool:
+    """Whether every segment has its full margin and nothing is queued or to be removed."""
+    status = ask(logd, "status")
+    margins = status["segments_by_margin"]
+    rows = ask(logd, "nodes")
+    held = sum(len(row["chunks"]) for row in coded_rows(logd))
+    return (
+        not margins["lost"] + margins["0"] + margins["1"]
+        and not status["repair"]["queued"] + status["repair"]["running"]
+        and sum(row["chunks"] for row in rows) == held
+    )
+
+
+def chunk_files(directory: Path, node: str) -> list[Path]:
+    """Return a node's chunk files, by name."""
+    return sorted((directory / node / "chunks").iterdir())
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return every chunk file's bytes by its name, wherever it lies."""
+    return {
+        path.name: path.read_bytes()
+        for node in NODES
+        if (directory / node / "chunks").exists()
+        for path in chunk_files(directory, node)
+    }
+
+
+def flip(path: Path, position: int) -> None:
+    """Flip a bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Random) -> None:
+    """A missing chunk, a rotten one, a lost node, an empty one in its place, a drained one."""
+    with server_with_nodes(tmp_path, "repair.delay.ms=3600000") as server:
+        logd = Logd(server)
+        data = lines(rng, 7_000)
+        count = coded_topic(logd, data)
+        before = contents(tmp_path)
+
+        chunk_files(tmp_path, "b")[0].unlink()
+        flip(chunk_files(tmp_path, "c")[-1], 1000)
+        found = logd.json("scrub", "start", "--wait", code=4)["findings"]
+        assert {(each["node"], each["state"]) for each in found} == {
+            ("b", "missing"), ("c", "corrupt"),
+        }  # fmt: skip
+        dry = logd.json("repair", "--dry-run")
+        assert {item["state"] for item in dry["items"]} <= {"ready", "running"}
+        done = logd.json("repair")
+        assert (done["failed"], done["unrecoverable"]) == (0, [])
+        assert contents(tmp_path) == before
+        assert all(each["mended_ms"] for each in logd.json("scrub", "status")["findings"])
+
+        shutil.rmtree(tmp_path / "d")
+        done = logd.json("repair")
+        assert done["repaired"] == done["missing"] > 0
+        assert contents(tmp_path) == before
+        logd.json("node", "replace", "d")
+        until(lambda: is_whole(logd), "the replaced node is empty and well")
+
+        plan = logd.json("node", "drain", "a", "--dry-run")
+        assert plan["refusal"] is None
+        assert logd.json("node", "drain", "a")["done"]
+        assert chunk_files(tmp_path, "a") == []
+        assert contents(tmp_path) == before
+        logd.run("node", "drain", "b", code=1)
+        logd.run("node", "remove", "a", "--yes")
+        assert logd.json("cold", "durability")["profiles"][0]["segments"] == count
+        simulated = logd.json("cold", "simulate", "--fail", "b,c,d", code=4)
+        assert simulated["lost_count"] > 0
+        assert logd.run("consume", "t").stdout == data
+        assert server.stop() == 0
+
+
+def test_repair_begins_by_itself_and_scrub_pauses(tmp_path: Path, rng: random.Random) -> None:
+    """After its delay, without a person; a rotten block that a read meets, within ten seconds."""
+    with server_with_nodes(tmp_path, "repair.delay.ms=15000") as server:
+        logd = Logd(server)
+        data = lines(rng, 5_000)
+        coded_topic(logd, data)
+        before = contents(tmp_path)
+        assert logd.json("scrub", "pause")["state"] == "paused"
+        for path in chunk_files(tmp_path, "e"):
+            flip(path, 70)
+        began_s = time.monotonic()
+        assert logd.run("consume", "t").stdout == data
+        [problem] = [
+            each["message"]
+            for each in ask(logd, "status")["problems"]
+            if each["kind"] == "chunk_damaged"
+        ][:1] or [""]
+        assert problem == "" or " e:" in problem
+        until(
+            lambda: any(each["mended_ms"] for each in ask(logd, "scrub")["findings"]),
+            "what the read met is mended",
+        )
+        assert time.monotonic() - began_s < 10
+        logd.json("repair")
+        shutil.rmtree(tmp_path / "f")
+        until(lambda: ask(logd, "nodes")[5]["state"] == "dead", "the node is seen to be dead")
+        until(lambda: is_whole_but(logd, "f"), "its chunks are elsewhere")
+        assert logd.json("scrub", "resume")["state"] != "paused"
+        logd.json("scrub", "start", "--wait")
+        assert {name: len(data) for name, data in contents(tmp_path).items()} == {
+            name: len(data) for name, data in before.items()
+        }
+        assert contents(tmp_path) == before
+
+
+def is_whole_but(logd: Logd, dead: str) -> bool:
+    """Whether every segment has its full margin without one node."""
+    margins = ask(logd, "status")["segments_by_margin"]
+    holders = {chunk["node"] for row in coded_rows(logd) for chunk in row["chunks"]}
+    return not margins["lost"] + margins["0"] + margins["1"] and dead not in holders
+
+
+@pytest.mark.parametrize("command", ["repair", "drain"])
+def test_a_server_that_is_killed_goes_on(tmp_path: Path, rng: random.Random, command: str) -> None:
+    """kill -9 in the middle, again and again: the same command then ends it, nothing is over."""
+    with server_with_nodes(tmp_path, "repair.rate.bytes=2000000") as server:
+        logd = Logd(server)
+        data = lines(rng, 5_000)
+        coded_topic(logd, data)
+        before = contents(tmp_path)
+        arguments = ("repair",) if command == "repair" else ("node", "drain", "g")
+        if command == "repair":
+            for path in chunk_files(tmp_path, "g"):
+                path.unlink()
+        for _ in range(2):
+            moved = _begin(logd, *arguments)
+            time.sleep(rng.uniform(0.05, 0.4))
+            server.kill()
+            server.start()
+            logd = Logd(server)
+            assert moved is not None
+        document = logd.json(*arguments)
+        assert document.get("failed", 0) == 0
+        until(lambda: is_whole(logd), "everything is where it belongs")
+        assert contents(tmp_path) == before
+        assert sorted(chunks(tmp_path, NODES)) == sorted(before)
+        assert not [name for node in NODES for name in os.listdir(tmp_path / node / "quarantine")]
+        assert logd.run("consume", "t").stdout == data
+
+
+def _begin(logd: Logd, *arguments: str) -> Any:
+    return json.loads(logd.run(*arguments, "--no-wait", "--json").stdout)
+
+
+def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    """Committed, its hot file still here and rotten: scrub finds it, and readers get the chunks."""
+    with server_with_nodes(tmp_path, "cold.grace.ms=3600000") as server:
+        logd = Logd(server)
+        data = lines(rng, 5_000)
+        logd.run("topic", "create", "t", "--partitions", "1", "--config", SMALL,
+                 "--config", "cold.profile=4+2")  # fmt: skip
+        logd.json("produce", "t", stdin=data)
+        logd.json("cold", "encode", "t")
+        first, second, *_ = sorted((tmp_path / "data" / "topics" / "t-0").glob("*.log"))
+        flip(second, 5000)
+        logd.json("scrub", "start", "--wait")
+        until(lambda: not second.exists(), "the damaged file is given up")
+        assert first.exists()
+        assert logd.run("consume", "t").stdout == data
+        assert logd.json("status")["problems"] == []
+        assert server.stop() == 0
