@@ -64,13 +64,18 @@ from logd.policy.cold.values import (
 )
 from logd.policy.tiering import choose_profile
 from logd.storage.cold_catalog import Commit, EncodePlan
-from logd.units import MIB
+from logd.units import KIB, MIB
 
-ENCODES_AT_ONCE: Final = 2
-"""Segments that are coded at a time; each takes two windows of memory and a few threads."""
+ENCODES_AT_ONCE: Final = 1
+"""Segments that are coded at a time: one keeps k+m nodes busy, and two made appends on the same
+disk wait twice as long without being done sooner."""
+
+WINDOW_BYTES: Final = 512 * KIB
+"""Of each chunk at a time. All chunks of a window are written, and on local disks synced, before
+the next: an append that is synced meanwhile waits for one window at most."""
 
 SLOWEST_BYTES_PER_S: Final = MIB
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 60.0
 """An encoding that takes longer than this and its bytes at that rate is given up: it hangs."""
 
 WRITER: Final = f"logd {logd.__version__}"
@@ -300,8 +305,11 @@ class Encoder:
         cut: Cut,
         live: Generation | None,
     ) -> None:
+        devices = {node.name: node.device or node.name for node in self._tier.nodes.facts()}
+        gates = {device: trio.Semaphore(1) for device in devices.values()}
         stores = {
-            index: WatchedStore(store) for index, store in self._tier.stores(generation).items()
+            index: WatchedStore(store, gates[devices[store.node]])
+            for index, store in self._tier.stores(generation).items()
         }
         try:
             manifest = await self._write(partition, generation, source, cut, stores)
@@ -342,6 +350,7 @@ class Encoder:
             [stores[index] for index in range(generation.profile.chunks)],
             codec=codec,
             offload=gate,
+            window_bytes=WINDOW_BYTES,
         )
         await prove(source, encoded.manifest, stores, codec=codec, offload=gate)
         return encoded.manifest
@@ -352,11 +361,12 @@ class Encoder:
             running.done_bytes += count
 
     def _note_troubles(self, stores: dict[int, WatchedStore]) -> None:
+        failed = [store for store in stores.values() if store.trouble is not None]
+        # Where none failed and it ended all the same, those hung that had not answered by then.
+        failed = failed or [store for store in stores.values() if store.was_cancelled]
         for store in stores.values():
-            if store.trouble is None:
-                self._failed_at_s.pop(store.node, None)
-            else:
-                self._failed_at_s[store.node] = trio.current_time()
+            self._failed_at_s.pop(store.node, None)
+        self._failed_at_s.update((store.node, trio.current_time()) for store in failed)
 
     async def _give_up(self, generation: Generation, error: BaseException) -> None:
         """Record that nobody goes on; its chunks are removed from now on.
