@@ -157,6 +157,17 @@ def test_coded_segments_are_listed_with_their_chunks(
     assert second.split()[-4:] == ["-", "-", "-", "-"]
 
 
+def test_nodes_on_one_device_are_named(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nodes that fail together are said to, by name; others are not."""
+    node = {"address": "/d", "rack": None, "state": "live", "chunks": 0, "bytes": 0,
+            "free_bytes": None, "breaker": "closed", "last_error": None}  # fmt: skip
+    devices = {"a": "here:1", "b": "here:2", "c": "here:1", "d": None, "e": None}
+    fake.document = [node | {"name": name, "device": at} for name, at in devices.items()]
+    assert fake.run("node", "list") == 0
+    *_, last = capfd.readouterr().out.splitlines()
+    assert last == "warning: a, c are on one device: they fail together"
+
+
 def test_status_says_which_kernel_codes(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
     """The kernel has a line of its own, where there is one."""
     fake.document = STATUS | {"kernel": "isal of /lib/libisal.so.2"}
