@@ -66,6 +66,19 @@ def list_nodes(target: Target) -> None:
         *("name", "address", "rack", "state", "chunks", "bytes", "free", "breaker", "last error"),
     )
     print_table(headers, [_cells(row) for row in rows])
+    for names in _on_one_device(rows):
+        click.secho(
+            f"warning: {', '.join(names)} are on one device: they fail together", fg="yellow"
+        )
+
+
+def _on_one_device(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the names of nodes that share a device, device by device."""
+    by_device: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("device") is not None:
+            by_device.setdefault(row["device"], []).append(escape(row["name"]))
+    return [names for names in by_device.values() if len(names) > 1]
 
 
 def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -10,6 +10,18 @@ from cli.admin import get
 from cli.options import Target, common_options, pass_target
 from cli.render import Cell, print_json, print_table, readable_time
 from logd.units import format_byte_count
+
+_HEADERS: Final = (
+    "partition",
+    "base offset",
+    "next offset",
+    "size",
+    "state",
+    "hot",
+    "first",
+    "last",
+)
+_CODED_HEADERS: Final = ("gen", "code", "margin", "chunks")
 
 
 @click.command()
@@ -20,6 +32,9 @@ from logd.units import format_byte_count
 def segments(target: Target, topic: str, partition: int | None) -> None:
     """List a topic's segments: offsets, size, state and times.
 
+    Of coded ones also generation, profile, margin, and the node of each chunk in the order of the
+    chunks, with its state where that is not live; --json has the bytes as well.
+
     \b
     Example:
       logd segments orders --partition 0
@@ -28,8 +43,32 @@ def segments(target: Target, topic: str, partition: int | None) -> None:
     if target.json:
         print_json(rows)
         return
-    headers = ("partition", "base offset", "next offset", "size", "state", "hot", "first", "last")
-    print_table(headers, [_cells(row) for row in rows])
+    if any(map(_is_coded, rows)):
+        print_table(_HEADERS + _CODED_HEADERS, [_cells(row) + _coded_cells(row) for row in rows])
+    else:
+        print_table(_HEADERS, [_cells(row) for row in rows])
+
+
+def _is_coded(row: dict[str, Any]) -> bool:
+    return row["generation"] is not None
+
+
+def _coded_cells(row: dict[str, Any]) -> tuple[Cell, ...]:
+    if not _is_coded(row):
+        return ("-",) * len(_CODED_HEADERS)
+    chunks = sorted(row["chunks"], key=lambda chunk: chunk["index"])
+    return (
+        row["generation"],
+        f"{row['k']}+{row['m']}",
+        "-" if row["margin"] is None else row["margin"],
+        " ".join(_chunk(chunk) for chunk in chunks),
+    )
+
+
+def _chunk(chunk: dict[str, Any]) -> str:
+    """Return where a chunk is, and its state unless nothing is known against it."""
+    node = chunk["node"] or "-"
+    return node if chunk["state"] == "live" else f"{node}({chunk['state']})"
 
 
 def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:

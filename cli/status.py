@@ -53,6 +53,8 @@ def _print(document: dict[str, Any]) -> None:
     nodes = document.get("nodes") or {}
     if nodes.get("total"):
         click.echo(f"nodes {nodes['live']} live of {nodes['total']}")
+    if document.get("kernel"):
+        click.echo(f"coded by {document['kernel']}")
     problems = document.get("problems") or []
     more = document.get("problem_count", len(problems)) - len(problems)
     if not problems:

@@ -80,10 +80,17 @@ def patience(seconds: float, *, node: str, what: str) -> Iterator[None]:
     except trio.TooSlowError as error:
         raise StoreTimeoutError(f"{node}: {what}: not within {seconds:.3g} s") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-        reason = str(error.__cause__ or error) or "broken off"
+        reason = _first_reason(error.__cause__ or error) or "broken off"
         raise StoreUnavailableError(f"{node}: {what}: {reason}") from error
     except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
         raise StoreUnavailableError(f"{node}: {what}: answers no HTTP: {error}") from error
+
+
+def _first_reason(error: BaseException) -> str:
+    """Return why it failed; of attempts at several addresses, why the first did."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 class NotSentError(Exception):

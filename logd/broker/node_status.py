@@ -35,6 +35,7 @@ def describe_node(tier: ColdTier, name: str) -> dict[str, Any]:
         "address": record.place,
         "id": record.identity,
         "rack": nodes.rack(name),
+        "device": nodes.device(name),
         "state": node_state(tier, name),
         "reason": nodes.describe(name),
         "chunks": chunks,

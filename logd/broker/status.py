@@ -1,8 +1,5 @@
 """What `logd status` and `logd segments` show: a picture of the broker as plain values.
 
-Fields of parts that do not exist yet (repair, scrub) are there and empty, so that scripts
-written today go on working.
-
 A problem is "damage" where data is at risk, damaged or lost (`logd status` then exits with 4), or a
 "warning" where an operator should know of something.
 """
@@ -45,6 +42,7 @@ def status(broker: Broker) -> dict[str, Any]:
         "disk_free_bytes": broker.disk.free_bytes,
         "disk_reserve_bytes": broker.disk.reserve_bytes,
         "nodes": node_counts(broker.cold),
+        "kernel": broker.cold.kernel_in_use,
         "segments_by_margin": broker.coded.margins(),
         **upkeep_status(broker.coded, cycle_ms=broker.config.settings.scrub_cycle_ms),
         "problem_count": len(problems),

@@ -191,6 +191,10 @@ class StorageNodes:
         """Return what a node shares its fate with: as recorded, else as it says itself."""
         return self._find(name).rack
 
+    def device(self, name: str) -> str | None:
+        """Return what tells a node's disk from others; nodes on one device fail together."""
+        return self._find(name).facts.device
+
     def facts(self) -> list[NodeFacts]:
         """Return all nodes as `policy.cold.preflight` wants them, by name."""
         return [self._nodes[name].facts for name in self.names()]

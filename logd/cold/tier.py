@@ -62,6 +62,7 @@ class ColdTier:
         nodes: the storage nodes.
         leases: who works on which segments.
         holdings: what each node holds, by number and bytes.
+        kernel_in_use: what computes here, for people; None before the first node.
         offload: threads for coding, as the library wants them.
         on_change: called with the partitions whose generations changed, after each change.
     """
@@ -83,6 +84,7 @@ class ColdTier:
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._choosing = Lock()
         self._kernel: Kernel | None = None
+        self.kernel_in_use: str | None = None
         self._codecs: dict[Profile, Codec] = {}
 
     # --- start ------------------------------------------------------------------------------------
@@ -248,6 +250,7 @@ class ColdTier:
         with self._choosing:
             if self._kernel is None:
                 self._kernel, reason = choose()
+                self.kernel_in_use = reason
                 self._services.events.info("coding kernel", kernel=reason)
             return self._kernel
 

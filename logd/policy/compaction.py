@@ -180,7 +180,7 @@ def plan_compaction(
     if facts.is_damaged:
         return NotDue(facts.name, "it has a quarantined range")
     if facts.has_released:
-        return NotDue(facts.name, "some of its segments are only in chunks; thaw them first")
+        return NotDue(facts.name, "what is coded is not compacted, and some of it is coded")
     taken = _cleanable(facts, rules, now_ms)
     if not taken:
         return NotDue(facts.name, "no sealed segment may be touched yet")

@@ -62,6 +62,7 @@ def test_nodes_by_flag_and_by_command(directory: str) -> None:
         assert [row["rack"] for row in before] == [None, None, "r1"]
         for row in before:
             assert (row["chunks"], row["bytes"], row["breaker"]) == (0, 0, "closed")
+            assert row["device"].startswith("here:")
             assert row["free_bytes"] > 0
             assert row["last_error"] is None
         assert logd.json("status")["nodes"] == {"total": 3, "live": 3}

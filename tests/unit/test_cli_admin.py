@@ -139,6 +139,42 @@ def test_segments_are_listed(fake: Fake, capfd: pytest.CaptureFixture[str]) -> N
     assert json.loads(capfd.readouterr().out) == [SEGMENT]
 
 
+def test_coded_segments_are_listed_with_their_chunks(
+    fake: Fake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Generation, profile, margin, and the node of each chunk, with its state if it is not live."""
+    chunks = [
+        {"index": 2, "node": "c", "bytes": 8, "state": "corrupt"},
+        {"index": 0, "node": "a", "bytes": 8, "state": "live"},
+        {"index": 1, "node": None, "bytes": 8, "state": "missing"},
+    ]
+    coded = {"state": "coded", "hot": False, "generation": 3, "k": 2, "m": 1, "margin": -1}
+    fake.document = [SEGMENT | coded | {"chunks": chunks}, SEGMENT]
+    assert fake.run("segments", "t") == 0
+    header, first, second = capfd.readouterr().out.splitlines()
+    assert header.split()[-4:] == ["gen", "code", "margin", "chunks"]
+    assert first.split()[-6:] == ["3", "2+1", "-1", "a", "-(missing)", "c(corrupt)"]
+    assert second.split()[-4:] == ["-", "-", "-", "-"]
+
+
+def test_nodes_on_one_device_are_named(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nodes that fail together are said to, by name; others are not."""
+    node = {"address": "/d", "rack": None, "state": "live", "chunks": 0, "bytes": 0,
+            "free_bytes": None, "breaker": "closed", "last_error": None}  # fmt: skip
+    devices = {"a": "here:1", "b": "here:2", "c": "here:1", "d": None, "e": None}
+    fake.document = [node | {"name": name, "device": at} for name, at in devices.items()]
+    assert fake.run("node", "list") == 0
+    *_, last = capfd.readouterr().out.splitlines()
+    assert last == "warning: a, c are on one device: they fail together"
+
+
+def test_status_says_which_kernel_codes(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """The kernel has a line of its own, where there is one."""
+    fake.document = STATUS | {"kernel": "isal of /lib/libisal.so.2"}
+    assert fake.run("status") == 0
+    assert "isal of /lib/libisal.so.2" in capfd.readouterr().out
+
+
 JOB: dict[str, Any] = {
     "id": 3,
     "topic": "t",
