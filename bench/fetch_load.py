@@ -130,12 +130,15 @@ def fetch_places(load: FetchLoad, places: Sequence[int]) -> dict[str, Any]:
             latencies.append((time.perf_counter() - asked, 1))
             size += consumer.advance()
         seconds = time.perf_counter() - begin
+    server_s = cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None
     return {
-        "requests": len(places), "seconds": seconds, **latency_fields(latencies),
+        "requests": len(places),
+        "seconds": seconds,
+        **latency_fields(latencies),
         "client_cpu_s": time.process_time() - client_cpu,
-        "server_cpu_s": cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None,
+        "server_cpu_s": server_s,
         "bytes": size,
-    }  # fmt: skip
+    }
 
 
 def _has_records(consumer: Consumer, sink: bytearray, asked: float) -> bool:

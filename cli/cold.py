@@ -43,15 +43,19 @@ def cold() -> None:
 @cold.command()
 @click.argument("topic")
 @click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
+@click.option("--recode", is_flag=True, help="Also those that have another profile.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the server has begun.")
 @common_options("admin", "json")
 @pass_target
-def encode(target: Target, topic: str, partition: int | None, no_wait: bool) -> None:
+def encode(target: Target, topic: str, partition: int | None, recode: bool, no_wait: bool) -> None:
     """Code every sealed segment of a topic now.
 
     cold.enable, cold.after.ms and cold.after.bytes do not count; the active segment stays as it is.
     Segments that are being coded already are waited for. The hot copies go after cold.grace.ms,
     when all chunks were checked once more.
+
+    With --recode, what is coded with another profile than cold.profile says now is coded anew: its
+    old chunks go when the new ones are proved. It needs room for the hot copies meanwhile.
 
     Ctrl-C ends the watching, not the work.
 
@@ -59,7 +63,10 @@ def encode(target: Target, topic: str, partition: int | None, no_wait: bool) -> 
     Example:
       logd cold encode orders --partition 0
     """
-    job = post(target.admin, "/v1/cold/encode", {}, topic=topic, partition=partition)
+    job = post(
+        target.admin, "/v1/cold/encode", {}, topic=topic, partition=partition,
+        recode="true" if recode else None,
+    )  # fmt: skip
     _finish(target, job, no_wait=no_wait, verb="coding", fields=_ENCODED)
 
 

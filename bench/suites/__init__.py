@@ -34,7 +34,7 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
 }
 
 NOT_YET: Final[dict[str, str]] = {
-    "repair": "nothing repairs chunks in this version",
+    "repair": "there is no row that measures repair",
 }
 
 # What a window writes at most, and how many rows' bytes may wait for their deletion.
@@ -49,6 +49,7 @@ def space_of(name: str, options: Options) -> int:
         "append": written + GIB,
         "fetch": 2 * GIB,
         "encode": 4 * GIB,
+        "degraded": 3 * GIB,
         "compact": 3 * min(options.fill_bytes, GIB),
         # Less than asked for is filled where less is free.
         "recover": min(options.fill_bytes, GIB) + GIB,

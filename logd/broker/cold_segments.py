@@ -91,14 +91,19 @@ class ColdSegments:
 
     # --- what is asked for ------------------------------------------------------------------------
 
-    async def encode(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
+    async def encode(
+        self, topic: str, partitions: Sequence[ColdPartition], *, recode: bool
+    ) -> dict[str, Any]:
         """Begin to code every sealed segment now; return the job as the admin port shows it.
+
+        Args:
+            recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
             NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
         """
         jobs = (await self.ready()).jobs
-        return jobs.as_document(jobs.begin_encode(topic, partitions))
+        return jobs.as_document(jobs.begin_encode(topic, partitions, recode=recode))
 
     async def thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> dict[str, Any]:
         """Begin to bring back every released segment; return the job likewise.

@@ -2,10 +2,12 @@
 
 Each read takes a picture of the nodes as they are now:
 
-* a node whose breaker is open is not asked while others do; where a read would fail, all nodes are
-  asked once more, past their breakers, before anything is called unreadable;
-* a node that was overtaken by others is left alone for `SLOW_S`, so that a consumer pays for it by
+* a node whose breaker is open is not asked while others do; one that was overtaken by others is
+  left alone for `SLOW_S`, and one that did not answer for `AWAY_S`: so a consumer pays for it by
   one hedge delay and not by one a window;
+* other chunks are a better second attempt than the same node: a call is not repeated while they do.
+  Where a read would fail, all nodes are asked again, past their breakers, after 0 to b and 0 to 2 b
+  seconds (full jitter), before anything is called unreadable;
 * how long a hedge waits follows what reads took lately: `HEDGE_FACTOR` times what 19 of 20 stay
   below, within `HEDGE_S_MIN` and `HEDGE_S_MAX`.
 
@@ -18,7 +20,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from random import Random
+from typing import Final, Protocol, cast
 
 import trio
 
@@ -26,7 +29,7 @@ from ec.breaker import BreakerState
 from ec.chunk_id import ChunkId
 from ec.chunk_reader import FileRange
 from ec.codec import Codec
-from ec.errors import ChunkDamagedError, ChunkMissingError, EcError
+from ec.errors import ChunkDamagedError, ChunkMissingError, EcError, StoreUnavailableError
 from ec.geometry import BLOCK_BYTES
 from ec.manifest import Manifest
 from ec.offload import Offload
@@ -39,6 +42,10 @@ from logd.metrics import Counter, Registry
 from logd.policy.cold.values import Generation, Profile
 
 SLOW_S: Final = 10.0
+AWAY_S: Final = 1.0
+RETRY_S: Final = (0.1, 0.2)
+"""The longest waits before the second and the third attempt of a read that would fail."""
+
 HEDGE_S_MIN: Final = 0.02
 HEDGE_S_MAX: Final = 0.25
 HEDGE_FACTOR: Final = 3.0
@@ -110,6 +117,31 @@ class Fetched:
         return any(piece.is_decoded for piece in self.pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a chunk could not be used; `is_unknown`: nothing is known of it, its node did not say."""
+
+    reason: str
+    is_unknown: bool
+
+
+class _Once:
+    """A guarded store whose reads are not repeated."""
+
+    def __init__(self, guarded: GuardedStore) -> None:
+        self._guarded = guarded
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self._guarded.node
+
+    async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
+        """See `Store`."""
+        inner = self._guarded.inner
+        return await self._guarded.guarded(lambda: inner.read(chunk, start, end))
+
+
 class ChunkAccess:
     """See the module. One per server, for the event loop.
 
@@ -122,7 +154,8 @@ class ChunkAccess:
         self._events = events
         self._codecs: dict[Profile, Codec] = {}
         self._took: deque[float] = deque(maxlen=SAMPLES)
-        self._slow_until: dict[str, float] = {}
+        self._shunned_until: dict[str, float] = {}
+        self._rng = Random()
         self._reported: dict[tuple[str, int], float] = {}
         self.on_damage: OnDamage | None = None
         self._hedges = metrics.counter(
@@ -160,13 +193,16 @@ class ChunkAccess:
             # The first one tries out a kernel, which takes a tenth of a second.
             made = await self._tier.offload.run(self._tier.codec, generation.profile)
             self._codecs[generation.profile] = made
-        troubles: dict[int, str] = {}
+        troubles: dict[int, _Trouble] = {}
         began_s = trio.current_time()
         stores = dict(self._tier.stores(generation))
         result = await self._reader(generation, manifest, stores, troubles).read(start, end)
-        if result.gaps:
+        for longest_s in RETRY_S:
+            if not result.gaps or not any(trouble.is_unknown for trouble in troubles.values()):
+                break
+            await trio.sleep(self._rng.uniform(0, longest_s))
             everybody = {index: _unguarded(store) for index, store in stores.items()}
-            again = self._reader(generation, manifest, everybody, troubles)
+            again = self._reader(generation, manifest, everybody, troubles, is_last=True)
             result = await again.read(start, end)
         if not any(piece.is_decoded for piece in result.pieces):
             self._took.append(trio.current_time() - began_s)
@@ -177,22 +213,34 @@ class ChunkAccess:
         generation: Generation,
         manifest: Manifest,
         stores: Mapping[int, Store],
-        troubles: dict[int, str],
+        troubles: dict[int, _Trouble],
+        *,
+        is_last: bool = False,
     ) -> SegmentReader:
+        """Return what reads a segment once, from the nodes as they are now.
+
+        Args:
+            is_last: nobody is left alone any more.
+        """
         now_s = trio.current_time()
         first: dict[int, Store] = {}
         last: dict[int, Store] = {}
         for index, store in stores.items():
             if isinstance(store, GuardedStore) and store.state() is BreakerState.OPEN:
-                troubles[index] = f"{store.node}: not asked, it failed too often of late"
-            elif self._slow_until.get(store.node, 0.0) > now_s:
-                last[index] = store
+                reason = f"{store.node}: not asked, it failed too often of late"
+                troubles[index] = _Trouble(reason, is_unknown=True)
+            elif self._shunned_until.get(store.node, 0.0) > now_s and not is_last:
+                last[index] = _once(store)
             else:
-                first[index] = store
+                first[index] = _once(store)
 
         def troubled(index: int, error: EcError) -> None:
-            troubles[index] = str(error)
-            self._report(generation, manifest, index, stores[index].node, error)
+            is_unknown = isinstance(error, StoreUnavailableError)
+            troubles[index] = _Trouble(str(error), is_unknown)
+            node = stores[index].node
+            if is_unknown:
+                self._shun(node, AWAY_S)
+            self._report(generation, manifest, index, node, error)
 
         return SegmentReader(
             manifest, first,
@@ -203,7 +251,11 @@ class ChunkAccess:
 
     def _overtaken(self, node: str) -> None:
         self._hedges.value += 1
-        self._slow_until[node] = trio.current_time() + SLOW_S
+        self._shun(node, SLOW_S)
+
+    def _shun(self, node: str, seconds: float) -> None:
+        until_s = trio.current_time() + seconds
+        self._shunned_until[node] = max(until_s, self._shunned_until.get(node, 0.0))
 
     def _report(
         self, generation: Generation, manifest: Manifest, index: int, node: str, error: EcError
@@ -246,6 +298,11 @@ class ChunkAccess:
         return found
 
 
+def _once(store: Store) -> Store:
+    # Reading is all that is done with it.
+    return cast("Store", _Once(store)) if isinstance(store, GuardedStore) else store
+
+
 def _unguarded(store: Store) -> Store:
     return store.inner if isinstance(store, GuardedStore) else store
 
@@ -265,9 +322,9 @@ def _up_to_gap(result: ReadResult, why: Callable[[Gap], str]) -> Fetched:
     return Fetched(pieces, Missing(gap.source.start, gap.source.end, why(gap)))
 
 
-def _why(generation: Generation, gap: Gap, troubles: Mapping[int, str]) -> str:
+def _why(generation: Generation, gap: Gap, troubles: Mapping[int, _Trouble]) -> str:
     profile = generation.profile
-    found = [f"chunk {index}: {troubles[index]}" for index in sorted(troubles)]
+    found = [f"chunk {index}: {troubles[index].reason}" for index in sorted(troubles)]
     found += [f"chunk {index} has no place" for index in generation.missing]
     counts = f"{gap.left} of {profile.chunks} chunks can be read, {profile.k} are needed"
     return "; ".join([counts, *found])

@@ -64,13 +64,18 @@ from logd.policy.cold.values import (
 )
 from logd.policy.tiering import choose_profile
 from logd.storage.cold_catalog import Commit, EncodePlan
-from logd.units import MIB
+from logd.units import KIB, MIB
 
-ENCODES_AT_ONCE: Final = 2
-"""Segments that are coded at a time; each takes two windows of memory and a few threads."""
+ENCODES_AT_ONCE: Final = 1
+"""Segments that are coded at a time: one keeps k+m nodes busy, and two made appends on the same
+disk wait twice as long without being done sooner."""
+
+WINDOW_BYTES: Final = 512 * KIB
+"""Of each chunk at a time. All chunks of a window are written, and on local disks synced, before
+the next: an append that is synced meanwhile waits for one window at most."""
 
 SLOWEST_BYTES_PER_S: Final = MIB
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 60.0
 """An encoding that takes longer than this and its bytes at that rate is given up: it hangs."""
 
 WRITER: Final = f"logd {logd.__version__}"
@@ -127,8 +132,13 @@ class Encoder:
         self._failed_at_s: dict[str, float] = {}
         self.running: dict[SegmentKey, Running] = {}
 
-    async def encode(self, partition: ColdPartition, base_offset: int) -> Generation:
-        """Code a sealed segment; return its generation, COMMITTED.
+    async def encode(
+        self, partition: ColdPartition, base_offset: int, *, replaces: Generation | None = None
+    ) -> Generation:
+        """Code a sealed, hot segment; return its generation, COMMITTED.
+
+        Args:
+            replaces: its encoding so far, superseded in the step that commits the new one.
 
         Raises:
             SegmentBusyError: somebody else works on it. AlreadyCodedError: it is coded.
@@ -143,23 +153,26 @@ class Encoder:
                 raise busy(self._tier.leases, key)
             try:
                 # Somebody may have coded it while this one waited for its slot.
-                if self._tier.coverage(*_place(key)).find(base_offset) is not None:
+                live = self._tier.coverage(*_place(key)).find(base_offset)
+                if live is not None and (replaces is None or live.encoding != replaces.encoding):
                     raise AlreadyCodedError(f"{key}: it is coded already")
-                return await self._encode_leased(partition, key)
+                return await self._encode_leased(partition, key, live)
             finally:
                 self._tier.leases.give_back(lease)
 
-    async def _encode_leased(self, partition: ColdPartition, key: SegmentKey) -> Generation:
+    async def _encode_leased(
+        self, partition: ColdPartition, key: SegmentKey, live: Generation | None
+    ) -> Generation:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
-        profile = self._profile(partition)
+        profile = self.profile_of(partition)
         source = await self._open(partition, key)
         try:
             end_offset = _end_offset(partition, key, source)
             self.running[key] = Running(source.size_bytes)
             with _in_time(key, source.size_bytes):
                 return await self._encode_source(
-                    partition, key, source, profile, end_offset=end_offset
+                    partition, key, source, profile, end_offset=end_offset, live=live
                 )
         finally:
             self.running.pop(key, None)
@@ -180,7 +193,7 @@ class Encoder:
             source.close()
             raise
 
-    def _profile(self, partition: ColdPartition) -> Profile:
+    def profile_of(self, partition: ColdPartition) -> Profile:
         """Return the profile of what is coded now.
 
         Raises:
@@ -201,6 +214,7 @@ class Encoder:
         profile: Profile,
         *,
         end_offset: int,
+        live: Generation | None,
     ) -> Generation:
         async with self._choosing_kernel:
             # The first time it is tried out which kernel computes right: not on the loop.
@@ -225,7 +239,7 @@ class Encoder:
                 )
             )
             try:
-                await self._write_and_commit(partition, generation, source, cut)
+                await self._write_and_commit(partition, generation, source, cut, live)
             except BaseException as error:  # A cancellation too: nobody goes on with it.
                 await self._give_up(generation, error)
                 if isinstance(error, EcError | OSError):
@@ -284,17 +298,28 @@ class Encoder:
     # --- bytes ------------------------------------------------------------------------------------
 
     async def _write_and_commit(
-        self, partition: ColdPartition, generation: Generation, source: CodingSource, cut: Cut
+        self,
+        partition: ColdPartition,
+        generation: Generation,
+        source: CodingSource,
+        cut: Cut,
+        live: Generation | None,
     ) -> None:
+        devices = {node.name: node.device or node.name for node in self._tier.nodes.facts()}
+        gates = {device: trio.Semaphore(1) for device in devices.values()}
         stores = {
-            index: WatchedStore(store) for index, store in self._tier.stores(generation).items()
+            index: WatchedStore(store, gates[devices[store.node]])
+            for index, store in self._tier.stores(generation).items()
         }
         try:
             manifest = await self._write(partition, generation, source, cut, stores)
         finally:
             self._note_troubles(stores)
         data = encode_manifest(manifest)
-        await self._tier.commit([Commit(generation.encoding, data, _proof(generation, manifest))])
+        await self._tier.commit(
+            [Commit(generation.encoding, data, _proof(generation, manifest))],
+            superseded=() if live is None else (live.encoding,),
+        )
         self._metrics.encoded.add()
         self._metrics.encoded_bytes.add(generation.source_bytes)
 
@@ -325,6 +350,7 @@ class Encoder:
             [stores[index] for index in range(generation.profile.chunks)],
             codec=codec,
             offload=gate,
+            window_bytes=WINDOW_BYTES,
         )
         await prove(source, encoded.manifest, stores, codec=codec, offload=gate)
         return encoded.manifest
@@ -335,11 +361,12 @@ class Encoder:
             running.done_bytes += count
 
     def _note_troubles(self, stores: dict[int, WatchedStore]) -> None:
+        failed = [store for store in stores.values() if store.trouble is not None]
+        # Where none failed and it ended all the same, those hung that had not answered by then.
+        failed = failed or [store for store in stores.values() if store.was_cancelled]
         for store in stores.values():
-            if store.trouble is None:
-                self._failed_at_s.pop(store.node, None)
-            else:
-                self._failed_at_s[store.node] = trio.current_time()
+            self._failed_at_s.pop(store.node, None)
+        self._failed_at_s.update((store.node, trio.current_time()) for store in failed)
 
     async def _give_up(self, generation: Generation, error: BaseException) -> None:
         """Record that nobody goes on; its chunks are removed from now on.

@@ -1,6 +1,8 @@
 """`logd cold encode` and `logd cold thaw`, as the server sees them: jobs over a topic's segments.
 
     encode: every sealed segment of that moment is coded, or waited for while somebody else does
+    recode: likewise, and what is coded with another profile than would be chosen now is coded anew:
+            thawed where it is released, then coded, the old encoding superseded in the same step
     thaw:   every released segment of that moment is brought back
 
 A job belongs to the server, not to the connection that asked for it: who asked may leave and look
@@ -50,7 +52,7 @@ VISIBLE_S: Final = 30.0
 REASONS_MAX: Final = 20
 """Failures that a job tells of one by one; more are only counted."""
 
-Kind = Literal["encode", "thaw"]
+Kind = Literal["encode", "recode", "thaw"]
 
 
 @dataclass(slots=True, eq=False)
@@ -141,15 +143,20 @@ class ColdJobs:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def begin_encode(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
+    def begin_encode(
+        self, topic: str, partitions: Sequence[ColdPartition], *, recode: bool = False
+    ) -> Job:
         """Begin to code every sealed segment of some partitions, or join the job that does.
+
+        Args:
+            recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
             ColdRefusedError: the topic is compacted, or the server is stopping.
         """
         if any(each.settings.compacted for each in partitions):
             raise ColdRefusedError(f"topic {topic} is compacted: what is compacted is not coded")
-        return self._begin("encode", topic, partitions)
+        return self._begin("recode" if recode else "encode", topic, partitions)
 
     def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
         """Begin to thaw every released segment of some partitions, or join the job that does.
@@ -198,7 +205,7 @@ class ColdJobs:
             "partitions": job.partitions,
             "done": is_done,
             "progress": 1.0 if is_done else round(share, 4),
-            "encoded" if job.kind == "encode" else "thawed": job.done,
+            "thawed" if job.kind == "thaw" else "encoded": job.done,
             "skipped": job.skipped,
             "failed": job.failed,
             "source_bytes": job.source_bytes,
@@ -215,7 +222,7 @@ class ColdJobs:
             for partition in partitions:
                 items += await self._items(job, partition)
             job.all_bytes = sum(item.size_bytes for item in items)
-            one = self._encode if job.kind == "encode" else self._thaw
+            one = self._thaw if job.kind == "thaw" else self._encode
             async with trio.open_nursery() as nursery:
                 for _ in range(ENCODES_AT_ONCE):
                     nursery.start_soon(self._take_turns, job, items, one)
@@ -241,8 +248,10 @@ class ColdJobs:
         facts = await self._tiering.facts(partition)
         hot = {each.base_offset for each in facts.segments}
         coverage = self._tier.coverage(partition.topic_id, partition.index)
-        job.skipped += sum(each.key.base_offset not in hot for each in coverage.generations)
+        released = [each for each in coverage.generations if each.key.base_offset not in hot]
         return [
+            *(_Item(partition, each.key, each.source_bytes) for each in released),
+        ] + [
             _Item(partition, facts.key_of(each), each.size_bytes, facts=each)
             for each in facts.segments
             if not each.is_active
@@ -277,33 +286,43 @@ class ColdJobs:
         deadline_s = trio.current_time() + VISIBLE_S
         failures = 0
         while True:
-            why = await self._why_not(item)
-            if why is Wait.CODED:
-                generation = self._live(item.key)
-                if generation is not None:
-                    await self._end_hold(generation)
-                    job.skipped += 1
-                    return
-            elif why in (Wait.EMPTY, Wait.ACTIVE):
+            live = self._live(item.key)
+            if live is not None and not self._is_outdated(job, item, live):
+                await self._end_hold(live)
                 job.skipped += 1
                 return
-            elif why is Wait.NOT_VISIBLE and trio.current_time() > deadline_s:
+            why = await self._why_not(item) if live is None else None
+            if why in (Wait.EMPTY, Wait.ACTIVE):
+                job.skipped += 1
+                return
+            if why is Wait.NOT_VISIBLE and trio.current_time() > deadline_s:
                 raise ColdFailedError("not all of it is synced and visible")
-            elif why is None:
+            if why is None:
                 try:
-                    generation = await self._encoder.encode(item.partition, item.key.base_offset)
+                    self._note_done(job, await self._encode_now(item, live))
+                    return
                 except (SegmentBusyError, AlreadyCodedError):
-                    continue  # Somebody was faster: the next look says who.
+                    pass  # Somebody was faster: the next look says who.
                 except ColdFailedError:
                     failures += 1
                     if failures == TRIES:
                         raise
-                    continue
-                job.done += 1
-                job.source_bytes += generation.source_bytes
-                job.stored_bytes += sum(self._tier.holdings.lengths(generation.encoding) or ())
-                return
             await trio.sleep(LOOK_S)
+
+    def _is_outdated(self, job: Job, item: _Item, live: Generation) -> bool:
+        """Return whether a coded segment is to be coded anew."""
+        return job.kind == "recode" and live.profile != self._encoder.profile_of(item.partition)
+
+    async def _encode_now(self, item: _Item, live: Generation | None) -> Generation:
+        """Code a segment that has no encoding, or another instead of the one it has."""
+        if live is not None and live.state is ColdState.RELEASED:
+            await self._thawer.thaw(item.partition, live, lambda _: None)
+        return await self._encoder.encode(item.partition, item.key.base_offset, replaces=live)
+
+    def _note_done(self, job: Job, generation: Generation) -> None:
+        job.done += 1
+        job.source_bytes += generation.source_bytes
+        job.stored_bytes += sum(self._tier.holdings.lengths(generation.encoding) or ())
 
     async def _why_not(self, item: _Item) -> Wait | None:
         """Return why a segment is not to be coded now; None: it is. What is gone is EMPTY."""

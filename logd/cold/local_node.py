@@ -33,9 +33,9 @@ from ec.store.http_client import patience
 from ec.store.local import LocalStore, LocalUpload
 from ec.store.protocol import Health
 from logd.cold.gate import AskingGate, Gate, LooseGate
-from logd.units import MIB
+from logd.units import KIB
 
-SYNC_EVERY_BYTES: Final = MIB
+SYNC_EVERY_BYTES: Final = 512 * KIB
 """The disk may be the logs' too: so much is to be written before an append's sync has its turn."""
 
 

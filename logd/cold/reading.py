@@ -459,7 +459,7 @@ class ColdReads:
         now_s = trio.current_time()
         self._metrics.seconds.observe(now_s - began_s)
         if run is not None:
-            run.used_s = now_s
+            run.used_s, run.is_ahead = now_s, load.is_ahead  # Somebody may have asked meanwhile.
             self._runs.put(run)
             self._runs.make_room(self._loading_bytes, self._limit_bytes, now_s=now_s, ahead=True)
             if load.further:

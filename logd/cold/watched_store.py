@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
+import trio
+
 from ec.chunk_dir import LIST_MAX
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import ChunkId
@@ -23,13 +25,20 @@ T = TypeVar("T")
 class WatchedStore:
     """See `ec.store.protocol.Store`: passes everything on.
 
+    Args:
+        finishing: taken while an upload is finished: syncing and reading back all chunks of a set
+            at once would keep a disk that they share from whoever else waits for it.
+
     Attributes:
         trouble: the first error that came back; None: there was none.
+        was_cancelled: a call was given up before it came back.
     """
 
-    def __init__(self, inner: Store) -> None:
+    def __init__(self, inner: Store, finishing: trio.Semaphore) -> None:
         self._inner = inner
+        self.finishing = finishing
         self.trouble: EcError | None = None
+        self.was_cancelled = False
 
     async def watched(self, call: Awaitable[T]) -> T:
         """Await a call; note what it raises."""
@@ -37,6 +46,9 @@ class WatchedStore:
             return await call
         except EcError as error:
             self.trouble = self.trouble or error
+            raise
+        except trio.Cancelled:
+            self.was_cancelled = True
             raise
 
     @property
@@ -92,7 +104,8 @@ class _WatchedUpload:
         await self._store.watched(self._inner.write(buffers))
 
     async def finish(self) -> Receipt:
-        return await self._store.watched(self._inner.finish())
+        async with self._store.finishing:
+            return await self._store.watched(self._inner.finish())
 
     async def abort(self) -> None:
         await self._inner.abort()

@@ -1,7 +1,7 @@
 """The admin port's routes for coded segments.
 
-POST /v1/cold/encode  ?topic=NAME[&partition=N]: begins to code every sealed segment; the job,
-                      or the one under way
+POST /v1/cold/encode  ?topic=NAME[&partition=N][&recode=true]: begins to code every sealed segment,
+                      or also those of another profile; the job, or the one under way
 POST /v1/cold/thaw    likewise: begins to bring back every released segment
 GET  /v1/cold/job     ?id=N: how far a job is, and what it came to
 POST /v1/cold/verify  ?topic=NAME[&partition=N]: begins to read and check every chunk; the job
@@ -32,7 +32,10 @@ async def encode(broker: Broker, request: Request) -> dict[str, Any]:
         NoStorageNodesError, ColdRefusedError: it cannot be done.
     """
     name, partitions = _partitions(broker, request)
-    return await broker.coded.encode(name, partitions)
+    recode = request.query.get("recode", "false")
+    if recode not in ("true", "false"):
+        raise HttpError(400, "recode is true or false")
+    return await broker.coded.encode(name, partitions, recode=recode == "true")
 
 
 async def thaw(broker: Broker, request: Request) -> dict[str, Any]:

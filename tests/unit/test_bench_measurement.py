@@ -164,7 +164,7 @@ def test_the_table_says_the_verdict_and_what_was_skipped() -> None:
     assert len(cells(row)) == len(COLUMNS)
 
 
-@pytest.mark.parametrize("name", ["degraded", "repair"])
+@pytest.mark.parametrize("name", ["repair"])
 def test_what_is_not_there_says_so(name) -> None:
     """Benchmarks of later work are refused with a reason."""
     with pytest.raises(bench.NotAvailableError, match=f"{name} is not available.*there is no"):

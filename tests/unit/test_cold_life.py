@@ -395,7 +395,7 @@ async def test_encode_waits_for_who_is_at_it(directory: str, autojump_clock: Moc
     for node in rig.nodes.by_name.values():
         node.mode = "slow"
     async with running(rig):
-        await until(lambda: rig.states() == ["planned"] * 2)
+        await until(lambda: rig.states() == ["planned"])
         done = await job_done(rig, rig.life.jobs.begin_encode)
     assert (done["encoded"], done["skipped"], done["failed"]) == (0, 2, 0)
     assert not {"planned", "aborted"} & set(rig.states())
@@ -469,3 +469,23 @@ async def test_margins_follow_the_nodes(directory: str, autojump_clock: MockCloc
         states = {chunk["node"]: chunk["state"] for chunk in row["chunks"]}
         assert states == {**dict.fromkeys("abc", "missing"), **dict.fromkeys("def", "live")}
         assert all(chunk["bytes"] for chunk in row["chunks"])
+
+
+async def test_recoding_supersedes_in_one_step(directory: str, autojump_clock: MockClock) -> None:
+    """Another profile: released segments come back, are coded anew, and the old chunks go."""
+    rig = await made(directory, names="abcdefg", segments=2)
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        rig.partition.settings = rig.settings(cold_profile="3+2")
+        plain = await job_done(rig, rig.life.jobs.begin_encode)
+        assert (plain["encoded"], plain["skipped"]) == (0, 2)
+        job = rig.life.jobs.begin_encode("t", [rig.partition], recode=True)
+        await until(lambda: job.seconds is not None)
+        assert (job.done, job.skipped, job.failed) == (2, 0, 0)
+        await until(lambda: rig.states() == ["released"] * 2 and len(rig.chunk_names()) == 10)
+        again = rig.life.jobs.begin_encode("t", [rig.partition], recode=True)
+        await until(lambda: again.seconds is not None)
+        assert (again.done, again.skipped) == (0, 2)
+    assert {each.number for each in rig.tier.generations()} == {2}
+    assert {str(each.profile) for each in rig.tier.generations()} == {"3+2"}
+    await rig.check_readable()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from ec.breaker import Breaker, BreakerState
+from ec.store.guarded import GuardedStore
+from ec.store.protocol import Store
 from logd.cold import chunk_access
 from logd.cold.read_failures import FAILED_S
 from logd.cold.reading import AHEAD_BYTES_MIN, RUN_BYTES
 from logd.cold.runs import CLAIM_S, IDLE_S
 from logd.errors import ColdRangeError
-from logd.policy.cold.values import ColdState
-from tests.cold_rig import MIB, Rig, Segment, bytes_of, make_segment
+from logd.policy.cold.values import ColdState, Generation
+from tests.cold_rig import MIB, FakeTier, Rig, Segment, bytes_of, make_segment
 
 SMALL = make_segment([1_500 + 97 * (n % 40) for n in range(200)])
 LARGE = make_segment([200_000] * 60, seed=2)
@@ -211,6 +214,27 @@ async def test_what_a_late_reader_asked_for_waits_for_it(autojump_clock: MockClo
         assert rig.look(LARGE.at(1000)) is not None
 
 
+async def test_what_was_read_ahead_and_then_asked_for_waits_too(autojump_clock: MockClock) -> None:
+    """Who came while a run was read ahead has as good a claim to it as who asked first."""
+    other = make_segment([100_000] * 100, base_offset=9000, seed=6)
+    rig = Rig(LARGE, other, ahead_bytes=AHEAD_BYTES_MIN)
+    async with reading(rig):
+        await rig.read(LARGE.at(1000), MIB)
+        for node in rig.tier.nodes.values():
+            node.delay_s = 0.1
+        ahead = await rig.read(LARGE.at(1050), MIB)
+        kept = rig.reads._runs.find(LARGE.generation.encoding, ahead.next_offset)
+        assert kept is not None
+        wanted = LARGE.at(kept.next_offset)
+        assert rig.look(wanted, waiter=Woken()) is None
+        await trio.sleep(1)
+        for node in rig.tier.nodes.values():
+            node.delay_s = 0
+        for number in (7, 3, 8, 1, 5, 2, 6, 0):
+            await rig.read(other.at(9000 + 110 * number), MIB)
+        assert rig.look(wanted) is not None
+
+
 async def test_a_slow_node_costs_one_hedge_delay(autojump_clock: MockClock) -> None:
     """The first read waits for it so long; after that it is left alone."""
     rig = Rig(LARGE)
@@ -313,3 +337,51 @@ async def test_an_unknown_generation_is_an_error() -> None:
     other = make_segment([2_000] * 5, base_offset=1000)
     with pytest.raises(ColdRangeError):
         rig.look(other.at(1000))
+
+
+class GuardedTier(FakeTier):
+    """Nodes behind breakers."""
+
+    def __init__(self, segment: Segment) -> None:
+        super().__init__([segment])
+        self.guarded = {
+            name: GuardedStore(node, breaker=Breaker(), rng=random.Random(1))
+            for name, node in self.nodes.items()
+        }
+
+    def stores(self, generation: Generation) -> Mapping[int, Store]:
+        return {index: self.guarded[name] for index, name in generation.held.items()}
+
+
+async def test_a_node_that_refuses_costs_no_wait(autojump_clock: MockClock) -> None:
+    """Others are asked at once, and the node is left alone: nothing is repeated meanwhile."""
+    rig = Rig(tier=GuardedTier(LARGE))
+    for name in ("n0", "n2"):
+        rig.tier.nodes[name].is_gone = True
+    began = trio.current_time()
+    async with reading(rig):
+        assert await read_through(rig, LARGE, MIB) == LARGE.source
+    assert trio.current_time() == began
+    assert max(rig.tier.nodes[name].reads for name in ("n0", "n2")) <= 4
+
+
+async def test_open_breakers_are_passed_where_a_read_would_fail(autojump_clock: MockClock) -> None:
+    """Not asked while others do; asked all the same before offsets are called unreadable."""
+    tier = GuardedTier(SMALL)
+    rig = Rig(tier=tier)
+    async with reading(rig):
+        opened: list[str] = []
+        for count, name in enumerate(("n0", "n1", "n4"), 1):
+            opened.append(name)
+            breaker = tier.guarded[name].breaker
+            while breaker.state(trio.current_time()) is BreakerState.CLOSED:
+                period = breaker.admit(trio.current_time())
+                assert period is not None
+                breaker.record(period, trio.current_time(), seconds=0, failed=True)
+            before = sum(tier.nodes[each].reads for each in opened)
+            found = await rig.read(SMALL.at(1000 + 10 * count), 5_000)
+            assert bytes_of(found) == SMALL.expected(1000 + 10 * count, 5_000)
+            rig.reads._runs.drop_encoding(SMALL.generation.encoding)
+            asked = sum(tier.nodes[each].reads for each in opened) - before
+            assert bool(asked) == (count == 3)
+    assert not len(rig.reads.failures)
