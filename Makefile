@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test lint types unit bench bench-peers bench-peers-page format clean
+.PHONY: install run test lint types unit bench bench-peers bench-peers-page profile format clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ bench-peers: $(STAMP)
 
 bench-peers-page: $(STAMP)
 	$(BIN)/python -m bench.peers page build/peers.json --out docs/benchmarks.md
+
+# Flame graphs and the budget of a request: ARGS="append-100 --dir /var/tmp". docs/performance.md.
+profile: $(STAMP)
+	$(BIN)/python -m bench.profiler --out build/profile $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -10,12 +10,29 @@ server must (`bench.ceilings`, `bench.bare_disk`). README.md says how to read th
 
 from __future__ import annotations
 
-from bench.api import NAMES, NotAvailableError, run
-from bench.measurement import Comparison, Measurement, compare, read_json, write_json
-from bench.process import BenchError
-from bench.protocol import AnswerError
-from bench.report import print_table, write_report
-from bench.runner import Options
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api import NAMES, NotAvailableError, Results, measure, run
+    from bench.comparison import Comparison, compare
+    from bench.html_page import write_report
+    from bench.measurement import Measurement, read_json, write_json
+    from bench.process import BenchError
+    from bench.protocol import AnswerError
+    from bench.report import print_table
+    from bench.runner import Options
+
+_HOMES = {
+    "bench.api": ("NAMES", "NotAvailableError", "Results", "measure", "run"),
+    "bench.comparison": ("Comparison", "compare"),
+    "bench.html_page": ("write_report",),
+    "bench.measurement": ("Measurement", "read_json", "write_json"),
+    "bench.process": ("BenchError",),
+    "bench.protocol": ("AnswerError",),
+    "bench.report": ("print_table",),
+    "bench.runner": ("Options",),
+}
 
 __all__ = [
     "NAMES",
@@ -25,10 +42,23 @@ __all__ = [
     "Measurement",
     "NotAvailableError",
     "Options",
+    "Results",
     "compare",
+    "measure",
     "print_table",
     "read_json",
     "run",
     "write_json",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for.
+
+    Every window is a process that imports this package: it must not pay for all suites.
+    """
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

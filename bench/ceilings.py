@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import socket
 import sys
@@ -31,6 +30,7 @@ from typing import Any, Final
 from crc32c import crc32c
 
 from bench import protocol
+from bench.load import allow_many_files
 
 SYNC_BEHIND_BYTES: Final = 1024 * 1024
 SYNC_BEHIND_S: Final = 0.005
@@ -43,7 +43,7 @@ IOV_MAX: Final = 1024
 
 def listen() -> socket.socket:
     """Return a listening socket on a free loopback port, and say on stdout which."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
     sys.stdout.flush()
     return listener
@@ -169,6 +169,7 @@ class Receiver:
 def serve_append(spec: dict[str, Any]) -> None:
     """Run the bare append server until it is ended."""
     answer = protocol.produce_answer(spec["topic"], 0)
+    allow_many_files()
     log = SyncedFile(Path(spec["directory"]), sync=spec["sync"])
     listener = listen()
     poll = select.epoll()
@@ -213,8 +214,7 @@ def _append_and_answer(ready: list[Receiver], log: SyncedFile, answer: bytes) ->
 def serve_answers(spec: dict[str, Any]) -> None:
     """Run the bare answering server until it is ended. Requests come whole and one by one."""
     answer = bytes.fromhex(spec["answer"])
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     listener = listen()
     poll = select.epoll()
     poll.register(listener, select.EPOLLIN)
@@ -246,7 +246,7 @@ def serve_send(spec: dict[str, Any]) -> None:
     """Run the bare sendfile server until it is ended.
 
     `unasked` answers without end after the first request: what a loop that waits for nobody
-    reaches.
+    reaches. `copy` reads and sends instead, as a server without sendfile does.
     """
     fd = os.open(spec["file"], os.O_RDONLY)
     size = os.fstat(fd).st_size
@@ -264,15 +264,20 @@ def _send_all(connection: socket.socket, fd: int, size: int, spec: dict[str, Any
     )
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     request = bytearray(4096)
+    copied = memoryview(bytearray(SENDFILE_BYTES)) if spec.get("copy") else None
     position = 0
     try:
         while spec["unasked"] or connection.recv_into(request):
             connection.sendall(head)
             end = position + records_bytes
             while position < end:
-                position += os.sendfile(
-                    connection.fileno(), fd, position, min(SENDFILE_BYTES, end - position)
-                )
+                size_now = min(SENDFILE_BYTES, end - position)
+                if copied is None:
+                    position += os.sendfile(connection.fileno(), fd, position, size_now)
+                else:
+                    count = os.preadv(fd, [copied[:size_now]], position)
+                    connection.sendall(copied[:count])
+                    position += count
             connection.sendall(protocol.FETCH_ANSWER_TAIL)
             if position + records_bytes > size:
                 position = 0

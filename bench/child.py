@@ -2,90 +2,190 @@
 answer.
 
 A client and the server it measures must not share an interpreter, and every window should begin
-with a fresh one. Servers among the jobs answer with their port and run until they are ended.
+with a fresh one. Servers among the jobs answer with their port and run until they are ended. Each
+job's module is imported when it is asked for: a run starts hundreds of these processes.
+
+Ctrl-C is the parent's to handle: it ends its children one by one.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import bare_disk, ceilings, cleaning, coding, group_load, node_load
-from bench.fetch_load import FetchLoad, drain, fetch
-from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
-from bench.load import ProduceLoad, produce
-from bench.paced import PacedLoad, end_to_end
-from bench.peers.nats_load import Nats
-from bench.peers.raw_load import RawLoad, Speech, end_to_end_raw, fetch_raw, produce_raw
-from bench.peers.readback import end_to_end_checked, produce_checked
-from bench.peers.redis_load import Redis
 from bench.protocol import AnswerError
 
-Job = Callable[[dict[str, Any]], "dict[str, Any] | None"]
+Answer = dict[str, Any]
+Job = Callable[[Answer], "Answer | None"]
 
 
-def _with_address(spec: dict[str, Any]) -> dict[str, Any]:
+def _with_address(spec: Answer) -> Answer:
     host, port = spec["address"]
     return {**spec, "address": (host, port)}
 
 
-def _raw_jobs(name: str, speech: Speech) -> dict[str, Job]:
-    """Return the jobs of a protocol that is not Kafka's, under names that end with it."""
+# --- Groups of jobs, by the modules that they need ------------------------------------------------
 
-    def job(run: Callable[[Speech, RawLoad], dict[str, Any]]) -> Job:
-        return lambda spec: run(speech, RawLoad(**_with_address(spec)))
+
+def _clients() -> dict[str, Job]:
+    from bench.fetch_load import FetchLoad, drain, fetch, fetch_places
+    from bench.load import ProduceLoad, produce
+    from bench.open_load import OpenLoad, open_produce
+    from bench.paced import PacedLoad, end_to_end
+
+    def places(spec: Answer) -> Answer:
+        several = spec.pop("places")
+        return fetch_places(FetchLoad(**_with_address(spec)), several)
 
     return {
-        f"produce-{name}": job(produce_raw),
-        f"fetch-{name}": job(fetch_raw),
-        f"end-to-end-{name}": job(end_to_end_raw),
+        "fetch-places": places,
+        "open-produce": lambda spec: open_produce(OpenLoad(**_with_address(spec))),
+        "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
+        "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
+        "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
+        "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
     }
 
 
-JOBS: Final[dict[str, Job]] = {
-    "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
-    "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
-    "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
-    "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
-    "produce-checked": lambda spec: produce_checked(ProduceLoad(**_with_address(spec))),
-    "end-to-end-checked": lambda spec: end_to_end_checked(PacedLoad(**_with_address(spec))),
-    **_raw_jobs("redis", Redis()),
-    **_raw_jobs("nats", Nats()),
-    "commit": lambda spec: group_load.commit(CommitLoad(**_with_address(spec))),
-    "fill-commits": lambda spec: group_load.fill(FillLoad(**_with_address(spec))),
-    "rebalance": lambda spec: group_load.rebalance(RebalanceLoad(**_with_address(spec))),
-    "heartbeats": lambda spec: group_load.heartbeats(HeartbeatLoad(**_with_address(spec))),
-    "serve-answers": ceilings.serve_answers,
-    "serve-append": ceilings.serve_append,
-    "serve-send": ceilings.serve_send,
-    "write-and-sync": bare_disk.write_and_sync,
-    "write-only": bare_disk.write_only,
-    "round-robin": bare_disk.round_robin,
-    "checksum": bare_disk.checksum,
-    "write-log": cleaning.write_log,
-    "compact-log": cleaning.compact_log,
-    "rebuild-log": cleaning.rebuild_log,
-    "code": coding.code,
-    "bare-code": coding.bare_code,
-    "encode": coding.encode_files,
-    "bare-encode": coding.bare_encode,
-    "serve-node": node_load.serve_node,
-    "serve-ranges": node_load.serve_ranges,
-    "get-ranges": node_load.get_ranges,
-    "read-ranges": node_load.read_ranges,
-}
+def _checked_clients() -> dict[str, Job]:
+    from bench.load import ProduceLoad
+    from bench.paced import PacedLoad
+    from bench.peers.readback import end_to_end_checked, produce_checked
+
+    return {
+        "produce-checked": lambda spec: produce_checked(ProduceLoad(**_with_address(spec))),
+        "end-to-end-checked": lambda spec: end_to_end_checked(PacedLoad(**_with_address(spec))),
+    }
+
+
+def _raw_clients() -> dict[str, Job]:
+    from bench.peers.nats_load import Nats
+    from bench.peers.raw_load import RawLoad, Speech, end_to_end_raw, fetch_raw, produce_raw
+    from bench.peers.redis_load import Redis
+
+    def job(run: Callable[[Speech, RawLoad], Answer], speech: Speech) -> Job:
+        return lambda spec: run(speech, RawLoad(**_with_address(spec)))
+
+    jobs: dict[str, Job] = {}
+    for name, speech in (("redis", Redis()), ("nats", Nats())):
+        jobs[f"produce-{name}"] = job(produce_raw, speech)
+        jobs[f"fetch-{name}"] = job(fetch_raw, speech)
+        jobs[f"end-to-end-{name}"] = job(end_to_end_raw, speech)
+    return jobs
+
+
+def _groups() -> dict[str, Job]:
+    from bench import group_load
+    from bench.group_load import CommitLoad, FillLoad, HeartbeatLoad, RebalanceLoad
+
+    return {
+        "commit": lambda spec: group_load.commit(CommitLoad(**_with_address(spec))),
+        "fill-commits": lambda spec: group_load.fill(FillLoad(**_with_address(spec))),
+        "rebalance": lambda spec: group_load.rebalance(RebalanceLoad(**_with_address(spec))),
+        "heartbeats": lambda spec: group_load.heartbeats(HeartbeatLoad(**_with_address(spec))),
+    }
+
+
+def _bare_servers() -> dict[str, Job]:
+    from bench import ceilings, decoding
+
+    return {
+        "serve-answers": ceilings.serve_answers,
+        "serve-append": ceilings.serve_append,
+        "serve-send": ceilings.serve_send,
+        "serve-decoded": decoding.serve_decoded,
+    }
+
+
+def _bare_disk() -> dict[str, Job]:
+    from bench import bare_disk, bare_reads
+
+    return {
+        "write-and-sync": bare_disk.write_and_sync,
+        "write-only": bare_disk.write_only,
+        "write-direct": bare_disk.write_direct,
+        "round-robin": bare_disk.round_robin,
+        "checksum": bare_disk.checksum,
+        "make-file": bare_reads.make_file,
+        "read": bare_reads.read,
+        "read-direct": bare_reads.read_direct,
+    }
+
+
+def _cleaning() -> dict[str, Job]:
+    from bench import cleaning
+
+    return {
+        "write-log": cleaning.write_log,
+        "compact-log": cleaning.compact_log,
+        "rebuild-log": cleaning.rebuild_log,
+    }
+
+
+def _coding() -> dict[str, Job]:
+    from bench import coding
+
+    return {
+        "code": coding.code,
+        "bare-code": coding.bare_code,
+        "encode": coding.encode_files,
+        "bare-encode": coding.bare_encode,
+    }
+
+
+def _coding_peers() -> dict[str, Job]:
+    from bench.peers import coding_load
+
+    return {
+        "code-library": coding_load.code_library,
+        "code-program": coding_load.code_program,
+    }
+
+
+def _node() -> dict[str, Job]:
+    from bench import node_load
+
+    return {
+        "serve-node": node_load.serve_node,
+        "serve-ranges": node_load.serve_ranges,
+        "get-ranges": node_load.get_ranges,
+        "read-ranges": node_load.read_ranges,
+    }
+
+
+# Looked through in this order: what is asked for often and costs little to import comes first.
+GROUPS: Final = (
+    _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _coding_peers,
+    _cleaning, _node, _coding,
+)  # fmt: skip
+
+
+def find_job(name: str) -> Job:
+    """Return the job of this name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for load in GROUPS:
+        jobs = load()
+        if name in jobs:
+            return jobs[name]
+    raise KeyError(name)
 
 
 def main(arguments: list[str]) -> int:
     """Run the named job; print its answer."""
     name, spec = arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = find_job(name)
     # Nothing here makes cycles, and a collection is a latency that is not the server's.
     gc.disable()
     try:
-        answer = JOBS[name](json.loads(spec))
+        answer = job(json.loads(spec))
     except AnswerError as error:
         # The reason belongs in the parent's report, not only in a traceback on the terminal.
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")

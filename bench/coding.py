@@ -13,6 +13,7 @@ import ctypes
 import os
 import resource
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 import trio
 
-from bench.measurement import percentile
+from bench.bare_disk import answer_of, repeat
 from ec import geometry
 from ec.chunk_dir import ChunkDirectory
 from ec.codec import Codec
@@ -47,7 +48,10 @@ CLUSTER: Final = "bench"
 
 
 def code(spec: dict[str, Any]) -> dict[str, Any]:
-    """Code windows of `profile` with `kernel` for `seconds`; bytes are those of data."""
+    """Code windows of `profile` with `kernel` for `seconds`; bytes are those of data.
+
+    `announce` prints a line when the imports are done: who profiles does not mean those.
+    """
     profile = Profile.parse(spec["profile"])
     kernel = PortableKernel() if spec["kernel"] == "portable" else choose("auto")[0]
     size = profile.k * WINDOWS * WINDOW_BYTES
@@ -61,7 +65,8 @@ def code(spec: dict[str, Any]) -> dict[str, Any]:
         for window in range(coder.windows):
             coder.code(window, buffers)
 
-    return _repeated(once, size, spec["seconds"])
+    announce = bool(spec.get("announce"))
+    return _repeated(once, size, spec["seconds"], announce=announce)
 
 
 def bare_code(spec: dict[str, Any]) -> dict[str, Any]:
@@ -82,16 +87,15 @@ def bare_code(spec: dict[str, Any]) -> dict[str, Any]:
     return _repeated(once, profile.k * WINDOWS * WINDOW_BYTES, spec["seconds"])
 
 
-def _repeated(once: Callable[[], None], size: int, seconds: float) -> dict[str, Any]:
+def _repeated(
+    once: Callable[[], None], size: int, seconds: float, *, announce: bool = False
+) -> dict[str, Any]:
+    """Do it for `seconds`; `announce` says on stdout when that begins."""
     once()  # Pages, tables and caches are there.
-    latencies = []
-    used = time.process_time()
-    begin = now = time.perf_counter()
-    while now < begin + seconds:
-        once()
-        before, now = now, time.perf_counter()
-        latencies.append((now - before, 1))
-    return _answer(latencies, now - begin, size, time.process_time() - used)
+    if announce:
+        sys.stdout.write('{"begun": true}\n')
+        sys.stdout.flush()
+    return repeat(once, size, seconds)
 
 
 # --- Onto disks -----------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def encode_files(spec: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(directory / f"node-{index}")
     stored = sum(entry.payload_bytes for entry in manifest.chunks)
     return {
-        **_answer([(elapsed, 1)], elapsed, spec["bytes"], used),
+        **answer_of([(elapsed, 1)], elapsed, spec["bytes"], used),
         "grown_mib": round(grown / 2**20, 1),
         "stored_ratio": round(stored / max(1, spec["bytes"]), 4),
     }
@@ -178,7 +182,7 @@ def bare_encode(spec: dict[str, Any]) -> dict[str, Any]:
     elapsed, used = time.perf_counter() - begin, time.process_time() - used
     for path in paths:
         path.unlink()
-    return _answer([(elapsed, 1)], elapsed, spec["bytes"], used)
+    return answer_of([(elapsed, 1)], elapsed, spec["bytes"], used)
 
 
 def _copy_part(source: Path, path: Path, position: int | None, length: int) -> None:
@@ -203,18 +207,3 @@ def _copy_part(source: Path, path: Path, position: int | None, length: int) -> N
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _answer(
-    latencies: list[tuple[float, int]], seconds: float, size: int, cpu_s: float
-) -> dict[str, Any]:
-    p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
-    return {
-        "requests": len(latencies),
-        "seconds": seconds,
-        "bytes": len(latencies) * size,
-        "p50_us": None if p50 is None else p50 * 1e6,
-        "p99_us": None if p99 is None else p99 * 1e6,
-        "client_cpu_s": cpu_s,
-        "server_cpu_s": None,
-    }

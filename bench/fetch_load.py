@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench import protocol
+from bench.histogram import latency_fields
 from bench.load import STALL_S, Stopwatch, connect
+from bench.process import cpu_seconds
 
 BUFFER_BYTES: Final = 1024 * 1024
 START_BYTES: Final = 16 * 1024
@@ -108,6 +110,41 @@ def fetch(load: FetchLoad) -> dict[str, Any]:
         drive = _drive_one if load.connections == 1 else _drive_many
         size = drive(consumers, window)
     return {**window.result(), "bytes": size}
+
+
+def fetch_places(load: FetchLoad, places: Sequence[int]) -> dict[str, Any]:
+    """Ask for each place once, one after the other; return what came and what it cost."""
+    consumer = Consumer(load, 0)
+    sink = bytearray(BUFFER_BYTES)
+    latencies: list[tuple[float, int]] = []
+    size = 0
+    with consumer.socket:
+        client_cpu = time.process_time()
+        server_cpu = cpu_seconds(load.server_pid) if load.server_pid else 0.0
+        begin = time.perf_counter()
+        for place in places:
+            consumer.offset = place
+            asked = time.perf_counter()
+            while not _has_records(consumer, sink, asked):
+                pass  # It came too late for the answer: the client asks again.
+            latencies.append((time.perf_counter() - asked, 1))
+            size += consumer.advance()
+        seconds = time.perf_counter() - begin
+    return {
+        "requests": len(places), "seconds": seconds, **latency_fields(latencies),
+        "client_cpu_s": time.process_time() - client_cpu,
+        "server_cpu_s": cpu_seconds(load.server_pid) - server_cpu if load.server_pid else None,
+        "bytes": size,
+    }  # fmt: skip
+
+
+def _has_records(consumer: Consumer, sink: bytearray, asked: float) -> bool:
+    """Ask once; return whether the answer has records in it."""
+    consumer.ask(asked)
+    while not consumer.receive(sink):
+        if time.perf_counter() > asked + STALL_S:
+            raise protocol.AnswerError(f"no answer within {STALL_S:g} s")
+    return consumer.head is not None and consumer.head.records_bytes > 0
 
 
 def _drive_one(consumers: Sequence[Consumer], window: Stopwatch) -> int:

@@ -7,7 +7,6 @@ sessions are long, so that what an earlier window left behind does not end in a 
 from __future__ import annotations
 
 import os
-import resource
 import select
 import socket
 import time
@@ -18,7 +17,15 @@ from typing import Any, Final
 
 from bench import group_protocol as protocol
 from bench.group_protocol import JoinAnswer, Membership
-from bench.load import RECEIVE_BYTES, WARM_UP_SHARE, Connection, Stopwatch, connect, drive
+from bench.load import (
+    RECEIVE_BYTES,
+    WARM_UP_SHARE,
+    Connection,
+    Stopwatch,
+    allow_many_files,
+    connect,
+    drive,
+)
 from bench.process import cpu_seconds, read_frame
 from bench.protocol import AnswerError, api_versions_request
 
@@ -90,8 +97,7 @@ def syncs(answers: Sequence[JoinAnswer], topic: str) -> list[bytes]:
 @contextmanager
 def _connections(address: tuple[str, int], count: int) -> Any:
     """Open connections; the limit of open files is raised as far as it may be."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     with ExitStack() as stack:
         yield [stack.enter_context(connect(address)) for _ in range(count)]
 

@@ -11,6 +11,7 @@ Latencies are kept per receive, as (time, count) pairs. A window begins after a 
 
 from __future__ import annotations
 
+import resource
 import select
 import socket
 import struct
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench import protocol
-from bench.measurement import percentile
+from bench.histogram import latency_fields
 from bench.process import cpu_seconds, read_frame
 
 RECEIVE_BYTES: Final = 256 * 1024
@@ -48,6 +49,7 @@ class ProduceLoad:
     seconds: float
     partitions: int = 1
     server_pid: int = 0  # 0: nobody to watch
+    record_bytes: int = protocol.RECORD_VALUE_BYTES
 
 
 def connect(address: tuple[str, int]) -> socket.socket:
@@ -149,7 +151,9 @@ def build_ring(
     load: ProduceLoad, *, timestamp_ms: int
 ) -> tuple[memoryview, protocol.ProduceRequest]:
     """Return the requests of all partitions end to end, repeated up to a good size to send."""
-    batch, _ = make_batch(load.batch_bytes, timestamp_ms=timestamp_ms)
+    batch, _ = make_batch(
+        load.batch_bytes, timestamp_ms=timestamp_ms, record_bytes=load.record_bytes
+    )
     requests = [
         protocol.produce_request(load.topic, partition, batch, acks=load.acks)
         for partition in range(load.partitions)
@@ -159,11 +163,15 @@ def build_ring(
     return memoryview(round_trip * repeats), requests[0]
 
 
-def make_batch(batch_bytes: int, *, timestamp_ms: int) -> tuple[bytes, int]:
+def make_batch(
+    batch_bytes: int, *, timestamp_ms: int, record_bytes: int = protocol.RECORD_VALUE_BYTES
+) -> tuple[bytes, int]:
     """Return a batch of one record (0), or of as many as fit in `batch_bytes`, and its count."""
     if batch_bytes:
-        return protocol.batch_within(batch_bytes, timestamp_ms=timestamp_ms)
-    return protocol.record_batch(1, timestamp_ms=timestamp_ms), 1
+        return protocol.batch_within(
+            batch_bytes, timestamp_ms=timestamp_ms, value_bytes=record_bytes
+        )
+    return protocol.record_batch(1, timestamp_ms=timestamp_ms, value_bytes=record_bytes), 1
 
 
 def append_batches(
@@ -182,8 +190,15 @@ def append_batches(
                 connection.sendall(frames[index % len(frames)])
 
 
+def allow_many_files() -> None:
+    """Raise this process's limit of open files and sockets as far as it may be."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def produce(load: ProduceLoad) -> dict[str, Any]:
     """Run one window; return what was answered in it and what it cost both sides."""
+    allow_many_files()
     ring, request = build_ring(load, timestamp_ms=time.time_ns() // 1_000_000)
     error_position = protocol.produce_error_position(load.topic)
     with ExitStack() as stack:
@@ -239,14 +254,11 @@ class Stopwatch:
 
     def result(self) -> dict[str, Any]:
         """Return the finished window's figures, as JSON has them."""
-        p50 = percentile(self.latencies, 0.50)
-        p99 = percentile(self.latencies, 0.99)
         return {
             "requests": self.requests,
             "requests_in_all": self.requests_in_all,
             "seconds": self.end - self.begin,
-            "p50_us": None if p50 is None else p50 * 1e6,
-            "p99_us": None if p99 is None else p99 * 1e6,
+            **latency_fields(self.latencies),
             "client_cpu_s": self.client_cpu,
             "server_cpu_s": self.server_cpu if self.server_pid else None,
         }

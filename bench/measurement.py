@@ -3,24 +3,29 @@
 A window is one run of a client against the server or against a ceiling. A row is the median of its
 windows; the spread stands in its conditions, because a median without one says little on a shared
 machine. Every row that has a ceiling has a ratio: 1 is the ceiling, more is better, whichever way
-the unit counts (for a latency it is the ceiling's divided by ours).
+the unit counts (for a latency it is the ceiling's divided by ours). The values of all windows and
+the ratios of all pairs are kept: `bench.comparison` tells noise from change by them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from bench.histogram import Histogram
+
 # Units of which less is better.
 _LESS_IS_BETTER: Final = frozenset(
     {"us", "ms", "s", "bytes", "MB", "us/request", "s/GB", "% of a core"}
 )
+
+
+# A client of one thread that uses this much of a core had no time left: the figure is its own.
+CLIENT_BOUND_CORES: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +56,12 @@ class Window:
     bytes: int = 0
     seconds: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A row now and in an earlier run: ratios when both have one, else values."""
-
-    name: str
-    unit: str
-    before: float
-    now: float
-    change: float  # above 0 is better, whichever way the unit counts
-    basis: str  # "ratio" or "value"
+    histogram: Histogram | None = None
 
 
 def less_is_better(unit: str) -> bool:
     """Return whether a smaller value is the better one in `unit`."""
     return unit in _LESS_IS_BETTER
-
-
-def percentile(weighted: Iterable[tuple[float, int]], fraction: float) -> float | None:
-    """Return the smallest value that `fraction` of all (value, count) pairs do not exceed."""
-    ordered = sorted(weighted)
-    total = sum(count for _, count in ordered)
-    reached = 0
-    for value, count in ordered:
-        reached += count
-        if reached >= fraction * total:
-            return value
-    return None
 
 
 def summarize(
@@ -107,15 +89,27 @@ def summarize(
         ratio=_ratio(unit, windows, ceilings),
         p50_us=_median_of(windows, "p50_us"),
         p99_us=_median_of(windows, "p99_us"),
-        conditions={**(conditions or {}), **_costs(windows), **_spreads(windows, ceilings)},
+        conditions={
+            **(conditions or {}),
+            **_costs(windows),
+            **_spreads(unit, windows, ceilings),
+            **_latencies(windows, ""),
+            **_latencies(ceilings, "ceiling_"),
+        },
     )
 
 
 def _ratio(unit: str, windows: Sequence[Window], ceilings: Sequence[Window]) -> float | None:
+    ratios = _ratios(unit, windows, ceilings)
+    return median(ratios) if ratios else None
+
+
+def _ratios(unit: str, windows: Sequence[Window], ceilings: Sequence[Window]) -> list[float]:
+    """Return the ratio of each pair of neighbours; none at all where one of them cannot be."""
     pairs = [(w.value, c.value) for w, c in zip(windows, ceilings, strict=False)]
-    if not pairs or any(w <= 0 or c <= 0 for w, c in pairs):
-        return None
-    return median(c / w if less_is_better(unit) else w / c for w, c in pairs)
+    if any(w <= 0 or c <= 0 for w, c in pairs):
+        return []
+    return [c / w if less_is_better(unit) else w / c for w, c in pairs]
 
 
 def _median_of(windows: Sequence[Window], name: str) -> float | None:
@@ -142,36 +136,40 @@ def _costs(windows: Sequence[Window]) -> dict[str, Any]:
             costs[f"{side}_cpu_s_per_gb"] = round(sum(used) / size * 1e9, 3)
     if seconds:
         costs["seconds"] = round(seconds, 3)
+    if costs.get("client_cores", 0.0) >= CLIENT_BOUND_CORES:
+        costs["bottleneck"] = "client" if "server_cores" in costs else "processor"
     for window in windows:
         costs.update(window.notes)
+    late, latency = costs.get("late_p99_us"), _median_of(windows, "p99_us")
+    if late and latency and late > latency / 2:  # most of what it measured is its own lateness
+        costs["bottleneck"] = "client"
     costs.pop("requests_in_all", None)  # a help to reckon bytes a sync, and no condition
     return costs
 
 
-def _spreads(windows: Sequence[Window], ceilings: Sequence[Window]) -> dict[str, Any]:
-    spreads: dict[str, Any] = {"spread": _spread(windows)}
+def _spreads(unit: str, windows: Sequence[Window], ceilings: Sequence[Window]) -> dict[str, Any]:
+    """What each window gave, and how far they lie apart."""
+    values = [_rounded(window.value) for window in windows]
+    spreads: dict[str, Any] = {"values": values, "spread": [min(values), max(values)]}
     if ceilings:
-        spreads["ceiling_spread"] = _spread(ceilings)
+        values = [_rounded(window.value) for window in ceilings]
+        spreads |= {"ceiling_values": values, "ceiling_spread": [min(values), max(values)]}
+        spreads["ratios"] = [_rounded(ratio) for ratio in _ratios(unit, windows, ceilings)]
     return spreads
 
 
-def _spread(windows: Sequence[Window]) -> list[float]:
-    values = [window.value for window in windows]
-    return [_rounded(min(values)), _rounded(max(values))]
+def _latencies(windows: Sequence[Window], prefix: str) -> dict[str, Any]:
+    """The percentiles of all windows together, as far as there are values for them."""
+    merged = Histogram()
+    for window in windows:
+        if window.histogram is not None:
+            merged.merge(window.histogram)
+    found = merged.summary()
+    return {f"{prefix}latency_us": found} if found else {}
 
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures of a run depend on, apart from the code."""
-    return {
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "load_1m_at_start": round(os.getloadavg()[0], 2),
-    }
 
 
 # --- Files --------------------------------------------------------------------------------------
@@ -194,24 +192,3 @@ def read_json(path: Path | str) -> list[Measurement]:
         return [Measurement(**row) for row in rows]
     except TypeError as error:
         raise ValueError(f"{path} is no file of measurements: {error}") from error
-
-
-def compare(now: Sequence[Measurement], before: Sequence[Measurement]) -> list[Comparison]:
-    """Return how each row changed against the row of the same name in an earlier run."""
-    earlier = {row.name: row for row in before}
-    comparisons = []
-    for row in now:
-        old = earlier.get(row.name)
-        if old is None or old.unit != row.unit:
-            continue
-        if row.ratio and old.ratio:
-            change = row.ratio / old.ratio - 1
-            comparisons.append(
-                Comparison(row.name, row.unit, old.ratio, row.ratio, change, "ratio")
-            )
-        elif row.value > 0 and old.value > 0:
-            factor = old.value / row.value if less_is_better(row.unit) else row.value / old.value
-            comparisons.append(
-                Comparison(row.name, row.unit, old.value, row.value, factor - 1, "value")
-            )
-    return comparisons

@@ -22,7 +22,7 @@ from typing import Any, Final
 import trio
 
 from bench.ceilings import SENDFILE_BYTES, listen
-from bench.measurement import percentile
+from bench.histogram import latency_fields
 from bench.process import cpu_seconds
 from ec import geometry
 from ec.chunk_dir import ChunkDirectory
@@ -181,13 +181,11 @@ async def _window(once: Callable[[int], Awaitable[None]], spec: dict[str, Any]) 
         await once(len(latencies) % places * size)
         before, now = now, time.perf_counter()
         latencies.append((now - before, 1))
-    p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
     return {
         "requests": len(latencies),
         "seconds": now - begin,
         "bytes": len(latencies) * size,
-        "p50_us": None if p50 is None else p50 * 1e6,
-        "p99_us": None if p99 is None else p99 * 1e6,
+        **latency_fields(latencies),
         "client_cpu_s": time.process_time() - used,
         "server_cpu_s": cpu_seconds(spec["server_pid"]) - served,
     }

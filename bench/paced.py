@@ -3,7 +3,9 @@
 One process holds both connections, so that a latency is a difference of two readings of one clock:
 from just before the send of a one-record Produce to the moment when the fetch answer that holds the
 record has been received. Requests leave on schedule whether or not earlier ones were answered: a
-server that stalls is charged for every record that was due meanwhile.
+server that stalls is charged for every record that was due meanwhile. Beside it stand the latencies
+from the time at which each record was due, which also hold what the client lost by waking late or
+by a full socket: `from_schedule_us`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from bench import protocol
+from bench.histogram import Histogram
 from bench.load import RECEIVE_BYTES, STALL_S, WARM_UP_SHARE, Stopwatch, connect, make_batch
 from bench.process import read_frame
 
@@ -148,12 +151,19 @@ def pace(
     window = Stopwatch(seconds, server_pid)
     begin = time.perf_counter()
     tail.ask()
-    while _turn(per_second, head, tail, window, begin):
+    scheduled = Histogram()
+    while _turn(per_second, head, tail, window, begin, scheduled):
         continue
-    return {**window.result(), "bytes": 0, "sent": len(head.sent_at)}
+    return {
+        **window.result(), "bytes": 0, "sent": len(head.sent_at),
+        "from_schedule_us": scheduled.summary(),
+    }  # fmt: skip
 
 
-def _turn(per_second: int, head: Sender, tail: Receiver, window: Stopwatch, begin: float) -> bool:
+def _turn(
+    per_second: int, head: Sender, tail: Receiver, window: Stopwatch, begin: float,
+    scheduled: Histogram,
+) -> bool:  # fmt: skip
     """Send what is due and take what came; return False when the window is over."""
     due = int((time.perf_counter() - begin) * per_second) + 1
     head.send_due(due - len(head.sent_at))
@@ -168,6 +178,9 @@ def _turn(per_second: int, head: Sender, tail: Receiver, window: Stopwatch, begi
     first = tail.offset - tail.first_offset
     came = tail.receive()
     now = time.perf_counter()
+    if window.warm:
+        for index in range(first, first + came):
+            scheduled.add(now - (begin + index / per_second))
     return window.count([(now - at, 1) for at in head.sent_at[first : first + came]], now)
 
 

@@ -1,6 +1,7 @@
 """Processes that a benchmark starts and watches: the server, the clients, the bare loops.
 
-Every process is a child of ours, is known by its id, and is stopped by it. CPU seconds come from
+Every process is a child of ours, is known by its id, and is stopped by it; when we are killed, the
+kernel kills it too. CPU seconds come from
 /proc/<pid>/stat, which the kernel keeps in clock ticks (10 ms): a window must last some tenths of a
 second for the figure to mean anything.
 """
@@ -8,6 +9,7 @@ second for the figure to mean anything.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -27,6 +29,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 60.0
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None)
 
 
 class BenchError(Exception):
@@ -82,6 +86,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
+def die_with_parent() -> None:
+    """In a child, before exec: be killed when the benchmark is, however that happens."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def environment() -> dict[str, str]:
     """Return our environment for a child: with Python's byte code kept, as on a user's machine.
 
@@ -99,6 +108,7 @@ class Child:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, bufsize=0, stdin=subprocess.DEVNULL,
             env=environment(),
+            preexec_fn=die_with_parent,  # noqa: PLW1509  There is one thread here.
         )  # fmt: skip
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
@@ -165,6 +175,7 @@ class Server:
                 [*command, *self.arguments],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0,
                 env={**environment(), "LOGD_TRACEBACK": "1"},
+                preexec_fn=die_with_parent,  # noqa: PLW1509  There is one thread here.
             )  # fmt: skip
         try:
             line = read_line(self.process, timeout_s, "logd serve")

@@ -162,11 +162,13 @@ def record_batch(
     return struct.pack(">qiibI", 0, length, -1, 2, crc32c(covered)) + covered
 
 
-def batch_within(size_bytes: int, *, timestamp_ms: int) -> tuple[bytes, int]:
-    """Return the largest batch of 100-byte records within `size_bytes`, and its record count."""
-    per_record = len(record(16_000, bytes(RECORD_VALUE_BYTES)))
+def batch_within(
+    size_bytes: int, *, timestamp_ms: int, value_bytes: int = RECORD_VALUE_BYTES
+) -> tuple[bytes, int]:
+    """Return the largest batch of such records within `size_bytes`, and its record count."""
+    per_record = len(record(16_000, bytes(value_bytes)))
     records = max(1, (size_bytes - BATCH_HEADER_BYTES) // per_record)
-    batch = record_batch(records, timestamp_ms=timestamp_ms)
+    batch = record_batch(records, timestamp_ms=timestamp_ms, value_bytes=value_bytes)
     assert records == 1 or len(batch) <= size_bytes
     return batch, records
 

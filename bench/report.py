@@ -1,37 +1,48 @@
-"""How measurements are shown: a table in the terminal, JSON, and a report in Markdown."""
+"""How measurements are shown in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.measurement import Comparison, Measurement, write_json
+from bench.comparison import CHANCE_MAX, CHANGE_MIN, Comparison
+from bench.measurement import Measurement
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# A row that is worse than before by more than this is shown as such: below it lies the noise.
-NOTABLE_CHANGE: Final = 0.10
-
 COLUMNS: Final = (
-    "row", "value", "ceiling", "ratio", "p50 us", "p99 us", "server CPU", "client CPU", "of sketch",
-    "of Kafka",
+    "row", "median", "spread", "ceiling", "ratio", "p50 us", "p99 us", "server CPU", "client CPU",
+    "of sketch", "of Kafka",
 )  # fmt: skip
+# Columns that are left out where no row has anything in them.
+_RARE: Final = ("of sketch", "of Kafka")
+CLIENT_MARK: Final = " *"
+CLIENT_NOTE: Final = (
+    "* the client is the bottleneck: it used a whole core. The figure is the client's, and the "
+    "server may do better."
+)
+RULE: Final = (
+    "A change is called better or worse only when no pair of windows of one run reaches any pair "
+    f"of the other (by chance in at most {CHANCE_MAX:.0%} of rows, with five pairs each in 0.8 %) "
+    f"and the medians differ by {CHANGE_MIN:.0%}; all else is noise."
+)
 
 
 def cells(row: Measurement) -> list[str]:
     """Return a row as text, one string for each of COLUMNS."""
     conditions = row.conditions
+    bound = CLIENT_MARK if conditions.get("bottleneck") == "client" else ""
     return [
         row.name,
-        f"{figure(row.value)} {row.unit}",
+        f"{figure(row.value)} {row.unit}{bound}",
+        range_of(conditions.get("spread")),
         figure(row.ceiling),
         figure(row.ratio),
         figure(row.p50_us),
         figure(row.p99_us),
-        _cpu(conditions, "server"),
-        _cpu(conditions, "client"),
+        cpu_of(conditions, "server"),
+        cpu_of(conditions, "client"),
         figure(conditions.get("of_sketch")),
         figure(conditions.get("of_kafka")),
     ]
@@ -46,8 +57,15 @@ def figure(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _cpu(conditions: dict[str, Any], side: str) -> str:
-    """CPU per GB where gigabytes flowed, per request elsewhere."""
+def range_of(spread: Sequence[float] | None) -> str:
+    """Return the least and the greatest window; nothing where there is one window."""
+    if spread is None or spread[0] == spread[1]:
+        return ""
+    return f"{figure(spread[0])} to {figure(spread[1])}"
+
+
+def cpu_of(conditions: dict[str, Any], side: str) -> str:
+    """Return CPU per GB where gigabytes flowed, per request elsewhere."""
     per_gb = conditions.get(f"{side}_cpu_s_per_gb")
     if per_gb is not None:
         return f"{figure(per_gb)} s/GB"
@@ -55,72 +73,70 @@ def _cpu(conditions: dict[str, Any], side: str) -> str:
     return "" if per_request is None else f"{figure(per_request)} us"
 
 
+def conditions_line(rows: Sequence[Measurement]) -> str:
+    """Return what the machine is, in a sentence."""
+    if not rows:
+        return ""
+    found = rows[0].conditions
+    words = []
+    for name, text in (
+        ("cores", "{} cores"), ("cpu", "{}"), ("memory_gib", "{} GiB"), ("kernel", "Linux {}"),
+        ("file_system", "{}"), ("device", "{}"), ("python", "Python {}"),
+        ("load_1m_at_start", "load {} at the start"),
+    ):  # fmt: skip
+        if name in found:
+            words.append(text.format(found[name]))
+    words += [f"{name} {version}" for name, version in found.get("versions", {}).items()]
+    return ", ".join(words)
+
+
 def print_table(
     rows: Sequence[Measurement],
     *,
     comparisons: Sequence[Comparison] = (),
+    skipped: dict[str, str] | None = None,
     console: Console | None = None,
 ) -> None:
     """Print the rows, and how each changed where there is something to compare with."""
     from rich.console import Console as RichConsole
-    from rich.table import Table
 
     out = console or RichConsole()
     if not out.is_terminal:
-        out.width = max(out.width, 200)  # a pipe has no edge to cut at
+        out.width = max(out.width, 220)  # a pipe has no edge to cut at
+    out.print(conditions_line(rows), highlight=False)
+    out.print(_table(rows, comparisons))
+    for row in rows:
+        for words in row.conditions.get("verdict", ()):
+            out.print(words, highlight=False)
+    if any(row.conditions.get("bottleneck") == "client" for row in rows):
+        out.print(CLIENT_NOTE, highlight=False)
+    if comparisons:
+        out.print(RULE, highlight=False)
+    for name, reason in (skipped or {}).items():
+        out.print(f"SKIPPED {name}: {reason}", highlight=False)
+
+
+def _table(rows: Sequence[Measurement], comparisons: Sequence[Comparison]) -> Any:
+    from rich.table import Table
+
     changes = {comparison.name: comparison for comparison in comparisons}
-    table = Table(*COLUMNS, *(["change"] if changes else []))
+    texts = [cells(row) for row in rows]
+    shown = [
+        at for at, name in enumerate(COLUMNS) if name not in _RARE or any(t[at] for t in texts)
+    ]
+    table = Table(*(COLUMNS[at] for at in shown), *(["change"] if changes else []))
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
-    for row in rows:
+    for row, text in zip(rows, texts, strict=True):
         extra = [_change(changes.get(row.name))] if changes else []
-        table.add_row(*cells(row), *extra)
-    out.print(table)
+        table.add_row(*(text[at] for at in shown), *extra)
+    return table
 
 
 def _change(comparison: Comparison | None) -> str:
     if comparison is None:
         return "new"
-    text = f"{comparison.change:+.0%}"
-    if comparison.change < -NOTABLE_CHANGE:
-        return f"[red]{text}[/red]"
-    return f"[green]{text}[/green]" if comparison.change > NOTABLE_CHANGE else text
-
-
-def markdown(rows: Sequence[Measurement]) -> str:
-    """Return the rows as a Markdown document that says how they were measured."""
-    lines = ["# logd bench", "", *_machine_lines(rows), ""]
-    lines.append("| " + " | ".join(COLUMNS) + " |")
-    lines.append("|---" + "|---:" * (len(COLUMNS) - 1) + "|")
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    lines += ["", "| row | windows | spread | ceiling | its spread |", "|---|---:|---:|---|---:|"]
-    for row in rows:
-        conditions = row.conditions
-        lines.append(
-            f"| {row.name} | {conditions.get('windows', '')} | {_range(conditions.get('spread'))} "
-            f"| {row.ceiling_name or ''} | {_range(conditions.get('ceiling_spread'))} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _machine_lines(rows: Sequence[Measurement]) -> list[str]:
-    if not rows:
-        return []
-    names = ("python", "kernel", "cpus", "load_1m_at_start")
-    conditions = rows[0].conditions
-    return [", ".join(f"{name} {conditions[name]}" for name in names if name in conditions) + "."]
-
-
-def _range(spread: Sequence[float] | None) -> str:
-    return "" if spread is None else f"{figure(spread[0])} to {figure(spread[1])}"
-
-
-def write_report(rows: Sequence[Measurement], directory: Path | str) -> list[Path]:
-    """Write measurements.json and report.md into `directory`; return their paths."""
-    place = Path(directory)
-    place.mkdir(parents=True, exist_ok=True)
-    data, text = place / "measurements.json", place / "report.md"
-    write_json(rows, data)
-    text.write_text(markdown(rows), encoding="utf-8")
-    return [data, text]
+    text = f"{comparison.change:+.0%} {comparison.verdict}"
+    colour = {"better": "green", "worse": "red"}.get(comparison.verdict)
+    return f"[{colour}]{text}[/{colour}]" if colour else text

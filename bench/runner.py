@@ -2,23 +2,30 @@
 
 A `Run` owns what a benchmark needs: the directory on the disk to be measured, how long and how
 often, and where to report progress. A suite (`bench.suites`) is a function from a Run to its rows.
+
+Rows that are points of one curve take turns too: A a B b A a B b, where small letters are ceilings.
+A slow minute of the machine is then in all points, and not a dent in the curve.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from bench.bare_disk import prime_page_cache
+from bench.histogram import Histogram
+from bench.machine import conditions_of
 from bench.marks import with_marks
-from bench.measurement import Measurement, Window, machine, summarize
+from bench.measurement import Measurement, Window, summarize
+from bench.place import own_directory
 from bench.process import Child, Server, memory_bytes, run_job
 
+NOTES: Final = ("checked_bytes", "from_schedule_us", "late_p99_us")
 GIB: Final = 1024 * 1024 * 1024
 JOB_TIMEOUT_S: Final = 120.0
 TOPIC: Final = "bench"
@@ -34,14 +41,16 @@ class Options:
 
     seconds: of one window, after a warm-up of a fifth of it.
     repetitions: windows of each side in a row.
+    curves: also how figures scale, with sizes, numbers and depths: some minutes more.
     prime_bytes: how much page cache is touched before windows that write a lot; 0 for none.
     fill_bytes, fill_partitions, fill_commits: what the start-up rows find in the data directory.
     idle_groups: how many groups send heartbeats.
     """
 
-    seconds: float = 1.0
-    repetitions: int = 3
-    prime_bytes: int = 2 * GIB
+    seconds: float = 0.5
+    repetitions: int = 5
+    curves: bool = False
+    prime_bytes: int = GIB
     fill_bytes: int = 10 * GIB
     fill_partitions: int = 1000
     fill_commits: int = 1_000_000
@@ -49,13 +58,33 @@ class Options:
     progress: Callable[[str], None] = _silent
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A row that is to be measured.
+
+    `ceiling` is given our window of the same turn: "the same bytes per sync" depends on it.
+    """
+
+    name: str
+    unit: str
+    ours: Callable[[], Window]
+    ceiling: Callable[[Window], Window] | None = None
+    ceiling_name: str | None = None
+    prime: bool = False
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Run:
-    """One benchmark run in a directory of its own, which is removed at the end."""
+    """One benchmark run in a directory of its own, which is removed at the end.
+
+    skipped: what could not be measured here, and why.
+    """
 
     def __init__(self, directory: Path, options: Options) -> None:
         self.directory = directory
         self.options = options
-        self.conditions: dict[str, Any] = machine()
+        self.conditions: dict[str, Any] = conditions_of(directory)
+        self.skipped: dict[str, str] = {}
         self.topics = 0
 
     def prime(self) -> None:
@@ -109,26 +138,39 @@ class Run:
         repetitions: int | None = None,
         conditions: Mapping[str, Any] | None = None,
     ) -> Measurement:
-        """Measure one row: windows of both sides in turn, their medians, the ratio of neighbours.
+        """Measure one row: windows of both sides in turn; medians, and the ratio of neighbours."""
+        plan = Plan(name, unit, ours, ceiling, ceiling_name, prime, conditions or {})
+        return self.rows([plan], repetitions=repetitions)[0]
 
-        `ceiling` is given our window of the same turn: "the same bytes per sync" depends on it.
-        """
-        self.options.progress(name)
-        windows: list[Window] = []
-        ceilings: list[Window] = []
-        for _ in range(repetitions or self.options.repetitions):
-            if prime:
-                self.prime()
-            windows.append(ours())
-            if ceiling is not None:
-                if prime:
-                    self.prime()
-                ceilings.append(ceiling(windows[-1]))
-        measured = summarize(
-            name, unit, windows, ceilings=ceilings, ceiling_name=ceiling_name,
-            conditions={**self.conditions, **(conditions or {})},
+    def rows(self, plans: Sequence[Plan], *, repetitions: int | None = None) -> list[Measurement]:
+        """Measure several rows in turn, window by window."""
+        windows: list[list[Window]] = [[] for _ in plans]
+        ceilings: list[list[Window]] = [[] for _ in plans]
+        turns = repetitions or self.options.repetitions
+        for turn in range(turns):
+            for index, plan in enumerate(plans):
+                self.options.progress(f"{plan.name}, {turn + 1} of {turns}")
+                windows[index].append(self._window(plan, plan.ours))
+                if plan.ceiling is not None:
+                    bare = partial(plan.ceiling, windows[index][-1])
+                    ceilings[index].append(self._window(plan, bare))
+        return [self._summary(*found) for found in zip(plans, windows, ceilings, strict=True)]
+
+    def _window(self, plan: Plan, measure: Callable[[], Window]) -> Window:
+        if plan.prime:
+            self.prime()
+        return measure()
+
+    def _summary(
+        self, plan: Plan, windows: Sequence[Window], ceilings: Sequence[Window]
+    ) -> Measurement:
+        # What a suite says of its own rows stands; the cache is warm unless it says otherwise.
+        cache = "primed" if plan.prime else "warm"
+        row = summarize(
+            plan.name, plan.unit, windows, ceilings=ceilings, ceiling_name=plan.ceiling_name,
+            conditions={**self.conditions, "cache": cache, **plan.conditions},
         )  # fmt: skip
-        return with_marks(measured)
+        return with_marks(row)
 
 
 @contextmanager
@@ -136,14 +178,13 @@ def open_run(directory: Path | str | None, options: Options) -> Iterator[Run]:
     """Make a directory of the run's own inside `directory`, and remove it afterwards.
 
     Without `directory` it is the current one: a benchmark in /tmp would often measure memory.
+
+    Raises:
+        PlaceError: it is a server's, or lies in one.
     """
     parent = Path(directory) if directory is not None else Path.cwd()
-    parent.mkdir(parents=True, exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix="logd-bench-", dir=parent))
-    try:
+    with own_directory(parent) as own:
         yield Run(own, options)
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
 
 
 def memory_row(run: Run, server: Server, name: str, field: str) -> Measurement:
@@ -169,9 +210,10 @@ def window_of(answer: dict[str, Any]) -> Window:
         seconds=seconds,
         notes={
             "requests_in_all": answer.get("requests_in_all", requests),
-            # Only of windows that are read back: how many bytes were compared.
-            **{name: answer[name] for name in ("checked_bytes",) if name in answer},
+            # Only of some: how many bytes were compared when read back; how late the client was.
+            **{name: answer[name] for name in NOTES if name in answer},
         },
+        histogram=Histogram.from_json(answer["histogram"]) if "histogram" in answer else None,
     )
 
 
@@ -189,6 +231,12 @@ def as_core_share(window: Window) -> Window:
     """How much of one core the server used, in percent."""
     assert window.server_cpu_s is not None
     return replace(window, value=window.server_cpu_s / window.seconds * 100)
+
+
+def as_p99(window: Window) -> Window:
+    """The 99th percentile of the latencies, in microseconds."""
+    assert window.p99_us is not None
+    return replace(window, value=window.p99_us)
 
 
 def as_p50(window: Window) -> Window:

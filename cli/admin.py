@@ -36,6 +36,15 @@ def post(address: Address, path: str, document: dict[str, Any], **query: str | i
     return _request(address, "POST", _with_query(path, query), json.dumps(given).encode(), None)
 
 
+def delete(address: Address, path: str) -> Any:
+    """Return the JSON answer to a DELETE.
+
+    Raises:
+        Unreachable, Refused: as `get`.
+    """
+    return _request(address, "DELETE", path, None, TIMEOUT_S)
+
+
 def _with_query(path: str, query: dict[str, str | int | None]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,9 @@ from cli.options import Target, common_options, pass_target
 from cli.render import print_json
 
 if TYPE_CHECKING:
-    from bench import Measurement
+    from collections.abc import Callable
+
+    from bench import Measurement, Results
 
 NAMES: Final = (
     "disk",
@@ -36,14 +39,20 @@ NAMES: Final = (
     "--dir",
     "directory",
     type=click.Path(file_okay=False),
-    help="On the disk to be measured  [default: here]",
+    help="On the disk to be measured, not a server's own directory  [default: here]",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.05),
-    default=1.0,
+    default=0.5,
     show_default=True,
     help="Length of one window; each figure is the median of several.",
+)
+@click.option(
+    "--curves",
+    is_flag=True,
+    help="Also how figures scale: record and batch size, partitions, connections, requests in "
+    "flight, k+m, segments kept. Takes some minutes more.",
 )
 @click.option(
     "--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write the figures as JSON."
@@ -52,10 +61,13 @@ NAMES: Final = (
     "--against",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Compare with the figures in FILE.",
+    help="Compare with the figures in FILE; a change is called real only beyond the noise.",
 )
 @click.option(
-    "--report", type=click.Path(file_okay=False), metavar="DIR", help="Write a report into DIR."
+    "--report",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Write a page with charts (index.html) and the JSON into DIR, after each part of the run.",
 )
 @common_options("json")
 @pass_target
@@ -64,6 +76,7 @@ def bench(
     name: str,
     directory: str | None,
     seconds: float,
+    curves: bool,
     out: str | None,
     against: str | None,
     report: str | None,
@@ -74,30 +87,56 @@ def bench(
 
     \b
     Example:
-      logd bench append --dir /srv/logd --out today.json --against yesterday.json
+      logd bench disk --dir /mnt/new-disk
+      logd bench all --dir /var/tmp --report out --against yesterday/measurements.json
     """
-    rows, before = _measure(name, directory, seconds, against)
     import bench as benchmarks
 
+    before = _read(against)
+
+    def write(results: Results) -> None:
+        if report is not None:
+            changes = benchmarks.compare(results.rows, before)
+            benchmarks.write_report(results, report, comparisons=changes)
+
+    results = _measure(name, directory, seconds=seconds, curves=curves, after_suite=write)
+    rows = results.rows
     if target.json:
         print_json([asdict(row) for row in rows])
     else:
-        benchmarks.print_table(rows, comparisons=benchmarks.compare(rows, before))
+        changes = benchmarks.compare(rows, before)
+        benchmarks.print_table(rows, comparisons=changes, skipped=results.skipped)
     if out is not None:
         benchmarks.write_json(rows, out)
-    if report is not None:
-        benchmarks.write_report(rows, report)
+    if results.failed:
+        raise Refused("; ".join(f"{suite}: {text}" for suite, text in results.failed.items()))
 
 
-def _measure(
-    name: str, directory: str | None, seconds: float, against: str | None
-) -> tuple[list[Measurement], list[Measurement]]:
-    """Return the new rows, and those to compare with; the latter are read before the work."""
+def _read(against: str | None) -> list[Measurement]:
+    """Return the figures to compare with; they are read before the work."""
     import bench as benchmarks
 
     try:
-        before = benchmarks.read_json(against) if against is not None else []
-        rows = benchmarks.run(name, directory=directory, seconds=seconds, progress=_say)
+        return benchmarks.read_json(against) if against is not None else []
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def _measure(
+    name: str,
+    directory: str | None,
+    *,
+    seconds: float,
+    curves: bool,
+    after_suite: Callable[[Results], None],
+) -> Results:
+    import bench as benchmarks
+
+    options = benchmarks.Options(seconds=seconds, curves=curves, progress=_progress())
+    try:
+        return benchmarks.measure(
+            name, directory=directory, options=options, after_suite=after_suite
+        )
     except (
         benchmarks.BenchError,
         benchmarks.AnswerError,
@@ -105,9 +144,26 @@ def _measure(
         ValueError,
     ) as error:
         raise Refused(str(error)) from error
-    return rows, before
+    finally:
+        if sys.stderr.isatty():
+            click.echo("\r\033[K", err=True, nl=False)
 
 
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"measuring {text}", err=True)
+def _progress() -> Callable[[str], None]:
+    """Return what says what is measured, and since when: on a terminal in one line that changes.
+
+    Elsewhere a line for each suite: a log of every window would be read by nobody.
+    """
+    begin = time.monotonic()
+    told: set[str] = set()
+
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+        suite = text.partition(",")[0]
+        if sys.stderr.isatty():
+            click.echo(f"\r\033[K{minutes}:{seconds:02} {text}"[:120], err=True, nl=False)
+        elif suite not in told:
+            click.echo(f"{minutes}:{seconds:02} measuring {suite}", err=True)
+        told.add(suite)
+
+    return say

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from cli.chunk_batches import batch_items
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import SUFFIX, ChunkId
 from ec.chunk_reader import ChunkReader
@@ -15,7 +16,7 @@ from ec.indexes import POSITION_ENTRY, TIME_ENTRY
 from ec.node_identity import FILE_NAME, IDENTITY_BYTES_MAX, decode_identity
 from logd.errors import UnsupportedFormatError
 from logd.storage.files import Files
-from logd.storage.inspect import DAMAGE, Item
+from logd.storage.inspect import DAMAGE, Depth, Item
 
 
 def is_of_node(path: str) -> bool:
@@ -23,8 +24,11 @@ def is_of_node(path: str) -> bool:
     return path.endswith(SUFFIX) or os.path.basename(path) == FILE_NAME
 
 
-def node_items(files: Files, path: str) -> Iterator[Item]:
+def node_items(files: Files, path: str, depth: Depth) -> Iterator[Item]:
     """Yield what is in a chunk file or an identity file, every checksum verified.
+
+    Args:
+        depth: records, verify: of a data chunk also the batches that begin in it.
 
     Raises:
         UnsupportedFormatError: a newer version. OSError: it cannot be read.
@@ -41,6 +45,8 @@ def node_items(files: Files, path: str) -> Iterator[Item]:
     else:
         yield _payload(reader.head)
         yield from map(_damage, reader.findings())
+        if (depth.records or depth.verify) and reader.head.id.index < reader.head.manifest.k:
+            yield from batch_items(files, path, reader.head, depth)
         yield from _behind(reader.head)
 
 
@@ -65,6 +71,9 @@ def _payload(head: ChunkHead) -> Item:
         first = manifest.first_batches[index]
         fields["first_offset"] = None if first is None else first.offset
         fields["first_batch"] = None if first is None else first.position - manifest.cuts[index]
+    else:
+        fields["computed_from"] = f"data 0 to {manifest.k - 1}"
+        fields["coefficients"] = manifest.coefficients[index - manifest.k]
     return Item("payload", 0, fields)
 
 

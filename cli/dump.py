@@ -27,7 +27,8 @@ def dump(target: Target, files: tuple[str, ...], records: bool, verify: bool) ->
     """Show what is in files of a data directory or a storage node: .log, .index, .chunk, …
 
     Checksums of batches, chunks and state files are always verified; damage is named with its
-    position, and the exit code is then 4. No server is needed, and nothing is changed.
+    position, and the exit code is then 4. No server is needed, and nothing is changed. Of a chunk
+    that holds a part of the log, --records and --verify look at the batches that begin in it.
 
     \b
     Example:
@@ -55,7 +56,7 @@ def _dump(path: str, depth: Depth, write: Callable[[str, Item], bytes]) -> str:
     from logd.storage.inspect import DAMAGE, inspect_file
 
     files = Files()
-    items = node_items(files, path) if is_of_node(path) else inspect_file(files, path, depth)
+    items = node_items(files, path, depth) if is_of_node(path) else inspect_file(files, path, depth)
     first_damage = ""
     for item in items:
         sys.stdout.buffer.write(write(path, item))

@@ -14,6 +14,7 @@ import click
 
 from cli.bench import bench
 from cli.check import check
+from cli.cold import cold
 from cli.compact import compact
 from cli.config import config
 from cli.consume import consume
@@ -25,7 +26,10 @@ from cli.group import group
 from cli.node import node
 from cli.options import common_options
 from cli.produce import produce
+from cli.repair import repair
 from cli.retain import retain
+from cli.salvage import salvage
+from cli.scrub import scrub
 from cli.segments import segments
 from cli.serve import serve
 from cli.status import status
@@ -71,11 +75,15 @@ for _command in (
     segments,
     retain,
     compact,
+    repair,
+    scrub,
+    cold,
     status,
     node,
     config,
     dump,
     check,
+    salvage,
     bench,
 ):
     root.add_command(_command)

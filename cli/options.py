@@ -74,7 +74,9 @@ class AddressType(click.ParamType[Address]):
 class KeyValueType(click.ParamType[tuple[str, str]]):
     """A click option type for KEY=VALUE; the value may be empty and may hold `=`."""
 
-    name = "KEY=VALUE"
+    def __init__(self, name: str = "KEY=VALUE", example: str = "retention.ms=7d") -> None:
+        self.name = name
+        self._example = example
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -84,7 +86,7 @@ class KeyValueType(click.ParamType[tuple[str, str]]):
             return value
         key, separator, text = value.partition("=")
         if not separator or not key.strip():
-            self.fail(f"{value!r} is not KEY=VALUE, e.g. retention.ms=7d", param, ctx)
+            self.fail(f"{value!r} is not {self.name}, e.g. {self._example}", param, ctx)
         return key.strip(), text.strip()
 
 
@@ -103,6 +105,7 @@ class GroupIdType(click.ParamType[str]):
 ADDRESS: Final = AddressType()
 GROUP_ID: Final = GroupIdType()
 KEY_VALUE: Final = KeyValueType()
+NODE_PLACE: Final = KeyValueType("NAME=DIR_OR_URL", "a=/mnt/disk1/logd")
 
 
 @dataclass(slots=True)

@@ -168,8 +168,17 @@ class Rebuilder:
         return {key: found.hexdigest() for key, found in self._sums.items()}
 
 
-def read_back(client_settings: Mapping[str, Any], topic: str, rebuilder: Rebuilder) -> None:
+def read_back(
+    client_settings: Mapping[str, Any],
+    topic: str,
+    rebuilder: Rebuilder,
+    *,
+    each: Callable[[], None] = lambda: None,
+) -> None:
     """Give all records that the topic has now to `rebuilder`, with a consumer of its own.
+
+    Args:
+        each: called after each handful of records.
 
     Raises:
         Refused: the server reports an error.
@@ -201,6 +210,7 @@ def read_back(client_settings: Mapping[str, Any], topic: str, rebuilder: Rebuild
             if messages:
                 moved_at = time.monotonic()
                 _take(messages, rebuilder)
+                each()
             elif time.monotonic() - moved_at > _READ_STALL_S:
                 raise Unreachable(f"read {topic}: nothing came for {_READ_STALL_S:.0f} s")
     except KafkaException as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from cli.options import ADDRESS, KEY_VALUE, Address, Target, pass_target
+from cli.options import ADDRESS, KEY_VALUE, NODE_PLACE, Address, Target, pass_target
 
 if TYPE_CHECKING:
     from logd.config import ServerConfig
@@ -85,6 +85,30 @@ def settings_options(command: click.Command) -> click.Command:
     type=click.Choice(["text", "json"]),
     help="Of the log lines on stderr  [default: text]",
 )
+@click.option(
+    "--node",
+    "nodes",
+    type=NODE_PLACE,
+    multiple=True,
+    help="A storage node: another disk's directory, or http://HOST:PORT; may be repeated.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Holds the token that storage nodes are asked with; mode 0600.",
+)
+@click.option(
+    "--rebuild-catalog",
+    is_flag=True,
+    help="First make the catalog again, from the directories here and the chunks on all nodes.",
+)
+@click.option(
+    "--rebuild-without",
+    metavar="NAME",
+    multiple=True,
+    help="A node that is given up in --rebuild-catalog; may be repeated.",
+)
 @click.option("--insecure", is_flag=True, help="Allow addresses that other machines can reach.")
 @pass_target
 def serve(
@@ -94,6 +118,10 @@ def serve(
     advertise: Address | None,
     admin: Address | None,
     log_format: Literal["text", "json"] | None,
+    nodes: Sequence[tuple[str, str]],
+    token_file: str | None,
+    rebuild_catalog: bool,
+    rebuild_without: tuple[str, ...],
     insecure: bool,
     config_file: str | None,
     settings: Sequence[tuple[str, str]],
@@ -104,10 +132,20 @@ def serve(
     come from --set, then LOGD_… variables (LOGD_NUM_PARTITIONS=8), then --config, then the defaults
     that `logd config` lists.
 
+    A --node that the server does not know becomes one of its storage nodes for good: its directory
+    is made when absent, and must be empty or this node's already.
+
+    --rebuild-catalog is for a catalog that was lost, damaged, or put back from an old copy. All
+    storage nodes are read, those that an old catalog knows and each --node; what is incomplete
+    without the others is put aside. The old catalog stays under another name.
+
     \b
     Example:
       logd serve --data /srv/logd --set retention.ms=7d
+      logd serve --data /srv/logd --node a=/mnt/disk1/logd --node b=http://10.0.0.7:9701
     """
+    if rebuild_without and not rebuild_catalog:
+        raise click.UsageError("--rebuild-without is for --rebuild-catalog")
     options = {
         "log.dirs": data,
         "listeners": _written(listen),
@@ -116,6 +154,8 @@ def serve(
         "admin.listen": _written(admin or target.admin_given),
         "insecure": "true" if insecure else None,
         "log.format": log_format,
+        "nodes": _node_words(nodes),
+        "node.token.file": token_file,
     }
     given = {name: value for name, value in options.items() if value is not None}
     config = load_config(config_file, settings, given)
@@ -132,8 +172,32 @@ def serve(
         else None,
         config=config,
         log_format="json" if in_force.log_format == "json" else "text",
+        node_token=_token(in_force.node_token_file),
+        rebuild_catalog=rebuild_catalog,
+        rebuild_without=rebuild_without,
     )
     raise click.exceptions.Exit(run(serve_options, on_ready=_say_ready))
+
+
+def _token(path: str) -> str | None:
+    """Return the token in a file; None where no file is named."""
+    if not path:
+        return None
+    from cli.token_file import read_token
+
+    return read_token(path)
+
+
+def _node_words(nodes: Sequence[tuple[str, str]]) -> str | None:
+    """Return --node as the setting has it, a list with commas; None: not given.
+
+    Raises:
+        click.UsageError: a place that cannot stand in a list.
+    """
+    for name, place in nodes:
+        if "," in place:
+            raise click.UsageError(f"--node {name}={place}: a node's place has no comma in it")
+    return ",".join(f"{name}={place}" for name, place in nodes) or None
 
 
 def _written(address: Address | None) -> str | None:

@@ -50,6 +50,9 @@ def _print(document: dict[str, Any]) -> None:
     if document.get("cold_source_bytes"):
         stored = format_byte_count(document["cold_stored_bytes"])
         click.echo(f"cold  {format_byte_count(document['cold_source_bytes'])} stored as {stored}")
+    nodes = document.get("nodes") or {}
+    if nodes.get("total"):
+        click.echo(f"nodes {nodes['live']} live of {nodes['total']}")
     problems = document.get("problems") or []
     more = document.get("problem_count", len(problems)) - len(problems)
     if not problems:

@@ -81,6 +81,7 @@ class ChunkWrite:
         self.chunk = chunk
         self.file_bytes = file_bytes
         self.written_bytes = 0
+        self._unsynced_bytes = 0
         try:
             self._reserve()
         except BaseException:  # Whatever it was, the next try must find no trace.
@@ -116,10 +117,18 @@ class ChunkWrite:
                 raise ChunkRefusedError(f"{self.chunk}: is longer than {self.file_bytes} bytes")
             with self._home.translated():
                 self._files.write_at(self._file, self.written_bytes, buffers)
+                self._sync_on_the_way(size)
         except BaseException:  # Whatever it was, half a chunk is no chunk.
             self.abort()
             raise
         self.written_bytes += size
+
+    def _sync_on_the_way(self, size: int) -> None:
+        every_bytes = self._home.sync_every_bytes
+        self._unsynced_bytes += size
+        if every_bytes is not None and self._unsynced_bytes >= every_bytes:
+            self._files.sync(self._file)
+            self._unsynced_bytes = 0
 
     def finish(self) -> Receipt:
         """Make the chunk durable, read it back, and give it its name.

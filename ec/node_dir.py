@@ -90,6 +90,9 @@ class NodeDirectory:
         path, chunks, quarantine: the directory and its two parts.
         identity: as read when it was opened, or noted since.
         reserve_bytes: free space that writing a chunk must leave.
+        sync_every_bytes: a chunk that is written is synced so often on the way; None: at its end.
+            Whoever shares the device with others that wait for syncs sets it: they would otherwise
+            wait for all of the chunk.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class NodeDirectory:
         self.quarantine = os.path.join(path, QUARANTINE)
         self.identity = identity
         self.reserve_bytes = reserve_bytes
+        self.sync_every_bytes: int | None = None
         self._device = files.device(path)
         self._lock = lock
         self._failed: str | None = None
@@ -167,14 +171,25 @@ class NodeDirectory:
         raise NodeNotMountedError(f"{self.path}: the disk that was here is not mounted")
 
     def check_writable(self) -> None:
-        """Check that something may be written.
+        """Check that something may be written: by what the identity file says now.
+
+        Another disk may be mounted here by now, and have got the number of the old one's device.
 
         Raises:
-            NodeNotMountedError: the disk is not there. StoreError: an earlier sync failed.
+            NodeNotMountedError: the disk is not there. NodeIdentityError: another one is.
+            StoreError: an earlier sync failed.
         """
         if self._failed is not None:
             raise StoreError(f"{self.path}: nothing is written any more: {self._failed}")
         self.check_mounted()
+        self._identity_now()
+
+    def _identity_now(self) -> NodeIdentity:
+        """Return what the identity file says now, which may be a later sequence than was noted."""
+        found = read_identity(self.files, self.path)
+        if found.node_id != self.identity.node_id:
+            raise NodeIdentityError(f"{self.path}: another disk is here, of node {found.node}")
+        return found
 
     def sync_names(self) -> None:
         """Make the names of chunks durable.
@@ -207,8 +222,8 @@ class NodeDirectory:
         """
         assert sequence >= 0
         self.check_writable()
-        if sequence > self.identity.catalog_sequence:
-            old = self.identity
+        old = self.identity = self._identity_now()
+        if sequence > old.catalog_sequence:
             new = NodeIdentity(old.cluster_id, old.node, old.node_id, sequence)
             with self.translated():
                 write_identity(self.files, self.path, new)

@@ -5,7 +5,8 @@ as lost for this call, is reported, and the plan is made again without it, until
 or fewer than k chunks are left. Then the part that no chunk holds is a gap, and the rest is served.
 
 A node that is slow costs at most one hedge delay: when a direct read takes longer, the range is
-computed from the others at the same time, and what comes first counts.
+computed from the others at the same time, and what comes first counts. A decode whose survivors
+are slow asks the remaining chunks after the same time; one of them that fails is replaced at once.
 
 Only chunks of the manifest's own encoding are ever asked for: its uuid is a part of every name.
 """
@@ -30,6 +31,8 @@ HEDGE_S: Final = 0.5
 
 # Told of a chunk's index and of what was wrong with it or its node.
 OnTrouble = Callable[[int, EcError], None]
+# Told of a chunk's index: others were asked because it took too long, and were faster.
+OnSlow = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ class SegmentReader:
         last_resort: the same for nodes that had better not be asked, because their breakers are
             open say: only for what would otherwise be a gap.
         on_trouble: told of every chunk that could not be used, also when the read succeeds.
-        hedge_s: how long a direct read may take before the others are asked as well.
+        on_slow: told of every chunk that was overtaken by others.
+        hedge_s: how long a chunk may take before others are asked as well.
     """
 
     def __init__(
@@ -84,10 +88,12 @@ class SegmentReader:
         codec: Codec,
         offload: Offload,
         on_trouble: OnTrouble,
+        on_slow: OnSlow | None = None,
         hedge_s: float = HEDGE_S,
         last_resort: Mapping[int, Store] | None = None,
     ) -> None:
         assert codec.profile == manifest.profile
+        assert hedge_s > 0
         assert all(0 <= index < codec.profile.chunks for index in stores)
         self.manifest = manifest
         self._shape = manifest.geometry
@@ -96,6 +102,7 @@ class SegmentReader:
         self._codec = codec
         self._offload = offload
         self._on_trouble = on_trouble
+        self._on_slow = on_slow or _ignore
         self._hedge_s = hedge_s
 
     async def read(
@@ -165,6 +172,7 @@ class SegmentReader:
                     piece = await self._decode(call, other)
                     if piece is not None:
                         found.append(piece)
+                        self._on_slow(step.part.chunk)
                         scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -191,25 +199,53 @@ class SegmentReader:
     # --- From others ------------------------------------------------------------------------
 
     async def _decode(self, call: _Call, step: Decode) -> Piece | None:
-        """Compute a range from the first k of those asked; None if fewer than k answered well."""
-        k = self._shape.profile.k
-        windows: dict[int, memoryview] = {}
-
-        async def ask(part: ChunkRange) -> None:
-            found = await self._ask(call, part)
-            if found is not None and len(windows) < k:
-                windows[part.chunk] = found
-                if len(windows) == k:
-                    nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for part in step.survivors:
-                nursery.start_soon(ask, part)
-        if len(windows) < k:
+        """Compute a range from the first k chunks that answer well; None if fewer than k do."""
+        windows = await self._gather(call, step)
+        if windows is None:
             return None
         target = bytearray(step.part.size)
         await self._offload.run(self._rebuild, windows, step.part, target)
         return Piece(step.source, memoryview(target), is_decoded=True)
+
+    async def _gather(self, call: _Call, step: Decode) -> dict[int, memoryview] | None:
+        """Return one range of k chunks: of the planned ones, else of whatever others there are."""
+        k = self._shape.profile.k
+        windows: dict[int, memoryview] = {}
+        asked: set[int] = set()
+        overtaken: set[int] = set()
+        planned = {part.chunk for part in step.survivors}
+        rest = sorted(call.usable - planned - {step.part.chunk})
+        spares = [self._shape.beside(index, step.part.start, step.part.end) for index in rest]
+
+        def begin(part: ChunkRange) -> None:
+            asked.add(part.chunk)
+            nursery.start_soon(ask, part)
+
+        async def ask(part: ChunkRange) -> None:
+            found = await self._ask(call, part)
+            asked.discard(part.chunk)
+            if found is not None:
+                windows[part.chunk] = found
+            elif spares:
+                begin(spares.pop(0))
+            if len(windows) >= k or not asked:
+                nursery.cancel_scope.cancel()
+
+        async def widen() -> None:
+            await trio.sleep(self._hedge_s)
+            overtaken.update(asked if spares else ())
+            while spares:
+                begin(spares.pop(0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(widen)
+            for part in step.survivors:
+                begin(part)
+        if len(windows) < k:
+            return None
+        for index in overtaken - windows.keys():
+            self._on_slow(index)
+        return windows
 
     def _rebuild(
         self, windows: Mapping[int, memoryview], part: ChunkRange, target: bytearray
@@ -224,3 +260,7 @@ def _padded(window: memoryview, size: int) -> memoryview | bytes | None:
     if not len(window):
         return None
     return window if len(window) == size else bytes(window).ljust(size, b"\0")
+
+
+def _ignore(_index: int) -> None:
+    """Where nobody asked to be told."""

@@ -224,6 +224,10 @@ class DamagedRangeError(StorageError):
     """The offset lies in a damaged, quarantined range of the log."""
 
 
+class ColdRangeError(StorageError):
+    """The offset lies in a coded segment of which too few chunks can be read, or are damaged."""
+
+
 class CompactionError(LogdError):
     """A log could not be compacted; it is what it was, and serves as before."""
 
@@ -247,6 +251,10 @@ class ColdStateError(LogdError):
 
 class NodeRefusedError(LogdError):
     """A storage node cannot be added, changed or removed as asked; nothing was changed."""
+
+
+class UnknownNodeError(LogdError):
+    """There is no storage node of that name."""
 
 
 class ConfigError(LogdError):

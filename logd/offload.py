@@ -1,6 +1,6 @@
 """The one gate to threads.
 
-Blocking work leaves the event loop through here, in one of two ways:
+Blocking work leaves the event loop through here, in one of three ways:
 
 * `submit`, from the serving loop: the job runs in a thread, its outcome is queued, and an eventfd
   wakes the loop, which calls `deliver`. No task, no Trio in between: handing a sync over costs some
@@ -10,9 +10,13 @@ Blocking work leaves the event loop through here, in one of two ways:
 * `run`, from any task: waits for the result. Cancelling waits too, because a write that its caller
   gave up on would still happen, later, behind everybody's back.
 
+* `ask`, from any task: as `run`, for questions that change nothing; who is cancelled goes at once,
+  and the answer is dropped. So a disk that hangs holds up nobody who looks at it.
+
 Each kind of work has its own threads, so slow reads of old data never hold up a sync. Threads start
-when they are first needed and are few (`KINDS`). A test or a simulation replaces the whole gate by
-`InlineOffload`, which does the work at once.
+when they are first needed and are few (`KINDS`; `add_kind` for what is known only later, such as
+the disks of storage nodes). A test or a simulation replaces the whole gate by `InlineOffload`,
+which does the work at once.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import ctypes
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Final, Protocol, TypeVar
@@ -34,7 +39,9 @@ Job = Callable[[], object]
 Delivery = Callable[[object, BaseException | None], None]
 
 # Threads per kind of work. "sync" may be changed by the setting sync.threads.
-KINDS: Final = {"sync": 16, "write": 4, "disk": 4, "delete": 4, "admin": 2, "catalog": 1}
+KINDS: Final = {
+    "sync": 16, "write": 4, "disk": 4, "delete": 4, "admin": 2, "catalog": 1, "cold": 2,
+}  # fmt: skip
 
 
 # Unlike os.eventfd_write it does not let go of the interpreter, which the woken loop would take at
@@ -56,6 +63,17 @@ class Offload(Protocol):
 
     async def run(self, kind: str, function: Callable[..., T], *args: object) -> T:
         """Return what `function(*args)` returns, or raise what it raises."""
+        ...
+
+    async def ask(self, kind: str, function: Callable[..., T], *args: object) -> T:
+        """As `run`, but cancelling does not wait: what comes then is dropped."""
+        ...
+
+    def add_kind(self, kind: str, threads: int) -> None:
+        """Make a further kind of work known; again is harmless.
+
+        Its threads are not waited for by `close`: they may be in the hands of a disk that hangs.
+        """
         ...
 
 
@@ -87,10 +105,10 @@ class _Workers:
             work()
             self._finished[index] += 1
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for thread in self._threads:
+        for thread in self._threads if wait else ():
             thread.join()
         self._threads.clear()
 
@@ -101,6 +119,7 @@ class ThreadOffload:
     def __init__(self, *, sync_threads: int = KINDS["sync"]) -> None:
         limits = {**KINDS, "sync": sync_threads}
         self._workers = {kind: _Workers(kind, limit) for kind, limit in limits.items()}
+        self._added: set[str] = set()
         self._ended: deque[tuple[Delivery, object, BaseException | None]] = deque()
         self._posted: deque[tuple[Delivery, object]] = deque()
         self._woken = False
@@ -162,13 +181,27 @@ class ThreadOffload:
 
         Cancellation: not before the function returned; its result is then delivered.
         """
+        return await self._run(kind, partial(function, *args), shield=True)
+
+    async def ask(self, kind: str, function: Callable[..., T], *args: object) -> T:
+        """See `Offload`."""
+        return await self._run(kind, partial(function, *args), shield=False)
+
+    def add_kind(self, kind: str, threads: int) -> None:
+        """See `Offload`."""
+        assert kind not in KINDS
+        if kind not in self._workers:
+            self._workers[kind] = _Workers(kind, threads)
+            self._added.add(kind)
+
+    async def _run(self, kind: str, function: Callable[[], T], *, shield: bool) -> T:
         token = trio.lowlevel.current_trio_token()
         finished = trio.Event()
         outcome: list[tuple[T | None, BaseException | None]] = []
 
         def work() -> None:
             try:
-                outcome.append((function(*args), None))
+                outcome.append((function(), None))
             except BaseException as raised:  # Whatever it is, the caller must hear of it.
                 outcome.append((None, raised))
             try:
@@ -177,7 +210,7 @@ class ThreadOffload:
                 return  # The loop ended first: nobody is left to tell.
 
         self._workers[kind].put(work)
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=shield):
             await finished.wait()
         result, error = outcome[0]
         if error is not None:
@@ -189,8 +222,8 @@ class ThreadOffload:
 
     def close(self) -> None:
         """End the threads when their queues are empty, and wait for them."""
-        for workers in self._workers.values():
-            workers.close()
+        for kind, workers in self._workers.items():
+            workers.close(wait=kind not in self._added)
         if self.wake_fd >= 0:
             os.close(self.wake_fd)
             self.wake_fd = -1
@@ -200,12 +233,13 @@ class InlineOffload:
     """Does the work at once, on the loop: for simulation and for tests of the drivers."""
 
     def __init__(self) -> None:
+        self._kinds = set(KINDS)
         self._done: deque[tuple[Delivery, object, BaseException | None]] = deque()
         self.in_flight = 0
 
     def submit(self, kind: str, job: Job, delivery: Delivery) -> None:
         """Do the job now; its delivery waits for `deliver`, as it would behind a thread."""
-        assert kind in KINDS
+        assert kind in self._kinds
         self.in_flight += 1
         try:
             self._done.append((delivery, job(), None))
@@ -229,6 +263,15 @@ class InlineOffload:
 
     async def run(self, kind: str, function: Callable[..., T], *args: object) -> T:
         """Return what `function(*args)` returns, after a checkpoint."""
-        assert kind in KINDS
+        assert kind in self._kinds
         await trio.lowlevel.checkpoint()
         return function(*args)
+
+    async def ask(self, kind: str, function: Callable[..., T], *args: object) -> T:
+        """See `Offload`."""
+        return await self.run(kind, function, *args)
+
+    def add_kind(self, kind: str, threads: int) -> None:
+        """See `Offload`."""
+        assert threads >= 1
+        self._kinds.add(kind)

@@ -19,7 +19,7 @@ import random
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from logd.broker.cleaning import ProcessCleaner
+from logd.broker.cold_problems import cold_read_problems
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
 from logd.broker.disk_space import DiskSpace
@@ -40,6 +42,7 @@ from logd.broker.group_status import group_problems
 from logd.broker.group_upkeep import GroupUpkeep
 from logd.broker.groups import Coordinator
 from logd.broker.maintenance import Maintenance
+from logd.broker.node_status import node_problems, register_node_metrics
 from logd.broker.offsets_log import OffsetsLog
 from logd.broker.partition import Partition
 from logd.broker.partition_factory import LogPartitionFactory
@@ -49,11 +52,18 @@ from logd.broker.retention import Retention
 from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
+from logd.broker.topic import Topic
 from logd.broker.topic_names import OFFSETS_TOPIC
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
+from logd.broker.upkeep_status import upkeep_problems
 from logd.clock import Clock
+from logd.cold.compacting import held_for_compaction
+from logd.cold.index_mending import IndexMending
+from logd.cold.nodes import NodeServices
+from logd.cold.reading import ColdReads, Waiter
+from logd.cold_start import open_catalog, open_cold_tier, rebuild_catalog
 from logd.config import ServerConfig
 from logd.errors import LogdError, StorageError
 from logd.events import EventLog
@@ -63,8 +73,8 @@ from logd.net.idle import close_idle
 from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
+from logd.policy.cold.coverage import uncoded_before
 from logd.process_limits import connection_limits, raise_descriptor_limit
-from logd.storage.catalog import SqliteCatalog
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
@@ -73,6 +83,7 @@ from logd.storage.sync_journal import SyncJournal
 from logd.units import INT32_MAX, MIB
 
 if TYPE_CHECKING:
+    from logd.cold.life import LifeServices
     from logd.net.http import Request
 
 EXIT_DONE: Final = 0
@@ -94,6 +105,9 @@ class ServeOptions:
     Attributes:
         listen, admin: host and port; port 0 takes a free one.
         advertise: what clients are told to connect to; None: where the Kafka port listens.
+        rebuild_catalog: make the catalog again, from nodes and directories, first.
+        rebuild_without: nodes that are given up in that.
+        node_token: what storage nodes that are servers are asked with; None: none.
     """
 
     data: str
@@ -102,6 +116,9 @@ class ServeOptions:
     advertise: tuple[str, int] | None
     config: ServerConfig
     log_format: Literal["text", "json"] = "text"
+    node_token: str | None = None
+    rebuild_catalog: bool = False
+    rebuild_without: tuple[str, ...] = ()
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[str], None]) -> int:
@@ -167,16 +184,15 @@ class Server:
     async def _start(self, offload: ThreadOffload) -> None:
         """Open what is on disk; when this returns, everything can be served."""
         self._offload = offload
-        catalog = await offload.run(
-            "catalog",
-            SqliteCatalog.open,
-            self._directory.catalog_path,
-            self._directory.cluster_id,
-        )
-        self._catalog = catalog
+        directory, clock, node_services = self._directory, self._clock, self._node_services(offload)
+        if self._options.rebuild_catalog:
+            without = self._options.rebuild_without
+            await rebuild_catalog(node_services, clock, directory, without=without)
+        self._catalog = catalog = await open_catalog(offload, self._files, directory)
         rows = await offload.run("catalog", catalog.topics)
         overrides = await offload.run("catalog", catalog.broker_overrides)
         self._config = DynamicConfig(self._options.config, overrides)
+        self._cold = await open_cold_tier(catalog, node_services, clock, nodes=self._settings.nodes)
         self._journal = await offload.run(
             "disk", self._open_journal, sum(row.partitions for row in rows)
         )
@@ -190,6 +206,17 @@ class Server:
         self._report_recovery()
         self._report_relaxed_topics()
         await offload.run("disk", self._directory.remove_clean_stop)
+
+    def _node_services(self, offload: ThreadOffload) -> NodeServices:
+        return NodeServices(
+            files=self._files,
+            offload=offload,
+            events=self._events,
+            cluster_id=self._directory.cluster_id,
+            settings=self._settings,
+            random=self._random,
+            token=self._options.node_token,
+        )
 
     def _open_journal(self, partitions: int) -> SyncJournal:
         return SyncJournal.open(
@@ -229,6 +256,30 @@ class Server:
     def _end_turn(self) -> None:
         self._loop.end_turn()
 
+    def _make_cold_reads(self) -> None:
+        reads = self._cold_reads = self._broker.cold_reads = ColdReads(
+            self._cold,
+            covered=self._cold,
+            files=self._files,
+            events=self._events,
+            metrics=self._metrics,
+            ahead_bytes=self._settings.cold_read_ahead_bytes,
+            wake=self._wake_fetches,
+        )
+        problems = partial(cold_read_problems, reads, self._topics)
+        self._broker.problem_sources.append(problems)
+
+    def _make_index_mending(self) -> IndexMending:
+        mending = IndexMending(
+            self._cold, self._topics.open_partitions, self._offload, self._events
+        )
+        self._cold_reads.on_bad_index = mending.distrust
+        return mending
+
+    def _wake_fetches(self, waiters: Iterable[Waiter]) -> None:
+        self._services.turn.woken.extend(waiters)
+        self._end_turn()
+
     def _make_broker(self) -> None:
         self._factory = LogPartitionFactory(
             self._services,
@@ -237,6 +288,7 @@ class Server:
             clean=self._directory.clean_stop,
             boot_id=self._boot_id,
             last_boot_id=self._directory.last_boot_id,
+            released=self._cold.released,
         )
         self._topics = Topics(
             TopicServices(
@@ -265,6 +317,10 @@ class Server:
             started_at=self._started_at,
             disk=self._disk,
         )
+        self._broker.cold = self._cold
+        self._make_cold_reads()
+        self._broker.problem_sources.append(partial(node_problems, self._cold))
+        self._make_coded()
         self._make_groups()
         self._retention = self._broker.retention = self._make_retention()
         self._broker.problem_sources.append(self._retention.problems)
@@ -278,12 +334,13 @@ class Server:
             self._services,
             self._offload,
             produce=ProduceHandler(self._broker),
-            fetch=FetchHandler(self._broker, self._services, sessions),
+            fetch=FetchHandler(self._broker, self._services, sessions, self._cold_reads),
         )
         refused = self._metrics.counter(
             "logd_connections_refused_total", "Connections beyond a limit, closed at once."
         )
         register_gauges(self._metrics, self._broker, lambda: self._loop.connections)
+        register_node_metrics(self._metrics, self._cold)
         register_group_metrics(self._metrics, self._groups)
         self._kafka = KafkaListener(
             self._kafka_socket,
@@ -293,6 +350,46 @@ class Server:
             limits=self._connection_limits,
             on_refused=refused.add,
         )
+
+    def _make_coded(self) -> None:
+        self._coded = self._broker.coded = ColdSegments(
+            self._cold, self._offload, self._life_services, topic_name=self._name_of_topic
+        )
+        self._cold_reads.on_damage = self._coded.found
+        self._broker.problem_sources.append(self._coded.problems)
+        self._broker.problem_sources.append(partial(upkeep_problems, self._coded, self._cold))
+
+    def _life_services(self) -> LifeServices:
+        from logd.cold.life import LifeServices
+        from logd.cold.upkeep import upkeep_services
+
+        disk = self._disk
+        return LifeServices(
+            partitions=self._topics.open_partitions,
+            offload=self._offload,
+            events=self._events,
+            metrics=self._metrics,
+            cluster_id=self._directory.cluster_id,
+            now_ms=self._clock.now_ms,
+            random_bytes=self._random.randbytes,
+            unlink_later=self._unlinker.unlink_later,
+            room_bytes=lambda: disk.free_bytes - disk.reserve_bytes,
+            reserve_bytes=disk.reserve_bytes,
+            clock=self._clock,
+            forget_topic=self._forget_topic,
+            upkeep=upkeep_services(
+                self._settings, self._directory, self._random, self._name_of_topic
+            ),
+        )
+
+    def _name_of_topic(self, topic_id: bytes) -> str | None:
+        topic = self._topics.by_id.get(topic_id)
+        return None if topic is None else topic.name
+
+    async def _forget_topic(self, topic_id: bytes) -> None:
+        """Nothing coded is left of a topic: if it was deleted, and its files are gone, so is it."""
+        if topic_id not in self._topics.by_id and topic_id not in self._topics.deleting:
+            await self._offload.run("catalog", self._catalog.forget_topic, topic_id)
 
     def _make_groups(self) -> None:
         broker = self._broker
@@ -306,8 +403,12 @@ class Server:
             new_uuid=lambda: str(uuid.UUID(bytes=self._random.randbytes(16), version=4)),
         )
         self._group_upkeep = GroupUpkeep(self._groups)
-        self._topics.on_deleted = self._group_upkeep.forget_topic
+        self._topics.on_deleted = self._topic_deleted
         broker.problem_sources.append(partial(group_problems, self._groups))
+
+    async def _topic_deleted(self, topic: Topic) -> None:
+        await self._cold.topic_deleted(topic.topic_id)
+        await self._group_upkeep.forget_topic(topic)
 
     def _make_retention(self) -> Retention:
         clock = RetentionClock(
@@ -326,6 +427,9 @@ class Server:
             ProcessCleaner(self._offload),
             self._metrics,
             bound=self._compaction_bound,
+            hold=lambda partition, bases: held_for_compaction(
+                self._cold, (partition.topic_id, partition.index), bases
+            ),
             now_ms=self._retention.clock.now_ms,
             prepare=self._prepare_compaction,
         )
@@ -333,7 +437,8 @@ class Server:
 
     def _compaction_bound(self, partition: Partition) -> int:
         if partition.topic_name != OFFSETS_TOPIC:
-            return partition.high_watermark
+            coded = self._cold.generations(partition.topic_id, partition.index)
+            return min(partition.high_watermark, uncoded_before(coded))
         return min(partition.high_watermark, self._offsets_log.compaction_bound(partition.index))
 
     async def _prepare_compaction(self, partition: Partition) -> None:
@@ -386,6 +491,10 @@ class Server:
         nursery.start_soon(self._group_upkeep.run)
         nursery.start_soon(self._retention.run)
         nursery.start_soon(self._compaction.run)
+        nursery.start_soon(self._cold.run)
+        nursery.start_soon(self._coded.run)
+        nursery.start_soon(self._cold_reads.run)
+        nursery.start_soon(self._make_index_mending().run)
         nursery.start_soon(self._close_idle)
 
     async def _close_idle(self) -> None:
@@ -432,6 +541,7 @@ class Server:
         self._loop.stop_reading()
         with trio.move_on_after(STOP_TIMEOUT_S) as patience:
             await self._compaction.stop()
+            await self._coded.stop()
             await self._group_upkeep.stop()
             await self._retention.stop()
             async with trio.open_nursery() as closing:
@@ -443,6 +553,7 @@ class Server:
             self._events.error("stopped without a clean-stop marker", reason="the disk is slow")
             return EXIT_FAILED
         await self._close_logs()
+        self._cold.nodes.close()
         await self._offload.run("catalog", self._catalog.close)
         self._directory.close()
         self._events.info("stopped")

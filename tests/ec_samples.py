@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,11 +54,13 @@ def encode(
     generation: int = 1,
     encoding: str = ENCODING,
     base_offset: int = BASE_OFFSET,
+    changes: Mapping[str, object] | None = None,
 ) -> Encoded:
     """Return a source coded, as any writer would, but all at once.
 
     Args:
         batches: positions at which batches begin; each has ten records.
+        changes: of the manifest: names, offsets, times.
     """
     cuts = choose_cuts(len(source), profile.k, batches)
     shape = Geometry(profile, cuts)
@@ -95,6 +97,7 @@ def encode(
         chunks=entries,
         writer="tests 1",
     )
+    manifest = msgspec.structs.replace(manifest, **(changes or {}))
     files = tuple(
         payload + chunk_file.encode_tail(manifest, at, sums[at], indexes[at])
         for at, payload in enumerate(payloads)

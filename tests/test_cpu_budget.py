@@ -13,7 +13,7 @@ import pytest
 
 from bench.process import Server
 from bench.runner import Options, Run
-from bench.suites.append import bare_append
+from bench.suites.bare import bare_append
 
 WINDOW_S = 0.3
 WINDOWS = 4

@@ -16,6 +16,7 @@ import pytest
 
 from logd import errors
 from logd.wire.error_codes import ErrorCode, code_for
+from tests.tidy import layers
 from tests.tidy.calls import check_calls, check_exceptions_are_needed
 from tests.tidy.layers import (
     LAYERS,
@@ -237,12 +238,13 @@ def test_a_planted_dead_file_is_found() -> None:
     assert "imported by nobody" in problems_of(check_used, **sources)[0]
 
 
-def test_a_part_that_is_no_longer_awaited_is_found() -> None:
+def test_a_part_that_is_no_longer_awaited_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once somebody calls it, the exception for it must go."""
-    assert not problems_of(check_used, ec__margin="")
+    monkeypatch.setattr(layers, "AWAITED", ("logd.cold.awaited",))
+    assert not problems_of(check_used, logd__cold__awaited="")
     sources = {
-        "ec__margin": "",
-        "logd__cold__reader": "import ec.margin",
+        "logd__cold__awaited": "",
+        "logd__cold__reader": "import logd.cold.awaited",
         "cli__main": "import logd.cold.reader",
     }
     assert "AWAITED" in problems_of(check_used, **sources)[0]

@@ -29,12 +29,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the server's; not there yet")
     parser.add_argument("--producers", type=int, default=2)
     parser.add_argument("--partitions", type=int, default=3)
+    parser.add_argument(
+        "--nodes", type=int, default=0, help="code segments onto so many directories meanwhile"
+    )
     parser.add_argument("--seed", type=int, help="of the times of the kills; default: random")
     chosen = parser.parse_args(arguments)
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
     plan = Plan(
         data=chosen.data.absolute(), kills=chosen.kills, seconds=chosen.seconds, seed=seed,
-        producers=chosen.producers, partitions=chosen.partitions, progress=_say,
+        producers=chosen.producers, partitions=chosen.partitions,
+        nodes=chosen.nodes, progress=_say,
     )  # fmt: skip
     try:
         verdict = check(plan)
@@ -62,7 +66,7 @@ def describe(verdict: Verdict, plan: Plan) -> str:
         lines += [f"    {finding.detail}" for finding in examples[:EXAMPLES_MAX]]
     lines.append(
         f"  again: python -m bench.checker --kills {plan.kills} --seconds {plan.seconds:g} "
-        f"--seed {plan.seed} --data DIR"
+        f"{f'--nodes {plan.nodes} ' if plan.nodes else ''}--seed {plan.seed} --data DIR"
     )
     return "\n".join(lines) + "\n"
 

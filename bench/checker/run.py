@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ FINISH_S: Final = 150.0
 # A server that is ready must serve within this time (clients need some of it to find back).
 STALL_S: Final = 30.0
 # The share of kills that wait until work goes on; the others may hit a server that just started.
+NAMES: Final = {"follow": "tail", "reread": "tail-again-", "produce": "p"}
 AFTER_PROGRESS: Final = 0.75
 # Small segments, so that rolls happen between the kills and under them.
 SEGMENT_BYTES: Final = 1024 * 1024
@@ -44,7 +46,11 @@ class Pause(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does; the same seed waits as long before each kill."""
+    """What a run does; the same seed waits as long before each kill.
+
+    nodes: directories beside the server's that sealed segments are coded onto, as soon as they are
+    sealed; then a client reads all of the log over and over while the border moves. 0: none.
+    """
 
     data: Path
     kills: int
@@ -53,12 +59,28 @@ class Plan:
     producers: int = 2
     partitions: int = 3
     acks_min: int = 100
+    nodes: int = 0
     progress: Callable[[str], None] = _silent
 
     @property
     def journals(self) -> Path:
         """Where the clients write; beside the server's directory, never in it."""
         return self.data.with_name(self.data.name + ".journal")
+
+    def node_arguments(self) -> list[str]:
+        """Return what the server is told of the nodes."""
+        place = self.data.with_name(self.data.name + ".nodes")
+        pairs = [("--node", f"n{index}={place / str(index)}") for index in range(self.nodes)]
+        return [word for pair in pairs for word in pair]
+
+    def topic_configs(self) -> dict[str, str]:
+        """Return the topic's settings."""
+        configs = {"segment_bytes": str(SEGMENT_BYTES)}
+        if self.nodes:
+            place = self.data.with_name(self.data.name + ".nodes")
+            place.mkdir(exist_ok=True)
+            configs |= {"cold_enable": "true", "cold_grace_ms": "0"}
+        return configs
 
     def pauses(self) -> list[Pause]:
         """Return what to wait for before each kill: `seconds` in all, on average."""
@@ -79,13 +101,16 @@ def check(plan: Plan) -> Verdict:
         FileExistsError: there are journals of an earlier run beside the data directory.
     """
     plan.journals.mkdir(parents=True)
-    server = Server(plan.data)
+    server = Server(plan.data, arguments=plan.node_arguments())
     journal = JournalWriter(plan.journals / "nemesis.jsonl")
     try:
+        configs = plan.topic_configs()
         server.start()
-        server.create_topic(TOPIC, partitions=plan.partitions, segment_bytes=str(SEGMENT_BYTES))
+        server.create_topic(TOPIC, partitions=plan.partitions, **configs)
         _load_and_kill(plan, server, journal)
         _read_finished(plan, server, journal)
+        if plan.nodes:
+            _require_coded_reads(server)
         server.stop()
     finally:
         server.kill()  # nothing when it was stopped
@@ -103,18 +128,20 @@ def _load_and_kill(plan: Plan, server: Server, journal: JournalWriter) -> None:
     }
     with (
         _clients(plan, "follow", spec, 1) as tails,
+        _clients(plan, "reread", spec, 1 if plan.nodes else 0) as rereaders,
         _clients(plan, "produce", spec, plan.producers) as producers,
     ):
         for number, pause in enumerate(plan.pauses(), 1):
             if pause.for_progress:
                 _await_progress(producers, journal)
             time.sleep(pause.seconds)
-            _require_alive([*tails, *producers])
+            _require_alive([*tails, *rereaders, *producers])
             _kill_and_restart(server, journal)
             plan.progress(f"kill {number} of {plan.kills}")
         _await_progress(producers, journal)
         plan.progress("waiting for the last acknowledgements")
         _finish(producers)
+        _finish(rereaders)
         _finish(tails)
 
 
@@ -153,6 +180,15 @@ def _read_finished(plan: Plan, server: Server, journal: JournalWriter) -> None:
     read_with_librdkafka(journal, "final-3", **place)
 
 
+def _require_coded_reads(server: Server) -> None:
+    """Check that what was read did come from chunks: a run that never met any proves nothing."""
+    with urllib.request.urlopen(f"http://{server.admin[0]}:{server.admin[1]}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    found = [line for line in lines if line.startswith("logd_cold_read_bytes_total ")]
+    if not found or float(found[0].split()[1]) == 0:
+        raise BenchError("nothing was read from coded segments")
+
+
 # --- Clients ------------------------------------------------------------------------------------
 
 
@@ -163,7 +199,7 @@ def _clients(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for index in range(count):
-            name = f"{'tail' if role == 'follow' else 'p'}{index}"
+            name = f"{NAMES[role]}{index}"
             own = {**spec, "name": name, "index": index}
             own["journal"] = str(plan.journals / f"{role}-{index}.jsonl")
             with (plan.journals / f"{role}-{index}.log").open("wb") as log:

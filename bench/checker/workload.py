@@ -29,6 +29,7 @@ from bench.checker.payload import digest_of, key_of, value_of
 
 OUTSTANDING_MAX: Final = 200
 FLUSH_S: Final = 60.0
+PASS_S: Final = 30.0
 PROGRESS_S: Final = 0.02
 # Long enough to outlive any restart of the server: an attempt is given up by the run, not by a
 # clock.
@@ -228,6 +229,40 @@ def follow(spec: dict[str, Any]) -> None:
     journal.close()
 
 
+def reread(spec: dict[str, Any]) -> None:
+    """Read all partitions from the beginning to where they end now, over and over.
+
+    Each pass is a reader of its own; one that a restart holds up is given up after a bound, and
+    what it was shown counts.
+    """
+    journal = JournalWriter(Path(spec["journal"]))
+    passes = 0
+    while not is_over():
+        consumer = new_consumer(spec["bootstrap"])
+        try:
+            _read_once(spec, consumer, journal, f"{spec['name']}.{passes}")
+        except KafkaException:
+            time.sleep(0.1)  # The server is away.
+        finally:
+            consumer.close()
+        passes += 1
+    journal.close()
+
+
+def _read_once(
+    spec: dict[str, Any], consumer: Consumer, journal: JournalWriter, reader: str
+) -> None:
+    partitions = [TopicPartition(spec["topic"], p, 0) for p in range(spec["partitions"])]
+    ends = {p.partition: consumer.get_watermark_offsets(p, timeout=PASS_S)[1] for p in partitions}
+    consumer.assign(partitions)
+    next_offsets = dict.fromkeys(ends, 0)
+    deadline = time.monotonic() + PASS_S
+    while any(next_offsets[p] < end for p, end in ends.items()) and time.monotonic() < deadline:
+        for message in consumer.consume(500, 0.1):
+            if journal_message(journal, reader, message):
+                next_offsets[message.partition() or 0] = (message.offset() or 0) + 1
+
+
 def _note_watermarks(
     journal: JournalWriter, name: str, consumer: Consumer, partitions: list[TopicPartition]
 ) -> None:
@@ -246,6 +281,8 @@ def main(arguments: list[str]) -> int:
     spec = json.loads(text)
     if role == "produce":
         JournallingProducer(spec).run()
+    elif role == "reread":
+        reread(spec)
     else:
         follow(spec)
     return 0

@@ -17,6 +17,6 @@ Invariants:
 * Both sides of a row do the same work. Where they differ in durability, the row's section says how.
 * A peer that cannot be had here is named as skipped, with the reason: in the table too.
 
-Peers of the coding library (bare ISA-L, zfec, pyeclib, klauspost/reedsolomon) belong in a module
-`coding` beside this, which yields the same `Row`s for `page` to print.
+Peers of the coding library (bare ISA-L, zfec, pyeclib, klauspost/reedsolomon) are in `coding`: they
+code the same chunks in memory in turn, and prove that they get back what is lost.
 """

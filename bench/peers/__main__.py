@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.peers import kafka, kafka_rows, raw_rows, raw_servers
+from bench.machine import machine_of
+from bench.peers import coding, kafka, kafka_rows, raw_rows, raw_servers
 from bench.peers.contest import Session
 from bench.peers.kafka_rows import ACKS_1, ACKS_ALL
 from bench.peers.ours import Logd
 from bench.peers.packages import UnavailableError
 from bench.peers.page import page
-from bench.peers.results import Results, machine_of, read, today, write
+from bench.peers.results import Results, read, today, write
 from bench.process import BenchError
 from bench.protocol import AnswerError
 from bench.runner import GIB, Options, open_run
@@ -102,10 +103,19 @@ def _logd(session: Session, _: argparse.Namespace) -> dict[str, Any]:
     return {"note": "the same program: how far its ratios are from 1 is the noise"}
 
 
+def _coding(session: Session, _: argparse.Namespace) -> dict[str, Any]:
+    """Libraries, each a peer of its own; those that cannot be had are named."""
+    skipped: dict[str, str] = {}
+    found = coding.measure(session, skipped)
+    session.notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
+    return {name: ", ".join(map(str, told.values())) for name, told in found.items()}
+
+
 PEERS: Final[dict[str, Callable[[Session, argparse.Namespace], dict[str, Any]]]] = {
     "kafka": _kafka,
     "redis": _redis,
     "nats": _nats,
+    "coding": _coding,
     "logd": _logd,
 }
 # Measuring ourselves against ourselves is for those who ask for it.

@@ -12,14 +12,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-from bench.measurement import Measurement, Window, summarize
+from bench.measurement import CLIENT_BOUND_CORES, Measurement, Window, summarize
 from bench.process import BenchError
 from bench.protocol import AnswerError
 from bench.runner import Run
-
-CLIENT_BOUND_CORES: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +122,6 @@ def as_cpu_per_request(window: Window) -> Window:
     """CPU microseconds of the server for each request."""
     assert window.server_cpu_s is not None
     return replace(window, value=window.server_cpu_s / max(1, window.requests) * 1e6)
-
-
-def as_p99(window: Window) -> Window:
-    """The 99th percentile of the latencies, in microseconds."""
-    assert window.p99_us is not None
-    return replace(window, value=window.p99_us)
 
 
 def client_is_bound(measured: Measurement) -> bool:

@@ -29,7 +29,6 @@ from bench.peers.contest import (
     Side,
     as_cpu_per_gb,
     as_cpu_per_request,
-    as_p99,
     compare,
     take_turns,
 )
@@ -40,7 +39,7 @@ from bench.peers.shapes import FETCHES, ONE_AT_A_TIME, RATES_PER_S, SHAPES, Shap
 from bench.peers.start_rows import SECTION as START_SECTION
 from bench.peers.start_rows import empty_starts, recoveries
 from bench.process import memory_bytes
-from bench.runner import as_megabytes, as_p50, as_requests
+from bench.runner import as_megabytes, as_p50, as_p99, as_requests
 from bench.suites.shapes import KIB, MIB, connections_name, size_name
 
 Start = Callable[[Path], KafkaSpeaker]

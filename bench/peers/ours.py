@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.machine import commit
 from bench.peers.kafka_speaker import KafkaSpeaker
 from bench.peers.peer import free_ports
 from bench.process import ROOT
@@ -35,15 +35,5 @@ class Logd(KafkaSpeaker):
         """Return its version and the interpreter's."""
         from logd import __version__
 
-        return {"version": __version__, "commit": _commit(), "python": sys.version.split()[0],
+        return {"version": __version__, "commit": commit(), "python": sys.version.split()[0],
                 "settings": {}}  # fmt: skip
-
-
-def _commit() -> str:
-    """Return the checkout's commit, with a + when files differ from it; empty without git."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,6 +1,7 @@
 """Where the peers' programs come from: their packages, by name, through the usual clients.
 
-Maven for Kafka's jars, apt for Redis, go for the NATS server. Each is got once, into a directory
+Maven for Kafka's jars, apt for Redis, go for the NATS server and for a coding library, pip for
+another. Each is got once, into a directory
 beside other caches of this user and outside the repository; nothing is installed, no service is
 started. What cannot be had is `UnavailableError`, with a reason that is printed: what is measured
 of a peer that is not there must not look as if it had been won.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -173,6 +175,52 @@ def go_program(module: str, version: str) -> Program:
             say(command, environment={"GOBIN": str(place)}, timeout_s=DOWNLOAD_TIMEOUT_S,
                 cwd=place.parent)  # fmt: skip
     return Program(cache() / directory / name)
+
+
+def go_directory(source: Path, name: str) -> Program:
+    """Return the program of a directory of Go source, built here with the modules it asks for.
+
+    Raises:
+        UnavailableError: there is no go, or it could not build it.
+    """
+    with _filled_once(name) as place:
+        if place is not None:
+            work = place.with_name("source")
+            shutil.copytree(source, work)
+            go = tool("go")
+            # Sums of modules come with them, from the proxy, and are kept nowhere else.
+            say([go, "mod", "tidy"], timeout_s=DOWNLOAD_TIMEOUT_S, cwd=work)
+            say([go, "build", "-o", str(place / "program"), "."], timeout_s=DOWNLOAD_TIMEOUT_S,
+                cwd=work)  # fmt: skip
+    return Program(cache() / name / "program")
+
+
+# --- Python -------------------------------------------------------------------------------------
+
+
+def python_library(name: str, version: str) -> Path:
+    """Return a directory with a library from PyPI, which nothing else sees.
+
+    Raises:
+        UnavailableError: pip could not get it.
+    """
+    directory = f"python-{name}-{version}"
+    with _filled_once(directory) as place:
+        if place is not None:
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--disable-pip-version-check",
+                "--target",
+                str(place),
+                f"{name}=={version}",
+            ]
+            say(command, timeout_s=DOWNLOAD_TIMEOUT_S)  # fmt: skip
+    return cache() / directory
 
 
 # --- Debian -------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ what a ready line or an open port means differs from one to the next, a kept rec
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -19,19 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bench.process import BenchError, environment, stop
+from bench.process import BenchError, die_with_parent, environment, stop
 
 FIRST_RECORD_TIMEOUT_S: Final = 120.0
 TRY_AGAIN_S: Final = 0.005
 # Variables that would change a server's flags or settings behind the table's back.
 UNSET: Final = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "LOGD_")
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """In the child: be killed when the benchmark is, however that happens."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _plain_environment() -> dict[str, str]:
@@ -95,7 +87,7 @@ class Peer(ABC):
             self.process = subprocess.Popen(
                 list(self.command()), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**_plain_environment(), **self.environment()}, cwd=self.working_directory,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  There is one thread here.
+                preexec_fn=die_with_parent,  # noqa: PLW1509  There is one thread here.
             )  # fmt: skip
         self._await_first_record(begin)
         return time.perf_counter() - begin

@@ -24,7 +24,6 @@ from bench.peers.contest import (
     Side,
     as_cpu_per_gb,
     as_cpu_per_request,
-    as_p99,
     compare,
     take_turns,
 )
@@ -37,7 +36,7 @@ from bench.peers.start_rows import SECTION as START_SECTION
 from bench.peers.start_rows import empty_starts, recoveries
 from bench.process import memory_bytes
 from bench.protocol import RECORD_VALUE_BYTES
-from bench.runner import as_megabytes, as_p50, as_requests
+from bench.runner import as_megabytes, as_p50, as_p99, as_requests
 from bench.suites.shapes import KIB, MIB, connections_name
 
 # Fewer in flight than elsewhere: NATS refuses more than 10,000 records that it has not yet stored.

@@ -6,8 +6,6 @@ No name of a host and no path is in it: it is published.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -44,37 +42,6 @@ class Results:
 def today() -> str:
     """Return the date, in UTC."""
     return datetime.now(UTC).date().isoformat()
-
-
-def machine_of(directory: Path) -> dict[str, Any]:
-    """Return what the figures of a run in `directory` depend on, apart from the servers."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30, 1),
-        "kernel": platform.release(),
-        "file_system": _file_system(directory),
-        "load_1m_at_start": round(os.getloadavg()[0], 2),
-    }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _file_system(directory: Path) -> str:
-    """Return the type of the file system, by its device number."""
-    device = directory.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split()[2] == wanted:
-            return after.split()[0]
-    return "unknown"
 
 
 def write(results: Results, path: Path) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Final
 
 from bench.measurement import Measurement
-from bench.runner import Run
+from bench.runner import GIB, Options, Run
 from bench.suites.append import append_rows
 from bench.suites.commits import commit_rows
 from bench.suites.compact import compact_rows
-from bench.suites.disk import disk_rows
+from bench.suites.degraded import degraded_rows
+from bench.suites.disk import SPACE_BYTES, disk_rows
 from bench.suites.encode import encode_rows
 from bench.suites.fetch import fetch_rows
 from bench.suites.node import node_rows
@@ -27,11 +28,29 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
     "fetch": fetch_rows,
     "encode": encode_rows,
     "node": node_rows,
+    "degraded": degraded_rows,
     "recover": recover_rows,
     "compact": compact_rows,
 }
 
 NOT_YET: Final[dict[str, str]] = {
-    "degraded": "there is no cold tier in this version, so nothing is read degraded",
-    "repair": "there is no cold tier in this version, so there is nothing to repair",
+    "repair": "nothing repairs chunks in this version",
 }
+
+# What a window writes at most, and how many rows' bytes may wait for their deletion.
+_BYTES_PER_S: Final = 2 * GIB
+
+
+def space_of(name: str, options: Options) -> int:
+    """Return how many bytes a suite may have on the disk at its fullest."""
+    written = int(options.repetitions * options.seconds * _BYTES_PER_S)
+    needs = {
+        "disk": SPACE_BYTES,
+        "append": written + GIB,
+        "fetch": 2 * GIB,
+        "encode": 4 * GIB,
+        "compact": 3 * min(options.fill_bytes, GIB),
+        # Less than asked for is filled where less is free.
+        "recover": min(options.fill_bytes, GIB) + GIB,
+    }
+    return needs.get(name, GIB) + options.prime_bytes

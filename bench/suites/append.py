@@ -8,17 +8,17 @@ side.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from bench import protocol
 from bench.load import make_batch
 from bench.measurement import Measurement, Window
 from bench.process import Server
 from bench.runner import Run, as_megabytes, as_requests, memory_row
+from bench.suites.bare import bare_append
+from bench.suites.curves import append_curves
+from bench.suites.open_rates import open_rows
 from bench.suites.shapes import (
     CLIENT_DEPTH,
     KIB,
@@ -54,6 +54,7 @@ def append_rows(run: Run) -> list[Measurement]:
         rows += [_durable(run, server, size, 1, CLIENT_DEPTH) for size in (64 * KIB, MIB)]
         rows.append(_durable(run, server, DURABLE_BATCH_BYTES, 1, DURABLE_DEPTH))
         rows.append(_durable_round_robin(run, server))
+        rows += open_rows(run, server) + append_curves(run, server)
         rows.append(memory_row(run, server, "memory at its highest under appends", "VmHWM"))
     return rows
 
@@ -100,21 +101,6 @@ def _against_bare_loop(
 
 def _produce(run: Run, server: Server, topic: str, load: dict[str, Any]) -> Window:
     return run.job("produce", address=server.kafka, server_pid=server.pid, topic=topic, **load)
-
-
-@contextmanager
-def bare_append(
-    run: Run, topic: str, size: int, *, sync: bool
-) -> Iterator[tuple[tuple[str, int], int]]:
-    """A bare append server for requests of this size: its address and its process id."""
-    batch, _ = make_batch(size, timestamp_ms=time.time_ns() // 1_000_000)
-    request = protocol.produce_request(topic, 0, batch, acks=1)
-    with run.bare(
-        "serve-append", topic=topic, directory=str(run.directory), sync=sync,
-        request_bytes=len(request.frame), batch_position=request.batch_position,
-        batch_bytes=request.batch_bytes,
-    ) as bare:  # fmt: skip
-        yield bare
 
 
 # --- Durable appends ----------------------------------------------------------------------------

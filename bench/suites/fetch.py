@@ -9,7 +9,7 @@ from bench.load import append_batches, make_batch
 from bench.measurement import Measurement
 from bench.process import Server
 from bench.runner import Run, as_megabytes, as_p50, memory_row
-from bench.suites.append import bare_append
+from bench.suites.bare import bare_append
 from bench.suites.shapes import KIB, MIB, connections_name, size_name
 
 FETCH_LOG_BYTES: Final = 512 * MIB
@@ -21,7 +21,7 @@ def fetch_rows(run: Run) -> list[Measurement]:
     rows: list[Measurement] = []
     with run.server() as server:
         with run.topic(server) as topic:
-            log = _fill(run, server, topic, FETCH_LOG_BYTES)
+            log = fill(run, server, topic, FETCH_LOG_BYTES)
             rows += [
                 _fetch(run, server, topic, log, size, connections)
                 for connections in (1, 4)
@@ -36,7 +36,7 @@ def fetch_rows(run: Run) -> list[Measurement]:
     return rows
 
 
-def _fill(run: Run, server: Server, topic: str, size: int) -> dict[str, int]:
+def fill(run: Run, server: Server, topic: str, size: int) -> dict[str, int]:
     """Append about `size` bytes in batches of 64 KiB; return what a fetch client must know."""
     batch, records = make_batch(FETCH_BATCH_BYTES, timestamp_ms=time.time_ns() // 1_000_000)
     count = size // len(batch)

@@ -1,4 +1,7 @@
-"""Row F: how soon the server is ready, after what, and how much memory it keeps."""
+"""Row F: how soon the server is ready, after what, and how much memory it keeps.
+
+Where curves are asked for: how the start grows with the number of segments that a partition keeps.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from bench import protocol
 from bench.load import append_batches, connect, make_batch
 from bench.measurement import Measurement, Window
 from bench.process import Server, memory_bytes, read_frame
-from bench.runner import Run, memory_row
-from bench.suites.shapes import MIB
+from bench.runner import Plan, Run, memory_row
+from bench.suites.shapes import KIB, MIB
 
 
 def recover_rows(run: Run) -> list[Measurement]:
@@ -25,7 +28,7 @@ def recover_rows(run: Run) -> list[Measurement]:
         rows.append(_idle_connections(run, server))
     rows += _start_full(run)
     rows.append(_start_killed(run))
-    return rows
+    return rows + _segments_kept(run)
 
 
 def _start_empty(run: Run) -> Measurement:
@@ -124,3 +127,35 @@ def _start_killed(run: Run) -> Measurement:
         return run.row(
             "start after kill -9", "s", restart, conditions={"log_bytes": count * len(batch)}
         )
+
+
+SEGMENTS: Final = (10, 100, 1000, 5000)
+SEGMENT_BYTES: Final = 16 * KIB
+
+
+def _segments_kept(run: Run) -> list[Measurement]:
+    """Starts after a clean stop, with few and with many segments in one partition."""
+    if not run.options.curves:
+        return []
+    with ExitStack() as stack:
+        return run.rows([_kept(run, stack, count) for count in SEGMENTS])
+
+
+def _kept(run: Run, stack: ExitStack, count: int) -> Plan:
+    batch, _ = make_batch(SEGMENT_BYTES, timestamp_ms=time.time_ns() // 1_000_000)
+    server = stack.enter_context(run.server(f"kept-{count}"))
+    # A batch fills a segment.
+    server.create_topic("kept", segment_bytes=str(SEGMENT_BYTES), flush_mode="os")
+    run.options.progress(f"writing {count:,} segments")
+    append_batches(server.kafka, "kept", [0], batch, count)
+
+    def restart() -> Window:
+        server.stop()
+        return Window(server.start())
+
+    return Plan(
+        f"start with {count:,} segments in a partition", "s", restart,
+        ceiling=lambda _: Window(start_empty(run)),
+        ceiling_name="a start on an empty directory",
+        conditions={"curve": "segments kept", "x": count, "segment_bytes": SEGMENT_BYTES},
+    )  # fmt: skip

@@ -23,7 +23,12 @@ def size_name(size_bytes: int) -> str:
 
 def connections_name(connections: int) -> str:
     """Return `1 connection` or `4 connections`."""
-    return f"{connections} connection{'s' if connections > 1 else ''}"
+    return counted(connections, "connection")
+
+
+def counted(number: int, thing: str) -> str:
+    """Return `1 thing` or `1,000 things`."""
+    return f"{number:,} {thing}{'s' if number > 1 else ''}"
 
 
 def shape_name(*, connections: int, depth: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import ChunkId
-from ec.chunk_reader import ChunkReader
+from ec.chunk_reader import ChunkReader, FileRange
 from ec.chunk_write import ChunkWrite, Receipt
 from ec.errors import ChunkDamagedError
 from ec.kernels.operands import Buffer
@@ -17,12 +17,20 @@ from ec.store.protocol import Health
 
 
 class LocalStore:
-    """See `ec.store.protocol.Store`; the directory's work is done in threads."""
+    """See `ec.store.protocol.Store`; the directory's work is done in threads.
 
-    def __init__(self, directory: ChunkDirectory, offload: Offload) -> None:
+    Args:
+        asking: for what changes nothing, so that it may be given up on while it goes on: a disk
+            that hangs costs its readers no more than a node that does. None: as all the rest.
+    """
+
+    def __init__(
+        self, directory: ChunkDirectory, offload: Offload, *, asking: Offload | None = None
+    ) -> None:
         assert directory.identity.node
         self._directory = directory
         self._offload = offload
+        self._asking = asking or offload
 
     @property
     def node(self) -> str:
@@ -49,16 +57,26 @@ class LocalStore:
         Raises:
             As `Store.head`.
         """
-        return await self._offload.run(self._directory.reader, chunk)
+        return await self._asking.run(self._directory.reader, chunk)
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
-        return await self._offload.run(self._directory.read, chunk, start, end)
+        return await self._asking.run(self._directory.read, chunk, start, end)
+
+    def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
+        """Return a range that was verified, of a chunk that is open; None: one is not known.
+
+        Does not block.
+        """
+        reader = self._directory.open_reader(chunk)
+        if reader is None or not 0 <= start < end <= reader.head.payload_bytes:
+            return None
+        return reader.verified_range(start, end)
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""
         directory = self._directory
-        return await self._offload.run(lambda: directory.list(after=after, limit=limit))
+        return await self._asking.run(lambda: directory.list(after=after, limit=limit))
 
     async def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
         """See `Store`."""

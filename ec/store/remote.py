@@ -68,6 +68,38 @@ def parse_node_url(url: str) -> tuple[str, int]:
     return host, port
 
 
+async def who_is(
+    host: str, port: int, *, token: str | None = None, timeouts: Timeouts | None = None
+) -> Health:
+    """Return which node answers at an address, whichever it is.
+
+    Raises:
+        NodeNotMountedError: a server without a node's directory, so far. StoreError.
+    """
+    assert 0 < port <= PORT_MAX
+    patience = timeouts or Timeouts()
+    address = _address(host, port)
+    pool = Pool(host, port, node=address, timeouts=patience, connections_max=1)
+    headers = _base_headers(host, port, token)
+    try:
+        calls = NodeCalls(pool, patience, node=address, headers=headers)
+        return wire.health_of(await calls.ask("GET", wire.HEALTH_PATH, wire.HealthBody))
+    finally:
+        pool.close()
+
+
+def _address(host: str, port: int) -> str:
+    assert host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _base_headers(host: str, port: int, token: str | None) -> tuple[tuple[str, str], ...]:
+    host_header = ("host", _address(host, port))
+    return (host_header,) if token is None else (
+        host_header, ("authorization", f"Bearer {token}")
+    )  # fmt: skip
+
+
 class RemoteStore:
     """See `ec.store.protocol.Store`.
 
@@ -94,14 +126,11 @@ class RemoteStore:
         assert node
         self._timeouts = timeouts or Timeouts()
         pool = Pool(host, port, node=node, timeouts=self._timeouts, connections_max=connections_max)
-        host_name = f"[{host}]" if ":" in host else host
-        headers = [("host", f"{host_name}:{port}"), (wire.NODE_HEADER, node)]
+        headers = [*_base_headers(host, port, token), (wire.NODE_HEADER, node)]
         if node_id is not None:
             headers.append((wire.NODE_ID_HEADER, node_id))
         if cluster_id is not None:
             headers.append((wire.CLUSTER_HEADER, cluster_id))
-        if token is not None:
-            headers.append(("authorization", f"Bearer {token}"))
         self._calls = NodeCalls(pool, self._timeouts, node=node, headers=tuple(headers))
         self._heads: OrderedDict[ChunkId, ChunkHead] = OrderedDict()
 

@@ -26,6 +26,7 @@ from logd.broker.cleaning import Cleaner, CleaningFailedError
 from logd.broker.compaction_jobs import Job, OnDemand, Row
 from logd.broker.compaction_metrics import CompactionMetrics
 from logd.broker.compaction_round import (
+    Hold,
     MovingOffset,
     NotCompactedError,
     RoundCutShortError,
@@ -112,7 +113,7 @@ class Compaction:
     """The scheduler of rounds, and what `logd compact` asks. Lives on the event loop.
 
     Args:
-        bound, now_ms: see `Rounds`.
+        bound, hold, now_ms: see `Rounds`.
         prepare: see `OnDemand`.
     """
 
@@ -125,13 +126,14 @@ class Compaction:
         metrics: Registry,
         *,
         bound: MovingOffset,
+        hold: Hold,
         now_ms: Callable[[], int],
         prepare: Callable[[Partition], Awaitable[None]],
     ) -> None:
         self._topics = topics
         self._config = config
         self._services = services
-        self._rounds = Rounds(config, services, cleaner, bound=bound, now_ms=now_ms)
+        self._rounds = Rounds(config, services, cleaner, bound=bound, hold=hold, now_ms=now_ms)
         self._on_demand = OnDemand(self._rounds, services, prepare)
         self._standings: dict[Partition, _Standing] = {}
         self._due: deque[Partition] = deque()

@@ -13,7 +13,8 @@ removed: the next start finishes it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import trio
@@ -48,6 +49,12 @@ _NO_BUDGET: Final = 2**62
 
 MovingOffset = Callable[[Partition], int]
 
+Hold = Callable[[Partition, Sequence[int]], AbstractContextManager[None]]
+"""Keeps everybody else from segments, by base offset, while they are replaced.
+
+Raises CompactionError where somebody works on one, or it is coded.
+"""
+
 
 class RoundCutShortError(CompactionError):
     """The round was cancelled, because its topic is being deleted."""
@@ -62,6 +69,7 @@ class Rounds:
 
     Args:
         bound: of a partition, the offset from which on nothing may be touched.
+        hold: has segments alone while they are replaced.
         now_ms: the time that lags and tombstones go by.
     """
 
@@ -72,12 +80,14 @@ class Rounds:
         cleaner: Cleaner,
         *,
         bound: MovingOffset,
+        hold: Hold,
         now_ms: Callable[[], int],
     ) -> None:
         self._config = config
         self._services = services
         self._cleaner = cleaner
         self._bound = bound
+        self._hold = hold
         self.now_ms = now_ms
         # No run of the server has used these, as long as the clock does not go back; and if it
         # does, the next start has removed what carried them.
@@ -180,9 +190,10 @@ class Rounds:
             if partition.offline is not None:
                 raise LogFailedError(partition.offline)
             refuse_uncompacted(partition.topic_name, partition.settings)
-            replaced = await services.offload.run(
-                "write", partition.log.replace_segments, order, result
-            )
+            with self._hold(partition, [segment.base_offset for segment in order.segments]):
+                replaced = await services.offload.run(
+                    "write", partition.log.replace_segments, order, result
+                )
         delay_s = partition.settings.file_delete_delay_ms / 1000
         services.unlink_later(replaced.unlink_paths, delay_s)
 

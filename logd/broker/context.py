@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.compaction import Compaction
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
@@ -19,6 +20,8 @@ from logd.broker.producer_ids import ProducerIds
 from logd.broker.retention import Retention
 from logd.broker.topics import Topics
 from logd.clock import Clock
+from logd.cold.reading import ColdReads
+from logd.cold.tier import ColdTier
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
@@ -41,6 +44,9 @@ class Broker:
         groups: the coordinator of all consumer groups; set once, before the first request.
         retention: what deletes old segments; set once, likewise.
         compaction: what compacts, by itself and on demand; set once, likewise.
+        cold: what is coded, and the storage nodes; set once, likewise.
+        cold_reads: reads of coded segments; set once, likewise.
+        coded: what moves segments through their life as coded ones; set once, likewise.
         not_ready: why the broker does not serve yet, or None; the server clears it.
     """
 
@@ -60,6 +66,9 @@ class Broker:
     groups: Coordinator = field(init=False)
     retention: Retention = field(init=False)
     compaction: Compaction = field(init=False)
+    cold: ColdTier = field(init=False)
+    cold_reads: ColdReads = field(init=False)
+    coded: ColdSegments = field(init=False)
     node_id: int = NODE_ID
     not_ready: str | None = "starting"
     problem_sources: list[Callable[[], Iterable[Problem]]] = field(default_factory=list)

@@ -8,6 +8,11 @@ What is not in memory (a segment that is not open, bytes not yet verified or not
 is read by a thread first; then it is sent like the rest. So `os.sendfile` on the loop meets warm
 pages.
 
+What lies in coded segments is looked up in memory (`logd.cold.reading`). Where it is not there yet
+it is read from storage nodes, and the fetch waits for it as it waits for data, at most
+remote.fetch.max.wait.ms. Partitions that have enough are answered meanwhile: what comes too late is
+left out, and is there when the client asks again.
+
 Rules of Kafka's that are kept: whole batches only; the first batch of the first partition that has
 data goes out even if it is larger than every limit; limits are bytes per partition and in all.
 
@@ -16,9 +21,10 @@ Source: Kafka's FetchRequest; KIP-74 (limits), KIP-227 (sessions), KIP-320 (lead
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from logd.broker.context import Broker
+from logd.broker.fetch_coded import CodedLook, CodedState
 from logd.broker.fetch_sessions import (
     FINAL_EPOCH,
     INITIAL_EPOCH,
@@ -28,9 +34,11 @@ from logd.broker.fetch_sessions import (
     FetchSessions,
     PartitionKey,
 )
+from logd.broker.fetch_shape import FetchShape, learn
 from logd.broker.partition import Partition
-from logd.broker.reply import Part, Reply, ReplyOwner, SmallSlice
+from logd.broker.reply import MixedSlices, Part, Reply, ReplyOwner, SmallSlice, flat
 from logd.broker.services import PartitionServices
+from logd.cold.reading import ColdReads
 from logd.errors import (
     FencedLeaderEpochError,
     LogdError,
@@ -40,6 +48,7 @@ from logd.errors import (
     UnknownTopicOrPartitionError,
 )
 from logd.storage.file_slice import FileSlice
+from logd.storage.released import ReleasedRange
 from logd.wire import fetch_response
 from logd.wire.error_codes import code_for
 from logd.wire.fetch_response import PartitionFetched, TopicFetched
@@ -59,16 +68,6 @@ FETCH_WAIT_MS_MAX: Final = 10 * 60 * 1000
 """A client may ask to wait longer; it is answered, empty-handed, after this time."""
 
 
-class FetchShape(NamedTuple):
-    """A request for one partition whose bytes repeat but for the offset."""
-
-    head: bytes
-    tail: bytes
-    version: int
-    request: messages.FetchRequest
-    item: FetchItem
-
-
 class FetchConnection(ReplyOwner, Protocol):
     """What Fetch keeps on the connection that a request came on."""
 
@@ -76,11 +75,17 @@ class FetchConnection(ReplyOwner, Protocol):
 
 
 class _Fetch(Reply):
-    """One fetch, until it is answered. `wake` may come at any time, also afterwards."""
+    """One fetch, until it is answered. `wake` may come at any time, also afterwards.
+
+    Attributes:
+        is_expired: the client waits no longer for data to be appended.
+    """
 
     __slots__ = (
+        "coded",
         "correlation_id",
         "handler",
+        "is_expired",
         "items",
         "max_bytes",
         "min_bytes",
@@ -118,16 +123,32 @@ class _Fetch(Reply):
         self.results: list[PartitionFetched] = []
         self.pending_reads = 0
         self.waiting_on: list[Partition] = []
+        self.is_expired = False
+        self.coded: CodedState | None = None
 
     def wake(self) -> None:
-        """Look again: a high watermark moved, or a partition went offline."""
+        """Look again: a high watermark moved, a partition went offline, a coded range was read."""
         if self.data is None and not self.pending_reads:
-            self.handler.attempt(self, final=False)
+            self.handler.attempt(self, final=self.is_expired)
 
     def expire(self) -> None:
         """The client's patience is over: answer with what there is."""
+        self.is_expired = True
         if self.data is None and not self.pending_reads:
             self.handler.attempt(self, final=True)
+
+    def give_up_late(self) -> None:
+        """Coded segments have had their time: answer without what is still being read."""
+        coded = self.meet_coded()
+        coded.is_too_late = True
+        if self.data is None and not self.pending_reads and coded.is_late:
+            self.handler.attempt(self, final=True)
+
+    def meet_coded(self) -> CodedState:
+        """Return what it knows of coded segments."""
+        if self.coded is None:
+            self.coded = CodedState()
+        return self.coded
 
     def abandon(self) -> None:
         """The connection is gone."""
@@ -146,11 +167,20 @@ class FetchHandler:
     """Handles Fetch requests on the serving loop; never waits."""
 
     def __init__(
-        self, broker: Broker, services: PartitionServices, sessions: FetchSessions
+        self,
+        broker: Broker,
+        services: PartitionServices,
+        sessions: FetchSessions,
+        cold: ColdReads,
     ) -> None:
         self._topics = broker.topics
         self._services = services
         self._sessions = sessions
+        self._coded = CodedLook(
+            cold,
+            services.timers,
+            late_s=broker.config.settings.remote_fetch_max_wait_ms / 1000,
+        )
         self._files = services.files
         self._bytes_out = broker.metrics.counter(
             "logd_fetch_bytes_total", "Bytes of record batches sent to consumers."
@@ -244,7 +274,7 @@ class FetchHandler:
             fetch.complete(self._refuse(fetch, error))
             return fetch
         if fetch.session is None and len(items) == 1 and not request.forgotten_topics_data:
-            connection.fetch_shape = _learn(buffer, position, end, version, request, items[0])
+            connection.fetch_shape = learn(buffer, position, end, version, request, items[0])
         self._start(fetch, request.max_wait_ms)
         return fetch
 
@@ -281,7 +311,8 @@ class FetchHandler:
     def _start(self, fetch: _Fetch, max_wait_ms: int) -> None:
         # A malformed wish for a negative time is a wish for none.
         waits = max_wait_ms > 0 and bool(fetch.items)
-        if not self.attempt(fetch, final=not waits) and not fetch.pending_reads:
+        fetch.is_expired = not waits
+        if not self.attempt(fetch, final=not waits) and waits and not fetch.pending_reads:
             delay_s = min(max_wait_ms, FETCH_WAIT_MS_MAX) / 1000
             self._services.timers.call_later(delay_s, fetch.expire)
 
@@ -291,16 +322,19 @@ class FetchHandler:
     def attempt(self, fetch: _Fetch, *, final: bool) -> bool:
         """Answer if there is enough, or if this is the last chance; else wait on the partitions."""
         results: list[PartitionFetched] = []
-        cold: list[tuple[int, Partition, FetchItem, int]] = []
+        cold: list[tuple[int, Partition, FetchItem, int, int]] = []
         total = 0
         failed = False
+        coded = fetch.coded
+        if coded is not None:
+            coded.is_late = coded.is_answered = False
         for item in fetch.items:
             budget = min(item.max_bytes, fetch.max_bytes - total)
             try:
                 partition = self._partition(fetch, item)
-                result, is_cold = self._look(partition, item, budget, before=total)
-                if is_cold:
-                    cold.append((len(results), partition, item, budget))
+                result, offset = self._look(fetch, partition, item, budget, len(results), total)
+                if offset >= 0:
+                    cold.append((len(results), partition, item, offset, budget))
                     total += max(budget, 1)
                 elif result.records is not None:
                     total += result.records.size
@@ -311,30 +345,53 @@ class FetchHandler:
         if cold:
             self._read_cold(fetch, results, cold)
             return False
-        if failed or final or total >= fetch.min_bytes:
+        if (
+            failed
+            or total >= fetch.min_bytes
+            or (final and (total or fetch.coded is None or not fetch.coded.waits))
+        ):
             self._answer(fetch, results)
             return True
         self._wait(fetch)
         return False
 
     def _look(
-        self, partition: Partition, item: FetchItem, budget: int, *, before: int
-    ) -> tuple[PartitionFetched, bool]:
-        """Return what the partition has for the item, and whether a thread must get it.
+        self,
+        fetch: _Fetch,
+        partition: Partition,
+        item: FetchItem,
+        budget: int,
+        at: int,
+        before: int,
+    ) -> tuple[PartitionFetched, int]:
+        """Return what the partition has for the item, and what a thread must get.
 
-        `before`: the bytes of the partitions before it.
+        `at`: the item's place in the answer. `before`: the bytes of the partitions before it.
+        What a thread must get is told by its offset; -1: nothing.
         """
-        records: FileSlice | SmallSlice | None = None
+        records: FileSlice | SmallSlice | MixedSlices | None = None
         high_watermark = partition.high_watermark
-        is_cold = False
+        cold_offset = -1
         if budget > 0 or not before:
-            found = partition.try_read(item.offset, max_bytes=max(budget, 0), min_one=not before)
-            records = self._warm(found, before) if found is not None and found.size else found
-            is_cold = records is None
+            offset = item.offset
+            found: FileSlice | MixedSlices | ReleasedRange | None
+            found = partition.try_read(offset, max_bytes=max(budget, 0), min_one=not before)
+            if found is None and fetch.coded is not None:
+                found = fetch.coded.located.get(at)
+            if isinstance(found, ReleasedRange):
+                found, offset = self._coded.look(
+                    fetch, partition, found, budget=budget, before=before
+                )
+            if isinstance(found, FileSlice):
+                records = self._warm(found, before) if found.size else found
+            else:
+                records = found
+            if records is None:
+                cold_offset = offset  # -1 where it is late
         result = PartitionFetched(
             item.index, 0, high_watermark, partition.log.log_start_offset, records
         )
-        return result, is_cold
+        return result, cold_offset
 
     def _warm(self, found: FileSlice, before: int) -> FileSlice | SmallSlice | None:
         """Return what can be sent without waiting for the disk; None where it cannot."""
@@ -375,13 +432,13 @@ class FetchHandler:
         self,
         fetch: _Fetch,
         results: list[PartitionFetched],
-        cold: list[tuple[int, Partition, FetchItem, int]],
+        cold: list[tuple[int, Partition, FetchItem, int, int]],
     ) -> None:
         """Read the cold partitions in threads; the last one to finish sends the answer."""
         fetch.stop_waiting()
         fetch.pending_reads = len(cold)
-        for number, (at, partition, item, budget) in enumerate(cold):
-            self._read_one(fetch, results, at, partition, item, budget, min_one=number == 0)
+        for number, (at, partition, item, offset, budget) in enumerate(cold):
+            self._read_one(fetch, results, at, partition, item, offset, budget, min_one=number == 0)
 
     def _read_one(
         self,
@@ -390,24 +447,29 @@ class FetchHandler:
         at: int,
         partition: Partition,
         item: FetchItem,
+        offset: int,
         budget: int,
         *,
         min_one: bool,
     ) -> None:
         log = partition.log
         files = self._files
-        offset = item.offset
         below = partition.high_watermark
+        located = frozenset(fetch.coded.located) if fetch.coded is not None else frozenset()
 
-        def job() -> FileSlice:
+        def job() -> FileSlice | ReleasedRange:
             records = log.read(offset, max_bytes=max(budget, 0), below=below, min_one=min_one)
+            if isinstance(records, ReleasedRange):
+                return records
             for position in range(0, records.size, _TOUCH_BYTES):
                 size = min(_TOUCH_BYTES, records.size - position)
                 files.read_at(records.file, records.position + position, size)
             return records
 
         def deliver(outcome: object, error: BaseException | None) -> None:
-            if error is None:
+            if isinstance(outcome, ReleasedRange):
+                fetch.meet_coded().located[at] = outcome
+            elif error is None:
                 assert isinstance(outcome, FileSlice)
                 results[at] = results[at]._replace(records=outcome)
             else:
@@ -416,7 +478,10 @@ class FetchHandler:
                 self._note_failed_read(partition, error)
             fetch.pending_reads -= 1
             if fetch.pending_reads == 0 and fetch.data is None:
-                self._answer(fetch, results)
+                if fetch.coded is not None and fetch.coded.located.keys() - located:
+                    self.attempt(fetch, final=True)
+                else:
+                    self._answer(fetch, results)
 
         self._services.offload.submit("disk", job, deliver)
 
@@ -446,16 +511,18 @@ class FetchHandler:
             if result.records is not None:
                 sent += result.records.size
         self._bytes_out.value += sent
-        fetch.complete(
-            fetch_response.encode(  # type: ignore[arg-type]  # all records here are file slices
-                fetch.version,
-                fetch.correlation_id,
-                topics,
-                session_id=fetch.session_id,
-                error_code=0,
-                read_committed=fetch.read_committed,
-            )
+        parts = fetch_response.encode(
+            fetch.version,
+            fetch.correlation_id,
+            topics,
+            session_id=fetch.session_id,
+            error_code=0,
+            read_committed=fetch.read_committed,
         )
+        if fetch.coded is not None and fetch.coded.is_answered:
+            fetch.complete(flat(parts))  # type: ignore[arg-type]  # all records here are slices
+        else:
+            fetch.complete(parts)  # type: ignore[arg-type]  # all records here are slices
 
 
 def _is_news(fetch: _Fetch, item: FetchItem, result: PartitionFetched) -> bool:
@@ -484,35 +551,3 @@ def _forgotten(request: messages.FetchRequest) -> list[PartitionKey]:
         for topic in request.forgotten_topics_data
         for index in topic.partitions
     ]
-
-
-def _learn(
-    buffer: bytearray,
-    position: int,
-    end: int,
-    version: int,
-    request: messages.FetchRequest,
-    item: FetchItem,
-) -> FetchShape | None:
-    """Find where the fetch offset lies: the tail behind it has a length that the version gives."""
-    rack = request.rack_id.encode()
-    flexible = version >= 12
-    tail = 4 + (8 if version >= 5 else 0) + (4 if flexible else 0)
-    tail += 2 if flexible else 0  # tags of partition and topic
-    if version >= 7:
-        tail += 1 if flexible else 4  # no forgotten topics
-    if version >= 11:
-        tail += len(rack) + (1 if flexible else 2)
-    tail += 1 if flexible else 0  # tags of the request
-    offset_at = end - tail - 8
-    if len(rack) > 126 or offset_at < position + 8:
-        return None
-    if int.from_bytes(buffer[offset_at : offset_at + 8], "big", signed=True) != item.offset:
-        return None  # Tagged fields that we skip; the long way reads them right.
-    return FetchShape(
-        head=bytes(buffer[position + 8 : offset_at]),
-        tail=bytes(buffer[offset_at + 8 : end]),
-        version=version,
-        request=request,
-        item=item,
-    )

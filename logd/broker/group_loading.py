@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from logd.broker.group_entry import GroupEntry
-from logd.broker.group_values import decode_stored_group, restore_group
+from logd.broker.group_values import restore_group
 from logd.broker.groups import Coordinator
 from logd.broker.offset_requests import encode_value
 from logd.policy.group.committed import CommittedOffset
@@ -18,6 +18,7 @@ from logd.policy.group.values import GroupState
 from logd.record.group_records import (
     GroupKey,
     OffsetKey,
+    decode_group_value,
     decode_key,
     decode_offset_value,
     encode_group_key,
@@ -53,7 +54,7 @@ class _Loading:
         decoded = decode_key(key)
         if isinstance(decoded, GroupKey):
             if value is not None:
-                decode_stored_group(value)  # What cannot be read must not replace what can.
+                decode_group_value(value)  # What cannot be read must not replace what can.
             self._entry(decoded.group, partition).stored = value
         elif isinstance(decoded, OffsetKey):
             entry = self._entry(decoded.group, partition)
@@ -80,7 +81,7 @@ class _Loading:
 
 
 def _restore(groups: Coordinator, entry: GroupEntry, value: bytes) -> None:
-    stored = decode_stored_group(value)
+    stored = decode_group_value(value)
     group_id = entry.group.group_id
     entry.group = restore_group(group_id, value, groups.limits, now_ms=groups.now_ms())
     entry.generation = entry.group.generation

@@ -17,6 +17,7 @@ from typing import Final
 from logd.broker.context import Broker, RequestContext
 from logd.broker.partition import Partition
 from logd.broker.settling import settle
+from logd.cold.time_lookup import find_by_time, find_latest
 from logd.errors import (
     FencedLeaderEpochError,
     InvalidRequestError,
@@ -25,6 +26,7 @@ from logd.errors import (
     UnknownLeaderEpochError,
     UnsupportedVersionError,
 )
+from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange
 from logd.wire.error_codes import code_for
 from logd.wire.messages.list_offsets import (
     ListOffsetsPartition,
@@ -131,27 +133,49 @@ def _readable(broker: Broker, topic: str, index: int, leader_epoch: int) -> Part
 async def _find(broker: Broker, partition: Partition, timestamp: int) -> Found:
     if timestamp == LATEST:
         return partition.high_watermark, -1, partition.leader_epoch
-    if timestamp in (EARLIEST, EARLIEST_LOCAL):
-        return _earliest(partition)
+    if timestamp == EARLIEST:
+        return _at(partition, partition.log_start_offset)
+    if timestamp == EARLIEST_LOCAL:
+        return _at(partition, partition.log.hot_start_offset)
     if timestamp == MAX_TIMESTAMP:
         return await _find_max_timestamp(broker, partition)
     if timestamp == LATEST_TIERED:
-        return _NOTHING  # Nothing is stored elsewhere.
-    return await partition.list_offset(timestamp)
+        coded = broker.cold.coverage(partition.topic_id, partition.index).generations
+        return _at(partition, coded[-1].next_offset - 1) if coded else _NOTHING
+    return await _find_time(broker, partition, timestamp)
 
 
-def _earliest(partition: Partition) -> Found:
+def _at(partition: Partition, offset: int) -> Found:
+    """Return an offset with its epoch, where there was but one."""
     # Epochs differ only where a crash cut a log with flush.mode interval or os; without a cut all
-    # are # the current one, and with one "unknown" is what clients may always be told.
+    # are the current one, and with one "unknown" is what clients may always be told.
     epoch, end_offset = partition.log.end_offset_for_epoch(partition.leader_epoch)
-    offset = partition.log_start_offset
     single = partition.leader_epoch == 0 and epoch == 0 and offset <= end_offset
     return offset, -1, partition.leader_epoch if single else _NO_EPOCH
+
+
+async def _find_time(broker: Broker, partition: Partition, timestamp: int) -> Found:
+    """Return the first visible record that is not before a time."""
+    log, below = partition.log, partition.high_watermark
+    from_offset = 0
+    while True:
+        look = partial(log.offset_for_timestamp, timestamp, below=below, from_offset=from_offset)
+        found = await broker.offload.run("disk", look)
+        if not isinstance(found, ReleasedTimeRange):
+            return _NOTHING if found is None else found
+        key = (partition.topic_id, partition.index)
+        inside = await find_by_time(broker.cold_reads, *key, found)
+        if inside is not None:
+            return inside
+        from_offset = found.end_bound
 
 
 async def _find_max_timestamp(broker: Broker, partition: Partition) -> Found:
     look = partial(partition.log.max_timestamp, below=partition.high_watermark)
     found = await broker.offload.run("disk", look)
+    if isinstance(found, ReleasedLatest):
+        key = (partition.topic_id, partition.index)
+        found = await find_latest(broker.cold_reads, *key, found)
     if found is None:
         return _NOTHING
     offset, timestamp = found

@@ -21,7 +21,7 @@ replays for 3.9 s, and writes one at once. Writing one takes 10 ms in a thread.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -31,6 +31,7 @@ from logd.broker.partition import Partition
 from logd.broker.services import PartitionServices
 from logd.broker.topic_names import OFFSETS_TOPIC
 from logd.broker.topics import Topics
+from logd.config import ServerSettings
 from logd.errors import LogdError, LogFailedError
 from logd.record.build import BatchBuilder
 from logd.storage.group_snapshot import Pair, write_group_snapshot
@@ -66,6 +67,26 @@ class HasTopics(Protocol):
     def topics(self) -> Topics:
         """The topics."""
         ...
+
+
+def _overrides(settings: ServerSettings) -> dict[str, str]:
+    """Return what must hold for this topic, whatever the defaults of others are."""
+    return {
+        "cleanup.policy": "compact",
+        "compression.type": "producer",
+        "flush.mode": "commit",
+        "message.timestamp.type": "CreateTime",
+        "segment.bytes": str(settings.offsets_topic_segment_bytes),
+    }
+
+
+def settings_to_keep_all(settings: ServerSettings, topic: str) -> Mapping[str, str]:
+    """Return what a topic gets whose settings were lost with the catalog: nothing of it goes.
+
+    By defaults, the next retention might delete what was to stay for ever.
+    """
+    kept = {"retention.ms": "-1", "retention.bytes": "-1"}
+    return _overrides(settings) if topic == OFFSETS_TOPIC else kept
 
 
 class OffsetsLog:
@@ -111,15 +132,7 @@ class OffsetsLog:
                 )
 
     def _topic_overrides(self) -> dict[str, str]:
-        """What must hold for this topic, whatever the defaults of others are."""
-        settings = self._topics.services.config.settings
-        return {
-            "cleanup.policy": "compact",
-            "compression.type": "producer",
-            "flush.mode": "commit",
-            "message.timestamp.type": "CreateTime",
-            "segment.bytes": str(settings.offsets_topic_segment_bytes),
-        }
+        return _overrides(self._topics.services.config.settings)
 
     def partition_for(self, group_id: str) -> int:
         """Return the partition that keeps a group, by Kafka's rule."""

@@ -51,6 +51,7 @@ from logd.record.batch import (
 from logd.record.timestamps import check_timestamp_type, check_timestamps
 from logd.storage.file_slice import FileSlice
 from logd.storage.log import DeleteResult, Log
+from logd.storage.released import ReleasedRange
 from logd.storage.staged import StagedWrite, WriteResult
 
 SLOW_WRITE_S: Final = 0.005
@@ -463,10 +464,13 @@ class Partition:
 
     # --- read --------------------------------------------------------------------------------
 
-    def try_read(self, offset: int, *, max_bytes: int, min_one: bool) -> FileSlice | None:
+    def try_read(
+        self, offset: int, *, max_bytes: int, min_one: bool
+    ) -> FileSlice | ReleasedRange | None:
         """Return whole batches from `offset` on below the high watermark, if no disk is needed.
 
-        None: ask `log.read` in a thread. Raises as Log.try_read does.
+        None: ask `log.read` in a thread. A range: they lie in a coded segment. Raises as
+        Log.try_read does.
         """
         return self.log.try_read(
             offset, max_bytes=max_bytes, below=self.high_watermark, min_one=min_one
@@ -538,12 +542,6 @@ class Partition:
         deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
         return result
-
-    async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        """Return offset, timestamp, epoch of the first visible record not before a time, or -1s."""
-        job = partial(self.log.offset_for_timestamp, timestamp_ms, below=self.high_watermark)
-        found = await self._services.offload.run("disk", job)
-        return found if found is not None else (-1, -1, -1)
 
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""

@@ -20,6 +20,7 @@ from logd.storage.log import Log
 from logd.storage.log_settings import LogSettings
 from logd.storage.open_files import OpenFiles
 from logd.storage.recovery import RecoveryReport
+from logd.storage.released import ReleasedSegment
 
 _Opened = tuple[Log, RecoveryReport | None] | Exception
 _OpenOne = Callable[[PartitionSpec], tuple[Log, RecoveryReport | None]]
@@ -30,11 +31,17 @@ _READING: Final = "catalog"
 """Opening after a clean stop waits for nothing: threads would only fight for the interpreter."""
 
 
+def _none_released(_topic_id: bytes, _partition: int) -> Sequence[ReleasedSegment]:
+    return ()
+
+
 class LogPartitionFactory:
     """The server's `PartitionFactory`.
 
     Args:
         clean: what the last clean stop noted of each log, None after a crash.
+        released: tells, by topic id and partition, the segments whose .log may be absent: they
+            are in chunks. Called in threads.
         boot_id: of the running kernel. What the same kernel was given it has not lost.
         last_boot_id: of the kernel that the last run of the server saw.
     """
@@ -48,7 +55,9 @@ class LogPartitionFactory:
         clean: CleanStop | None,
         boot_id: str,
         last_boot_id: str | None,
+        released: Callable[[bytes, int], Sequence[ReleasedSegment]] = _none_released,
     ) -> None:
+        self._released = released
         self._services = services
         self._open_files = open_files
         self._topics_path = topics_path
@@ -122,6 +131,7 @@ class LogPartitionFactory:
             partition=spec.index,
             settings=settings,
             open_files=self._open_files,
+            released=self._released(*key),
             sync_point=self._services.journal.points.get(key),
             same_boot=self._was_written_in_this_boot(key),
         )
@@ -144,6 +154,7 @@ class LogPartitionFactory:
             partition=spec.index,
             settings=self._log_settings(spec),
             open_files=self._open_files,
+            released=self._released(spec.topic_id, spec.index),
             clean=clean,
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from logd.cold.runs import MemorySlice
 from logd.storage.file_slice import FileSlice
 
 
@@ -25,8 +26,27 @@ class SmallSlice(NamedTuple):
         return len(self.data)
 
 
-# What is sent: bytes, small slices among them, and ranges of segment files that go out by sendfile.
-Part = bytes | SmallSlice | FileSlice
+class MixedSlices(NamedTuple):
+    """One partition's batches in several places: in memory, in chunk files here."""
+
+    parts: tuple[FileSlice | MemorySlice, ...]
+    size: int
+
+
+# What is sent: bytes, small slices among them, what was read of coded segments, and ranges of files
+# that go out by sendfile.
+Part = bytes | SmallSlice | MemorySlice | FileSlice
+
+
+def flat(parts: Sequence[Part | MixedSlices]) -> list[Part]:
+    """Return an answer's parts with the places of mixed slices one behind the other."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, MixedSlices):
+            found += part.parts
+        else:
+            found.append(part)
+    return found
 
 
 def bytes_in_memory(data: bytes | Sequence[Part]) -> int:

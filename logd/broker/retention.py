@@ -257,7 +257,7 @@ class Retention:
         wall_ms = self._services.clock.now_ms()
         # Before the facts: what they tell of lies below what is visible now, or is not touched.
         high_watermark = partition.high_watermark
-        size_bytes = log.size_bytes
+        size_bytes = log.total_bytes
 
         def job() -> RetentionPlan:
             return plan_retention(

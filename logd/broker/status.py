@@ -1,7 +1,7 @@
 """What `logd status` and `logd segments` show: a picture of the broker as plain values.
 
-Fields of parts that do not exist yet (storage nodes, coded segments, repair, scrub) are there and
-empty, so that scripts written today go on working.
+Fields of parts that do not exist yet (repair, scrub) are there and empty, so that scripts
+written today go on working.
 
 A problem is "damage" where data is at risk, damaged or lost (`logd status` then exits with 4), or a
 "warning" where an operator should know of something.
@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import logd
 from logd.broker.context import Broker
+from logd.broker.node_status import node_counts
 from logd.broker.problems import Problem
 from logd.broker.topic import Topic
+from logd.broker.upkeep_status import upkeep_status
 from logd.errors import UnknownTopicOrPartitionError
 from logd.storage.log import Log
 
@@ -38,22 +40,13 @@ def status(broker: Broker) -> dict[str, Any]:
         "topics": len(topics.by_name),
         "partitions": topics.partition_count,
         "hot_bytes": sum(partition.log.size_bytes for partition in topics.open_partitions()),
-        "cold_source_bytes": 0,
-        "cold_stored_bytes": 0,
+        "cold_source_bytes": broker.cold.holdings.source_bytes,
+        "cold_stored_bytes": broker.cold.holdings.stored_bytes,
         "disk_free_bytes": broker.disk.free_bytes,
         "disk_reserve_bytes": broker.disk.reserve_bytes,
-        "nodes": {"total": 0, "live": 0},
-        "segments_by_margin": {"lost": 0, "0": 0, "1": 0, "2": 0},
-        "repair": {"queued": 0, "running": 0, "eta_s": None},
-        "scrub": {
-            "state": "idle",
-            "cycle_s": broker.config.settings.scrub_cycle_ms // 1000,
-            "progress": 0.0,
-            "eta_s": None,
-            "verified_bytes": 0,
-            "findings": [],
-            "oldest_unverified_s": None,
-        },
+        "nodes": node_counts(broker.cold),
+        "segments_by_margin": broker.coded.margins(),
+        **upkeep_status(broker.coded, cycle_ms=broker.config.settings.scrub_cycle_ms),
         "problem_count": len(problems),
         "problems": [_as_document(problem) for problem in problems[:PROBLEMS_MAX]],
     }
@@ -175,8 +168,8 @@ def _of_log(topic: str, index: int, log: Log) -> list[dict[str, Any]]:
             "base_offset": segment.base_offset,
             "next_offset": segment.next_offset,
             "size_bytes": segment.size_bytes,
-            "state": segment.state,
-            "hot": True,
+            "state": "coded" if segment.is_released else segment.state,
+            "hot": not segment.is_released,
             "first_timestamp_ms": segment.first_timestamp_ms,
             "last_timestamp_ms": segment.last_timestamp_ms,
             "generation": None,

@@ -55,6 +55,7 @@ class ServerSettings:
     fetch_max_bytes: int
     max_incremental_fetch_session_cache_slots: int
     remote_fetch_max_wait_ms: int
+    cold_read_ahead_bytes: int
 
     flush_unsynced_max_bytes: int
     sync_threads: int
@@ -84,6 +85,14 @@ class ServerSettings:
 
     node_suspect_ms: int
     node_dead_ms: int
+    node_probe_interval_ms: int
+    node_request_timeout_ms: int
+    node_breaker_window: int
+    node_breaker_calls_min: int
+    node_breaker_failure_percent: int
+    node_breaker_slow_percent: int
+    node_breaker_slow_ms: int
+    node_breaker_open_ms: int
     repair_delay_ms: int
     repair_rate_bytes: int
     scrub_rate_bytes: int
@@ -269,6 +278,11 @@ _NETWORK: Final = (
         name="remote.fetch.max.wait.ms", kind=Kind.INT, default=500, low=1, unit="ms",
         doc="How long a fetch waits for its coded partitions.",
     ),
+    Setting(
+        name="cold.read.ahead.bytes", kind=Kind.LONG, default=64 * MIB, low=16 * MIB, unit="bytes",
+        ours=True, doc="Memory for what was read of coded segments, all readers together: what is "
+        "read ahead of those who read in sequence, and what is kept for others.",
+    ),
 )  # fmt: skip
 
 _STORAGE: Final = (
@@ -387,6 +401,40 @@ _NODES: Final = (
         doc="A storage node without a good probe for this long is dead.",
     ),
     Setting(
+        name="node.probe.interval.ms", kind=Kind.LONG, default=2 * SECOND_MS, low=10, unit="ms",
+        ours=True, doc="How often each storage node is asked how it is; at least three times in "
+        "node.suspect.ms.",
+    ),
+    Setting(
+        name="node.request.timeout.ms", kind=Kind.LONG, default=15 * SECOND_MS, low=10, unit="ms",
+        ours=True, doc="How long a storage node has to begin its answer; what is long has a "
+        "second more for each MiB.",
+    ),
+    Setting(
+        name="node.breaker.window", kind=Kind.INT, default=100, low=1, high=10_000, ours=True,
+        doc="The last calls to a storage node by which its circuit breaker judges.",
+    ),
+    Setting(
+        name="node.breaker.calls.min", kind=Kind.INT, default=10, low=1, high=10_000, ours=True,
+        doc="With fewer calls in its window a breaker does not open; never more than the window.",
+    ),
+    Setting(
+        name="node.breaker.failure.percent", kind=Kind.INT, default=50, low=1, high=100, ours=True,
+        doc="A breaker opens when so many of the last calls failed.",
+    ),
+    Setting(
+        name="node.breaker.slow.percent", kind=Kind.INT, default=80, low=1, high=100, ours=True,
+        doc="A breaker opens when so many of the last calls were slow.",
+    ),
+    Setting(
+        name="node.breaker.slow.ms", kind=Kind.LONG, default=3 * SECOND_MS, low=1, unit="ms",
+        ours=True, doc="A call to a storage node that takes longer was slow.",
+    ),
+    Setting(
+        name="node.breaker.open.ms", kind=Kind.LONG, default=30 * SECOND_MS, low=1, unit="ms",
+        ours=True, doc="How long an open breaker keeps calls back before it tries some.",
+    ),
+    Setting(
         name="repair.delay.ms", kind=Kind.LONG, default=15 * MINUTE_MS, low=0, unit="ms", ours=True,
         doc="Wait before repairing at margin 2 or more; a fifteenth of it at margin 1, none at 0.",
     ),
@@ -430,13 +478,7 @@ def _defaults_of_topics() -> list[Setting]:
 
 
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
-_LATER: Final = frozenset(
-    (
-        *(row.name for row in _NODES),
-        *("nodes", "node.token.file", "remote.fetch.max.wait.ms"),
-        "log.roll.jitter.hours",
-    )
-)
+_LATER: Final = frozenset(("log.roll.jitter.hours",))
 
 SERVER_SETTINGS: Final[dict[str, Setting]] = {
     row.name: dataclasses.replace(row, effect="later") if row.name in _LATER else row

@@ -136,8 +136,9 @@ _KAFKA: Final = (
     ),
     Setting(
         name="compression.zstd.level", kind=Kind.INT, default=3, low=-131072, high=22,
-        server_names=("compression.zstd.level",), effect="never",
-        doc="The level at which Kafka would compress with zstd.",
+        server_names=("compression.zstd.level",),
+        doc="The level of zstd where segments are compressed again before they are coded "
+        "(`cold.compression`).",
     ),
     Setting(
         name="delete.retention.ms", kind=Kind.LONG, default=DAY_MS, low=0, unit="ms",
@@ -331,18 +332,13 @@ _OURS: Final = (
     Setting(
         name="cold.compression", kind=Kind.STRING, default="none", choices=("none", "zstd"),
         ours=True, server_names=("cold.compression",),
-        doc="Whether a segment is compressed again before it is coded.",
+        doc="Whether a segment's batches are compressed again, with zstd, before it is coded; "
+        "consumers older than Fetch version 10 cannot read them then.",
     ),
 )  # fmt: skip
 
 # Read from the configuration, and by nobody yet. A test takes care that this stays true.
-_LATER: Final = frozenset(
-    (
-        "segment.jitter.ms",
-        *("remote.storage.enable", "cold.enable", "cold.profile", "cold.after.ms"),
-        *("cold.after.bytes", "cold.grace.ms", "cold.hot.retention.ms", "cold.compression"),
-    )
-)
+_LATER: Final = frozenset(("segment.jitter.ms",))
 
 TOPIC_SETTINGS: Final[dict[str, Setting]] = {
     row.name: dataclasses.replace(row, effect="later") if row.name in _LATER else row

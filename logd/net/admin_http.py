@@ -12,6 +12,10 @@
     POST /v1/adopt     {"directory", "name"?, "partition"?}: takes a partition directory in
     GET  /v1/groups    the consumer groups
     GET  /v1/groups/ID one of them, with members, assignment, offsets, lag; ID percent-encoded
+    …    /v1/nodes     storage nodes: `admin_nodes`
+    …    /v1/repair    likewise scrub, drain, replace, rebalance, durability, simulate:
+                       `admin_upkeep`
+    …    /v1/cold/…    coded segments: `admin_cold`
 
 Nobody is authenticated here, so the port stays on a loopback address unless the operator says
 otherwise; and a change that carries an Origin header is refused, because it comes from a web page
@@ -35,10 +39,15 @@ from logd.errors import (
     DataDirectoryError,
     GroupNotFoundError,
     LogdError,
+    NodeRefusedError,
     RequestError,
+    UnknownNodeError,
     UnknownTopicOrPartitionError,
     UnsupportedFormatError,
 )
+from logd.net import admin_cold
+from logd.net.admin_nodes import NODE_PREFIX, NODES_PATH, add_node, get_nodes, remove_node
+from logd.net.admin_upkeep import UPKEEP_ROUTES
 from logd.net.http import HttpError, Request, Response
 from logd.units import KIB
 
@@ -74,7 +83,18 @@ class AdminHandler:
             "/v1/adopt": {"POST": self._adopt},
             "/v1/groups": {"GET": self._groups},
             _GROUP_PREFIX: {"GET": self._group},
+            admin_cold.ENCODE_PATH: {"POST": self._with(admin_cold.encode)},
+            admin_cold.THAW_PATH: {"POST": self._with(admin_cold.thaw)},
+            admin_cold.JOB_PATH: {"GET": self._with(admin_cold.get_job)},
+            admin_cold.VERIFY_PATH: {
+                "POST": self._with(admin_cold.verify),
+                "GET": self._with(admin_cold.get_verify_job),
+            },
+            NODES_PATH: {"GET": self._with(get_nodes), "POST": self._with(add_node)},
+            NODE_PREFIX: {"DELETE": self._with(remove_node)},
         }
+        for path, methods in UPKEEP_ROUTES.items():
+            self._routes[path] = {name: self._with(answer) for name, answer in methods.items()}
 
     async def handle(self, request: Request) -> Response:
         """Return the answer.
@@ -83,8 +103,9 @@ class AdminHandler:
             HttpError: no such route or method, a bad argument, or the broker refused.
         """
         # An id may be anything, "/" included.
-        is_group = request.path.startswith(_GROUP_PREFIX)
-        methods = self._routes.get(_GROUP_PREFIX if is_group else request.path)
+        prefixes = (_GROUP_PREFIX, NODE_PREFIX)
+        prefix = next((each for each in prefixes if request.path.startswith(each)), None)
+        methods = self._routes.get(prefix or request.path)
         if methods is None:
             raise HttpError(404, f"nothing is here; known are {', '.join(self._routes)}")
         route = methods.get(request.method)
@@ -98,6 +119,14 @@ class AdminHandler:
             if isinstance(error, HttpError):
                 raise
             raise HttpError(_status_of(error), str(error)) from error
+
+    def _with(self, answer: Callable[[Broker, Request], Awaitable[Any]]) -> Route:
+        """Return the route of a function in another module: it answers with a document."""
+
+        async def route(request: Request) -> Response:
+            return _as_json(await answer(self._broker, request))
+
+        return route
 
     async def _healthz(self, _request: Request) -> Response:
         return Response(body=b"ok\n", content_type=_TEXT_TYPE)
@@ -117,7 +146,12 @@ class AdminHandler:
     async def _segments(self, request: Request) -> Response:
         name, index = _topic_and_partition(request)
         look = partial(status.segments, self._broker, name, index)
-        return _as_json(await self._broker.offload.run("admin", look))
+        rows = await self._broker.offload.run("admin", look)
+        topic = self._broker.topics.by_name.get(name)
+        if topic is not None:
+            await self._broker.coded.fill_rows(rows, topic.topic_id)
+        # Ten thousand segments make ten megabytes with their chunks: not on the loop.
+        return await self._broker.offload.run("admin", _as_json, rows)
 
     async def _retain(self, request: Request) -> Response:
         name, index = _topic_and_partition(request)
@@ -195,8 +229,8 @@ def _as_number(text: str | None, what: str) -> int | None:
 
 
 def _status_of(error: LogdError) -> int:
-    if isinstance(error, UnknownTopicOrPartitionError | GroupNotFoundError):
+    if isinstance(error, UnknownTopicOrPartitionError | GroupNotFoundError | UnknownNodeError):
         return 404
-    if isinstance(error, DataDirectoryError | UnsupportedFormatError):
+    if isinstance(error, DataDirectoryError | UnsupportedFormatError | NodeRefusedError):
         return 409
     return 400 if isinstance(error, RequestError | NotCompactedError) else 503

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
-from logd.broker.fetch import FetchShape
+from logd.broker.fetch_shape import FetchShape
 from logd.broker.group_shortcuts import CommitRoute
 from logd.broker.partition import Partition
 from logd.broker.produce import ProduceRoute

@@ -35,7 +35,7 @@ class Outbox:
 
     def __init__(self, sock: socket) -> None:
         self._sock = sock
-        self._parts: deque[bytes | FileSlice] = deque()
+        self._parts: deque[bytes | memoryview | FileSlice] = deque()
         self._sent = 0  # of the first part
         # Bytes held in memory; file slices cost none.
         self.buffered_bytes = 0
@@ -43,10 +43,10 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, part: bytes | FileSlice) -> None:
+    def add(self, part: bytes | memoryview | FileSlice) -> None:
         """Queue one part."""
         self._parts.append(part)
-        if isinstance(part, bytes):
+        if not isinstance(part, FileSlice):
             self.buffered_bytes += len(part)
 
     def send_now(self, data: bytes) -> bool:
@@ -100,7 +100,9 @@ class Outbox:
         return True
 
     def _send_bytes(self, part: bytes | memoryview) -> tuple[int | None, bool]:
-        rest = memoryview(part)[self._sent :] if self._sent else part
+        rest = part
+        if self._sent or isinstance(part, memoryview):  # Of what is long, as much as of a file.
+            rest = memoryview(part)[self._sent : self._sent + SENDFILE_BYTES]
         try:
             count = self._sock.send(rest)
         except BlockingIOError:

@@ -44,6 +44,7 @@ from logd.broker.produce import ProduceHandler
 from logd.broker.reply import Part, Reply, SmallSlice, bytes_in_memory
 from logd.broker.services import PartitionServices
 from logd.broker.sync_points import SyncPointWriter
+from logd.cold.runs import MemorySlice
 from logd.errors import MalformedRequestError
 from logd.net.buffers import Arena
 from logd.net.connection import OUTBOX_BYTES_MAX, Connection
@@ -91,6 +92,7 @@ class ServeLoop:
         self._offload = offload
         self._produce = produce
         self._fetch = fetch
+        self._cold_reads = broker.cold_reads
         self._frame_bytes_max = settings.socket_request_max_bytes
         self._requests_max = settings.queued_max_requests_per_connection
         self._epoll = select.epoll()
@@ -150,9 +152,12 @@ class ServeLoop:
                 now = monotonic()
 
     def _linger_s(self) -> float:
-        """Return how long the loop may wait in its epoll: not while anything else is to be done."""
+        """Return how long the loop may wait in its epoll: not while anything else is to be done.
+
+        Nor while something is read from storage nodes: Trio hears of its end.
+        """
         statistics = trio.lowlevel.current_statistics()
-        if self._sending or statistics.tasks_runnable:
+        if self._sending or statistics.tasks_runnable or self._cold_reads.is_busy:
             return 0
         return min(LINGER_S, max(0.0, statistics.seconds_to_next_deadline))
 
@@ -563,7 +568,7 @@ def _add_parts(outbox: Outbox, chunks: list[bytes], parts: Sequence[Part]) -> li
         if chunks:
             outbox.add(b"".join(chunks))
             chunks = []
-        outbox.add(part)
+        outbox.add(part.data if isinstance(part, MemorySlice) else part)
     return chunks
 
 

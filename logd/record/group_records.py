@@ -103,7 +103,12 @@ class GroupMember:
 
 @dataclass(frozen=True, slots=True)
 class GroupValue:
-    """A group as the log keeps it; protocol name and leader are None while it is empty."""
+    """A group as the log keeps it: what survives a crash.
+
+    Attributes:
+        protocol_name, leader: None while the group is empty.
+        state_timestamp_ms: wall-clock time of the last change of state; -1 where not known.
+    """
 
     protocol_type: str
     generation: int

@@ -6,8 +6,9 @@ it later could not be helped. Damage is no reason to refuse: recovery reports it
 own.
 
 A directory from outside is copied, never moved: only its .log files, leader epochs and log start
-offset, since indexes are rebuilt from the log, and producers are not continued. The copy is made
-under a name that no partition has, and gets its own name when it is complete and synced.
+offset, since indexes are rebuilt from the log, and producers are not continued. What is in chunks
+of another server cannot come along: such a directory is refused. The copy is made under a name that
+no partition has, and gets its own name when it is complete and synced.
 
 All functions block and are called from threads.
 """
@@ -15,17 +16,24 @@ All functions block and are called from threads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 from logd.errors import DataDirectoryError, UnsupportedFormatError
 from logd.record.batch import CONTROL_BIT, TRANSACTIONAL_BIT
 from logd.storage.files import Files, OpenFile
-from logd.storage.layout import LOG_SUFFIX, REPLACEMENT_NAME, parse_segment_file_name
+from logd.storage.layout import (
+    INDEX_SUFFIX,
+    LOG_SUFFIX,
+    PRODUCERS_SUFFIX,
+    REPLACEMENT_NAME,
+    parse_segment_file_name,
+)
 from logd.storage.log_walk import Damage, walk_log
-from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME
+from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME, read_log_start
 from logd.storage.segment_scan import is_old_message
 from logd.storage.topic_directories import holds_records, make_room, remove_tree
-from logd.units import MIB
+from logd.units import INT64_MAX, MIB
 
 ADOPTING_SUFFIX: Final = "-adopting"
 """Ends the name of a copy that is not complete; a later adoption of the same name removes it."""
@@ -107,8 +115,8 @@ def copy_partition(files: Files, source: str, target: str, *, reserve_bytes: int
         reserve_bytes: free space that must remain.
 
     Raises:
-        DataDirectoryError: there is not enough space, or a compaction was cut short; nothing was
-            copied.
+        DataDirectoryError: there is not enough space, a compaction was cut short, or records are
+            in chunks of the server that wrote it; nothing was copied.
         OSError: the copy failed; the next one of the same name removes what there is of it.
     """
     parent = target.rpartition("/")[0]
@@ -117,6 +125,7 @@ def copy_partition(files: Files, source: str, target: str, *, reserve_bytes: int
             f"{source} holds a half-finished replacement of segments; start and stop the server "
             "that wrote it once"
         )
+    _refuse_released(files, source)
     names = [name for _, name in _segments(files, source)]
     need_bytes = sum(files.stat_size(f"{source}/{name}") for name in names)
     free_bytes = files.free_bytes(parent)
@@ -134,6 +143,27 @@ def copy_partition(files: Files, source: str, target: str, *, reserve_bytes: int
         _copy_file(files, f"{source}/{name}", f"{unfinished}/{name}")
     files.sync_directory(unfinished)
     return unfinished
+
+
+def _refuse_released(files: Files, source: str) -> None:
+    """Refuse a directory with released segments: an index without its log, not below the start.
+
+    Kafka may leave such an index below its log start, which it keeps elsewhere; so what lies before
+    the first .log counts only in a directory that we wrote.
+    """
+    names = files.list_directory(source)
+    parsed = [each for each in map(parse_segment_file_name, names) if each is not None]
+    hot = sorted(base for base, suffix in parsed if suffix == LOG_SUFFIX)
+    is_ours = LOG_START_NAME in names or any(each[1] == PRODUCERS_SUFFIX for each in parsed)
+    log_start = read_log_start(files, source)
+    bases = sorted({base for base, suffix in parsed if suffix in (LOG_SUFFIX, INDEX_SUFFIX)})
+    for base, following in pairwise((*bases, INT64_MAX)):
+        is_known = base in hot or following <= log_start
+        if not is_known and (is_ours or base > hot[0]):
+            raise DataDirectoryError(
+                f"{source} has no .log of the segment at offset {base}: it is in chunks; thaw it "
+                "on the server that has them (`logd cold thaw`)"
+            )
 
 
 def move_into_place(files: Files, directory: str, target: str) -> None:

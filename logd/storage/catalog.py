@@ -17,7 +17,7 @@ is found by `topics`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -264,6 +264,33 @@ class SqliteCatalog:
             self._database.change("UPDATE cluster SET next_producer_id = ?", (first + size,))
         assert 0 <= first <= INT64_MAX - size
         return int(first)
+
+    def restore(
+        self,
+        topics: Sequence[TopicRow],
+        *,
+        broker_overrides: Mapping[str, str],
+        next_producer_id: int,
+    ) -> None:
+        """Fill a new catalog with what was found without the old one; `cold.restore` comes next.
+
+        Raises:
+            TopicExistsError: it is not new, or a live name, or an id, comes twice.
+        """
+        assert 0 <= next_producer_id <= INT64_MAX
+        with self._database.transaction("restore_topics"):
+            try:
+                for row in topics:
+                    self._database.change(
+                        "INSERT INTO topic VALUES (?, ?, ?, ?)",
+                        (row.topic_id, row.name, row.partitions, row.state),
+                    )
+                    self._insert_overrides(row.topic_id, row.overrides)
+                for item in broker_overrides.items():
+                    self._database.change("INSERT INTO broker_override VALUES (?, ?)", item)
+            except BrokenRuleError as error:
+                raise TopicExistsError(f"the catalog cannot be filled: {error}") from error
+            self._database.change("UPDATE cluster SET next_producer_id = ?", (next_producer_id,))
 
     def close(self) -> None:
         """See `Catalog`."""

@@ -16,6 +16,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from logd.errors import CorruptFileError, CorruptRecordsError, LogdError
 from logd.record.records import check_records
@@ -46,6 +47,10 @@ from logd.storage.swap import Replacement, check_new_files, read_replacement, re
 from logd.storage.sync_journal import SyncPoint
 from logd.storage.time_index import TimeIndex
 
+_INDEXES: Final[tuple[tuple[type[MappedIndex], str], ...]] = (
+    (OffsetIndex, layout.INDEX_SUFFIX),
+    (TimeIndex, layout.TIME_INDEX_SUFFIX),
+)
 # (position in the index file, entry as stored), in the order of the file.
 _Entries = deque[tuple[int, tuple[int, int]]]
 
@@ -98,6 +103,7 @@ def check_partition(files: Files, directory: str, expected: Expected, report: Ch
     if replacement is not None:
         bases = sorted(replacement.new_bases.union(bases).difference(replacement.gone))
     end_offset = _check_segments(files, directory, bases, names, expected, report, replacement)
+    _check_released(files, directory, bases, names, expected, report)
     for offset in listing.snapshots:
         name = layout.segment_file_name(offset, layout.PRODUCERS_SUFFIX)
         _check_snapshot(files, f"{directory}/{name}", report)
@@ -126,6 +132,48 @@ def _check_segments(
         check = _SegmentCheck(files, directory, base, is_active, expected, report, attempt)
         next_offset = max(check.run(names), base)
     return next_offset
+
+
+def _check_released(
+    files: Files,
+    directory: str,
+    bases: list[int],
+    names: frozenset[str],
+    expected: Expected,
+    report: CheckReport,
+) -> None:
+    """Look at the indexes of coded segments that are not here; a parity chunk has them as well."""
+    log_start = 0
+    with contextlib.suppress(LogdError, OSError):  # Reported with the small files.
+        log_start = read_log_start(files, directory)
+    for base, end in expected.coded:
+        if base in bases or end <= log_start:
+            continue
+        for kind, suffix in _INDEXES:
+            name = layout.segment_file_name(base, suffix)
+            path = f"{directory}/{name}"
+            reason = None if name in names else "is missing"
+            try:
+                if reason is None:
+                    reason = _fault_of_index(files, path, kind, base=base, end=end)
+                    report.checked(files.stat_size(path))
+            except (CorruptFileError, OSError) as error:
+                reason = str(error)
+            if reason is not None:
+                report.note(path, f"{reason}; the segment is in chunks, and read without it")
+
+
+def _fault_of_index(
+    files: Files, path: str, kind: type[MappedIndex], *, base: int, end: int
+) -> str | None:
+    """Return what is wrong with a sealed index whose log is not here."""
+    for position, entry in read_entries(files, path, kind):
+        if entry is None:
+            return f"zeros at position {position} of a sealed index"
+        relative = entry[1] if kind is TimeIndex else entry[0]
+        if not base <= base + relative < end:
+            return f"offset {base + relative} at position {position}, but the log ends at {end}"
+    return None
 
 
 def _report_gap(

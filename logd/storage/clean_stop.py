@@ -4,7 +4,7 @@ A state file (state_file, payload version 1) whose payload is JSON in UTF-8:
 
     {"cluster_id": "…", "logs": [[topic id as 32 hex digits, partition, log start offset,
       log end offset, leader epoch, base offset of the active segment, bytes in its .log, bytes of
-      all .log files, [base offsets of all segments, the active one last]], …]}
+      all segments, [base offsets of all segments, the active one last], number of segments], …]}
 
 It is written when all logs are closed and synced, and removed, durably, before the first write
 after a start. So it is there only while it is true. It saves work and proves nothing: a start
@@ -36,8 +36,9 @@ class CleanLog:
     Attributes:
         active_base: base offset of the active segment.
         active_size: bytes in the active segment's .log, all of them whole batches, all synced.
-        size_bytes: bytes of all .log files.
+        size_bytes: bytes of all segments, released ones as their source.
         segment_bases: base offsets of all segments in order, the active one last; empty: not noted.
+        segment_count: of all segments, released ones too; 0: not noted, by an older version.
     """
 
     log_start_offset: int
@@ -47,6 +48,7 @@ class CleanLog:
     active_size: int
     size_bytes: int
     segment_bases: tuple[int, ...] = ()
+    segment_count: int = 0
 
     def __post_init__(self) -> None:
         assert 0 <= self.log_start_offset <= self.log_end_offset
@@ -79,6 +81,7 @@ def write_clean_stop(files: Files, path: str, stop: CleanStop, *, cluster_id: st
             log.active_size,
             log.size_bytes,
             log.segment_bases,
+            *((log.segment_count,) if log.segment_count else ()),
         ]
         for (topic_id, partition), log in stop.logs.items()
     ]
@@ -111,7 +114,8 @@ def read_clean_stop(files: Files, path: str, *, cluster_id: str) -> CleanStop:
 
 def _decode_row(row: list[Any]) -> tuple[tuple[bytes, int], CleanLog]:
     """Return one log; ValueError or TypeError where the row says what cannot be."""
-    topic_hex, partition, start, end, epoch, active_base, active_size, size, bases = row
+    topic_hex, partition, start, end, epoch, active_base, active_size, size, bases, *more = row
+    count = more[0] if more else 0
     topic_id = bytes.fromhex(topic_hex)
     if not (len(topic_id) == TOPIC_ID_BYTES and 0 <= partition < PARTITIONS_MAX):
         raise ValueError(f"{row[:2]} names no partition")
@@ -121,8 +125,10 @@ def _decode_row(row: list[Any]) -> tuple[tuple[bytes, int], CleanLog]:
         raise ValueError(f"{row[:2]}: sizes that cannot be")
     if bases and (bases[-1] != active_base or bases != sorted(set(bases)) or bases[0] < 0):
         raise ValueError(f"{row[:2]}: segments that cannot be")
-    if not all(type(value) is int for value in (*row[1:8], *bases)):
+    if len(more) > 1 or not 0 <= count <= INT64_MAX:
+        raise ValueError(f"{row[:2]}: a number of segments that cannot be")
+    if not all(type(value) is int for value in (*row[1:8], *bases, count)):
         raise TypeError(f"{row[:2]}: a number that is none")
-    log = CleanLog(start, end, epoch, active_base, active_size, size, tuple(bases))
+    log = CleanLog(start, end, epoch, active_base, active_size, size, tuple(bases), count)
     assert log.size_bytes >= log.active_size
     return (topic_id, partition), log

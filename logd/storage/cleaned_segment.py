@@ -8,8 +8,8 @@ The digits are the base offset that the segment will have, the attempt is a numb
 run of the cleaner used in this directory. Nobody reads the files until they have their own names
 (`swap`); what a crash leaves of them is removed at the next start.
 
-The index entries are collected in memory, at most segment.index.bytes of each, and written behind
-the log: the same entries, at the same places, as `IndexBuilder` makes.
+The index entries are collected in memory (`index_bytes`), at most segment.index.bytes of each, and
+written behind the log.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final
 from logd.record.batch import BatchHeader
 from logd.storage.clean_order import NewSegment
 from logd.storage.files import Buffer, Files
+from logd.storage.index_bytes import IndexBytes
 from logd.storage.layout import (
     CLEANED_SUFFIX,
     INDEX_SUFFIX,
@@ -28,9 +29,6 @@ from logd.storage.layout import (
     TIME_INDEX_SUFFIX,
     cleaned_file_name,
 )
-from logd.storage.offset_index import OffsetIndex
-from logd.storage.segment_files import batch_timestamp_ms
-from logd.storage.time_index import TimeIndex
 from logd.units import INT32_MAX, MIB
 
 SUFFIXES: Final = (LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX)
@@ -65,8 +63,6 @@ class CleanedWriter:
         self._files = files
         self._directory = directory
         self._attempt = attempt
-        self._index_bytes_max = index_bytes_max
-        self._index_interval_bytes = index_interval_bytes
         self._on_write = on_write
         self.base_offset = base_offset
         self.size = 0
@@ -74,11 +70,11 @@ class CleanedWriter:
         self._buffers: list[Buffer] = []
         self._written = 0
         self._synced = 0
-        self._since_entry = 0
-        self._latest = (-1, base_offset)
-        self._last_time_entry = -1
-        self._index = bytearray()
-        self._time_index = bytearray()
+        self._indexes = IndexBytes(
+            base_offset=base_offset,
+            index_bytes_max=index_bytes_max,
+            index_interval_bytes=index_interval_bytes,
+        )
 
     def _path(self, suffix: str) -> str:
         return f"{self._directory}/{cleaned_file_name(self.base_offset, self._attempt, suffix)}"
@@ -96,33 +92,11 @@ class CleanedWriter:
         """
         size = len(data)
         assert self.fits(header, size)
-        timestamp_ms = batch_timestamp_ms(header)
-        if timestamp_ms > self._latest[0]:
-            self._latest = (timestamp_ms, header.last_offset)
-        if self._since_entry > self._index_interval_bytes:
-            self._add_entries(header.last_offset)
-            self._since_entry = 0
-        self._since_entry += size
+        self._indexes.add(header, self.size, size)
         self._buffers.append(data)
         self.size += size
         if self.size - self._written >= _WRITE_BYTES:
             self._flush()
-
-    def _add_entries(self, last_offset: int) -> None:
-        """Add an entry to each index, as long as it has room: full ones are sparser, not wrong."""
-        if len(self._index) + OffsetIndex.ENTRY.size <= self._index_bytes_max:
-            self._index += OffsetIndex.ENTRY.pack(last_offset - self.base_offset, self.size)
-        # One slot is kept for the greatest timestamp.
-        if len(self._time_index) + 2 * TimeIndex.ENTRY.size <= self._index_bytes_max:
-            self._add_time_entry()
-
-    def _add_time_entry(self) -> None:
-        timestamp_ms, offset = self._latest
-        relative = offset - self.base_offset
-        # An entry of zeros would mean none.
-        if timestamp_ms > self._last_time_entry and (timestamp_ms or relative):
-            self._time_index += TimeIndex.ENTRY.pack(timestamp_ms, relative)
-            self._last_time_entry = timestamp_ms
 
     def _flush(self) -> None:
         assert self._written + sum(map(len, self._buffers)) == self.size
@@ -143,13 +117,13 @@ class CleanedWriter:
             self._flush()
         assert self._written == self.size
         self._files.sync(self._file)
-        self._add_time_entry()
-        for suffix, data in ((INDEX_SUFFIX, self._index), (TIME_INDEX_SUFFIX, self._time_index)):
+        index, time_index = self._indexes.finish()
+        for suffix, data in ((INDEX_SUFFIX, index), (TIME_INDEX_SUFFIX, time_index)):
             file = self._files.create(self._path(suffix))
             if data:
-                self._files.write_at(file, 0, [bytes(data)])
+                self._files.write_at(file, 0, [data])
             self._files.sync(file)
-        return NewSegment(self.base_offset, self.size, len(self._index), len(self._time_index))
+        return NewSegment(self.base_offset, self.size, len(index), len(time_index))
 
 
 def unlink_cleaned(files: Files, directory: str, attempt: int) -> None:

@@ -81,6 +81,14 @@ class ColdCatalog(Protocol):
         """
         ...
 
+    def replace_node(self, node: StorageNode) -> None:
+        """Give a node's name to another disk, with another identity; its chunks keep their places.
+
+        Raises:
+            NodeRefusedError: there is no node of that name, or the place or identity is another's.
+        """
+        ...
+
     def remove_node(self, name: str) -> None:
         """Remove a node that holds nothing any more; what was to be removed from it is given up.
 
@@ -93,6 +101,10 @@ class ColdCatalog(Protocol):
 
     def generations(self) -> list[Generation]:
         """Return all generations, of every state, by segment and number."""
+        ...
+
+    def find(self, encodings: Sequence[str]) -> list[Generation]:
+        """Return those of the encodings that there are, of every state, in the order asked for."""
         ...
 
     def manifest(self, encoding: str) -> bytes | None:

@@ -103,6 +103,38 @@ class SqliteColdCatalog:
             if changed == 0:
                 raise NodeRefusedError(f"there is no node {node.name} with that identity")
 
+    def replace_node(self, node: StorageNode) -> None:
+        """See `ColdCatalog`."""
+        assert node.name
+        with self._change("replace_node"):
+            try:
+                changed = self._database.change(
+                    "UPDATE node SET place = ?, identity = ?, rack = ?, state = ? WHERE name = ?",
+                    (
+                        node.place, _blob(node.identity), node.rack, node.state.value, node.name,
+                    ),
+                )  # fmt: skip
+            except BrokenRuleError as error:
+                raise NodeRefusedError(f"node {node.name}: {error}") from error
+            if changed == 0:
+                raise NodeRefusedError(f"there is no node {node.name}")
+            self._give_up_removals(node.name)
+
+    def _give_up_removals(self, name: str) -> None:
+        """Forget what was to be removed from a disk that is gone: it is gone with it."""
+        assert name
+        for generation in self._select(
+            "WHERE encoding IN (SELECT encoding FROM placement WHERE node = ?)", (name,)
+        ):
+            is_going = generation.state in REMOVABLE
+            for at in generation.placements:
+                if at.node == name and (is_going or at.is_leaving):
+                    self._database.change(
+                        "DELETE FROM placement WHERE encoding = ? AND chunk = ? AND node = ?",
+                        (_blob(generation.encoding), at.index, name),
+                    )
+            self._forget_if_empty(generation.encoding)
+
     def remove_node(self, name: str) -> None:
         """See `ColdCatalog`."""
         database = self._database
@@ -138,6 +170,16 @@ class SqliteColdCatalog:
         assert self._database.path
         with self._database.transaction("generations"):
             return self._select()
+
+    def find(self, encodings: Sequence[str]) -> list[Generation]:
+        """See `ColdCatalog`."""
+        assert len(set(encodings)) == len(encodings)
+        with self._database.transaction("find"):
+            return [
+                generation
+                for encoding in encodings
+                for generation in self._select("WHERE encoding = ?", (_blob(encoding),))
+            ]
 
     def manifest(self, encoding: str) -> bytes | None:
         """See `ColdCatalog`."""

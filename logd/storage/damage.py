@@ -2,7 +2,8 @@
 
 Damage below the recovery point is never cut. It is quarantined: the range [first bad offset, next
 valid batch) is written down, a fetch in it gets an error that says so, and a fetch behind it is
-served. Only a repair from redundancy, or deleting the records, ends a quarantine.
+served. Only a repair from redundancy, or deleting the records, ends a quarantine: a segment that is
+released is read from its chunks, which are such a repair.
 
 The state file `damaged` of a partition's directory holds a JSON list, a range an object. It is
 absent while nothing is damaged.
@@ -118,6 +119,22 @@ class DamageList:
         """Forget the ranges that lie wholly below `offset`, which nobody can read any more."""
         with self._lock:
             kept = tuple(known for known in self.ranges if known.next_offset > offset)
+            if kept != self.ranges:
+                self.ranges = kept
+                self._write()
+
+    def forget_within(self, first_offset: int, next_offset: int) -> None:
+        """Forget the ranges of these offsets: their records are read from elsewhere.
+
+        Raises:
+            OSError: they are forgotten, but not durably; whoever forgets them again mends that.
+        """
+        with self._lock:
+            kept = tuple(
+                known
+                for known in self.ranges
+                if known.first_offset < first_offset or known.next_offset > next_offset
+            )
             if kept != self.ranges:
                 self.ranges = kept
                 self._write()

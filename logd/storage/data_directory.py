@@ -9,7 +9,7 @@ Names are in `layout`. Beside the topics, the catalog and the sync journal it ho
   directory with other things in it and without `meta` is somebody else's and is refused.
 * `boot`: a state file (payload version 1): the boot id of the run that wrote last, as text.
 * `clean-stop`: see clean_stop.
-* `clock`: see clock_note.
+* `clock`: see clock_note; `scrub`: see scrub_note.
 * `ballast`: zeros of no meaning. When the disk is full, releasing them makes room for what frees
   more.
 
@@ -37,6 +37,7 @@ from logd.storage import layout
 from logd.storage.clean_stop import CleanStop, read_clean_stop, write_clean_stop
 from logd.storage.clock_note import read_clock_note, write_clock_note
 from logd.storage.files import Files, OpenFile
+from logd.storage.scrub_note import ScrubNote, read_scrub_note, write_scrub_note
 from logd.storage.state_file import read_state, remove_state, write_state
 from logd.units import GIB, KIB
 
@@ -251,6 +252,23 @@ class DataDirectory:
         """
         assert self._lock is not None, "the data directory is closed"
         write_clock_note(self._files, self._path_of(layout.CLOCK_NAME), note)
+
+    def read_scrub_note(self) -> ScrubNote:
+        """Return how far scrub had come; where nobody knows, nowhere. Blocking."""
+        assert self._lock is not None, "the data directory is closed"
+        try:
+            return read_scrub_note(self._files, self._path_of(layout.SCRUB_NAME))
+        except (FileNotFoundError, CorruptFileError, UnsupportedFormatError):
+            return ScrubNote()  # Every place begins a round anew: nothing is lost but time.
+
+    def write_scrub_note(self, note: ScrubNote) -> None:
+        """Note how far scrub has come; durable once this returns. Blocking.
+
+        Raises:
+            OSError: the last note stays.
+        """
+        assert self._lock is not None, "the data directory is closed"
+        write_scrub_note(self._files, self._path_of(layout.SCRUB_NAME), note)
 
     # --- space ------------------------------------------------------------------------------------
 

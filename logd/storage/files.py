@@ -20,6 +20,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 from collections.abc import Sequence
 from typing import Final
 
@@ -256,6 +257,10 @@ class Files:
     def is_directory(self, path: str) -> bool:
         """Return whether the path is a directory and not a link to one."""
         return os.path.isdir(path) and not os.path.islink(path)
+
+    def is_regular(self, path: str) -> bool:
+        """Return whether the path is a file with bytes: no directory, link, pipe or device."""
+        return stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode)
 
     def list_directory(self, path: str, *, suffix: str = "") -> list[str]:
         """Return the names in a directory that end so, sorted.

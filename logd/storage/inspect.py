@@ -133,12 +133,18 @@ def _inspect_log(files: Files, path: str, depth: Depth) -> Iterator[Item]:
             continue
         yield Item("batch", found.position, batch_fields(found.header))
         if depth.records or depth.verify:
-            yield from _inspect_records(files, file, found.position, found.header, depth)
+            yield from record_items(files, file, found.position, found.header, depth)
 
 
-def _inspect_records(
+def record_items(
     files: Files, file: OpenFile, position: int, header: BatchHeader, depth: Depth
 ) -> Iterator[Item]:
+    """Yield the records of the batch at a position, or what is wrong with them, as `depth` says.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    assert position >= 0
     data = files.read_at(file, position, header.size)
     try:
         if depth.verify:

@@ -6,7 +6,10 @@
         boot                        the boot id of the run that wrote last (data_directory)
         clean-stop                  marker of a clean stop (clean_stop, state_file)
         clock                       what time it was, for retention (clock_note, state_file)
+        scrub                       how far scrub has come (scrub_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
+        catalog.sqlite.aside-<n>    what was the catalog before it was made again (catalog_rebuild)
+        catalog-rebuild/            the new one while it is made
         sync.journal                what is known to be synced (sync_journal)
         ballast                     space to give back in need (data_directory)
         topics/
@@ -35,7 +38,10 @@ META_NAME: Final = "meta"
 BOOT_NAME: Final = "boot"
 CLEAN_STOP_NAME: Final = "clean-stop"
 CLOCK_NAME: Final = "clock"
+SCRUB_NAME: Final = "scrub"
 CATALOG_NAME: Final = "catalog.sqlite"
+# A new catalog while it is made from what is found without the old one.
+REBUILD_NAME: Final = "catalog-rebuild"
 JOURNAL_NAME: Final = "sync.journal"
 BALLAST_NAME: Final = "ballast"
 TOPICS_NAME: Final = "topics"

@@ -30,29 +30,25 @@ from typing import NamedTuple
 
 from logd.errors import LogFailedError
 from logd.policy.compaction import CompactionFacts, CompactionPlan
-from logd.policy.retention import SegmentFacts
 from logd.record.batch import BatchHeader, Writable
 from logd.storage import log_open, partition_files
 from logd.storage.clean_order import CleanLimits, CleanOrder, CleanResult
 from logd.storage.clean_stop import CleanLog
 from logd.storage.damage import DamagedRange
-from logd.storage.file_slice import FileSlice
 from logd.storage.files import Files, OpenFile
 from logd.storage.log_append import CHECKPOINT_BYTES, LogAppender
 from logd.storage.log_checkpoint import Checkpoint, take_checkpoint, write_checkpoint
+from logd.storage.log_cold import ColdLog
 from logd.storage.log_compact import clean_order, compaction_facts, replace_segments
 from logd.storage.log_delete import DeleteResult, delete_before, is_deletion_unfinished
-from logd.storage.log_describe import describe_segment
-from logd.storage.log_facts import oldest_segments
-from logd.storage.log_read import LogReader
 from logd.storage.log_settings import LogSettings
-from logd.storage.log_state import LogParts, LogState, retry_if_replaced
-from logd.storage.log_times import TimeLookup
+from logd.storage.log_state import LogParts, retry_if_replaced
 from logd.storage.log_write import SegmentWriter
 from logd.storage.open_files import OpenFiles
 from logd.storage.recovery import recover_parts
 from logd.storage.recovery_report import RecoveryReport
-from logd.storage.segment import Segment, SegmentInfo
+from logd.storage.released import ReleasedSegment
+from logd.storage.segment import Segment
 from logd.storage.segment_files import SegmentFiles
 from logd.storage.staged import StagedWrite, WriteResult
 from logd.storage.swap import ReplaceResult
@@ -75,7 +71,7 @@ class SyncTicket(NamedTuple):
     written_total: int
 
 
-class Log(LogState):
+class Log(ColdLog):
     """One partition's log. Made by `create`, `open_clean` or `recover`, in a thread.
 
     The attributes that others read are those of `LogState`.
@@ -107,8 +103,6 @@ class Log(LogState):
         assert parts.segments.active.size >= 0
         self._writer = SegmentWriter(self)
         self._appender = LogAppender(self, self._writer)
-        self._reader = LogReader(self)
-        self._times = TimeLookup(self, self._reader)
         self._appender.bytes_since_checkpoint = parts.bytes_since_checkpoint
 
     # --- making --------------------------------------------------------------------------------
@@ -153,15 +147,21 @@ class Log(LogState):
         partition: int,
         settings: LogSettings,
         clean: CleanLog,
+        released: Sequence[ReleasedSegment] = (),
         open_files: OpenFiles | None = None,
     ) -> Log:
         """Open a log that `close` closed. Opens no segment file.
+
+        Args:
+            released: segments whose .log may be absent; one that is there is used.
 
         Raises:
             CorruptFileError: the directory is not as `clean` says; use `recover`.
             UnsupportedFormatError: another topic's directory. OSError: it cannot be read.
         """
-        parts = log_open.open_clean_parts(files, directory, topic_id=topic_id, clean=clean)
+        parts = log_open.open_clean_parts(
+            files, directory, topic_id=topic_id, clean=clean, released=released
+        )
         return cls(
             files,
             directory,
@@ -185,11 +185,13 @@ class Log(LogState):
         settings: LogSettings,
         sync_point: SyncPoint | None,
         same_boot: bool,
+        released: Sequence[ReleasedSegment] = (),
         open_files: OpenFiles | None = None,
     ) -> tuple[Log, RecoveryReport]:
         """Open a log that was not closed, or was copied here; see `recovery`.
 
         Args:
+            released: segments whose .log may be absent; one that is there is used.
             sync_point: the journal's record R of this log, if there is one.
             same_boot: the machine has been up since the log was last written.
 
@@ -207,6 +209,7 @@ class Log(LogState):
             settings=settings,
             sync_point=sync_point,
             same_boot=same_boot,
+            released=released,
         )
         log = cls(
             files,
@@ -388,59 +391,6 @@ class Log(LogState):
         assert isinstance(error, LogFailedError)
         self.poison(error)
 
-    # --- read ------------------------------------------------------------------------------------
-
-    def try_read(
-        self, offset: int, *, max_bytes: int, below: int, min_one: bool = True
-    ) -> FileSlice | None:
-        """Return whole, verified batches from `offset` on without waiting for a disk. On the loop.
-
-        Args:
-            max_bytes: the slice is no longer, unless its first batch is and `min_one` is set.
-            below: no batch at or above is given: the high watermark.
-
-        Returns:
-            A slice, empty where there is nothing below `below` (or nothing that fits); None where
-            `read` has to be asked, in a thread.
-
-        Raises:
-            OffsetOutOfRangeError: outside log start .. log end. DamagedRangeError: quarantined.
-            LogFailedError: the log is poisoned.
-        """
-        return self._reader.try_read(offset, max_bytes=max_bytes, below=below, min_one=min_one)
-
-    def read(self, offset: int, *, max_bytes: int, below: int, min_one: bool = True) -> FileSlice:
-        """Return whole batches from `offset` on, reading and verifying them. Blocking, in a thread.
-
-        What is verified is remembered for `try_read`. Damage that nobody knew of is quarantined.
-
-        Raises:
-            OffsetOutOfRangeError, LogFailedError: as `try_read`.
-            DamagedRangeError: damaged, or the disk refused to read it.
-        """
-        return self._reader.read(offset, max_bytes=max_bytes, below=below, min_one=min_one)
-
-    def offset_for_timestamp(self, timestamp_ms: int, *, below: int) -> tuple[int, int, int] | None:
-        """Return (offset, timestamp, leader epoch) of the first record at or after a time.
-        Blocking.
-
-        Exact, to the record, except in batches that cannot be parsed: their first record stands for
-        all. None where no record below `below` is that late.
-
-        Raises:
-            DamagedRangeError, LogFailedError: as `read`.
-        """
-        return self._times.offset_for_timestamp(timestamp_ms, below=below)
-
-    def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
-        """Return (offset, timestamp) of the latest record below `below`, the first if many.
-        Blocking.
-
-        Raises:
-            DamagedRangeError, LogFailedError: as `read`.
-        """
-        return self._times.max_timestamp(below=below)
-
     def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
         """Return the greatest epoch not above `epoch`, and its end; (-1, -1) if it is unknown."""
         return partition_files.end_offset_for_epoch(
@@ -448,16 +398,6 @@ class Log(LogState):
         )
 
     # --- forgetting ------------------------------------------------------------------------------
-
-    def oldest_segments(self, limit: int | None = None) -> list[SegmentFacts]:
-        """Return what retention goes by, of the oldest `limit` segments or of all. Blocking.
-
-        Each is asked once and remembered; sealed ones are not opened for it (see `log_facts`).
-
-        Raises:
-            OSError: a file cannot be read.
-        """
-        return oldest_segments(self, self._reader, limit)
 
     @property
     def is_deletion_unfinished(self) -> bool:
@@ -549,12 +489,13 @@ class Log(LogState):
             leader_epoch=self.leader_epoch,
             active_base=active.base_offset,
             active_size=active.size,
-            size_bytes=self.size_bytes,
+            size_bytes=self.total_bytes,
+            segment_count=len(self.segment_list.items),
         )
-        self.release()
+        self.let_go()
         return clean
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         """Let go of all files without writing anything: a log that failed, or is being deleted."""
         self.poison(LogFailedError(f"the log {self.topic}-{self.partition} is closed"))
         for segment in self.segment_list.items:
@@ -572,21 +513,3 @@ class Log(LogState):
     def damaged(self) -> list[DamagedRange]:
         """The quarantined ranges."""
         return list(self.damage.ranges)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all .log files."""
-        assert self.sealed_bytes >= 0
-        return self.sealed_bytes + self.segment_list.active.size
-
-    def segments(self) -> list[SegmentInfo]:
-        """Return what there is to tell of each segment. Blocking: opens each of them.
-
-        Raises:
-            DamagedRangeError: a segment cannot be read.
-        """
-
-        def describe() -> list[SegmentInfo]:
-            return [describe_segment(self, self._reader, item) for item in self.segment_list.items]
-
-        return retry_if_replaced(describe)

@@ -323,8 +323,9 @@ class LogAppender:
         old = state.segment_list.active
         assert old.base_offset < segment.base_offset <= state.written_offset
         assert segment.files is not None
-        state.segment_list = state.segment_list.rolled_to(segment)
-        state.sealed_bytes += old.size
+        with state.list_lock:
+            state.segment_list = state.segment_list.rolled_to(segment)
+            state.sealed_bytes += old.size
         state.damage_found_in_active = False
         state.plan_is_stale = True
         if old.files is not None:

@@ -6,10 +6,19 @@ entries, then the snapshot file. So recovery may trust all three below S.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
 from typing import NamedTuple
 
-from logd.errors import CorruptFileError, DiskFullError, SegmentsChangedError
-from logd.storage.checkpoint import write_snapshot
+from logd.errors import (
+    CorruptFileError,
+    DamagedRangeError,
+    DiskFullError,
+    LogFailedError,
+    SegmentsChangedError,
+    UnsupportedFormatError,
+)
+from logd.storage.checkpoint import read_snapshot, snapshot_path, write_snapshot
 from logd.storage.log_state import LogState
 from logd.storage.producer_state import ProducerSnapshot
 from logd.storage.segment import Segment
@@ -58,3 +67,48 @@ def write_checkpoint(state: LogState, taken: Checkpoint) -> None:
     except (OSError, CorruptFileError) as error:
         # Nothing that was promised depends on a checkpoint: the log itself goes on.
         raise DiskFullError(f"{state.directory}: no checkpoint: {error}") from error
+
+
+# --- snapshots that name a place in a segment that goes -------------------------------------------
+
+
+def stale_snapshots(state: LogState, bases: Collection[int]) -> list[int]:
+    """Return the offsets of the snapshots that name a place in one of these segments.
+
+    Raises:
+        DamagedRangeError: one cannot be read.
+    """
+    stale: list[int] = []
+    assert state.snapshot_offsets == sorted(state.snapshot_offsets)
+    for offset in state.snapshot_offsets:
+        try:
+            base = read_snapshot(state.files, state.directory, offset).segment_base
+        except (CorruptFileError, UnsupportedFormatError, FileNotFoundError):
+            continue  # Recovery does not use it either.
+        except OSError as error:
+            raise DamagedRangeError(f"{state.directory}: {error}") from error
+        if base in bases:
+            stale.append(offset)
+    return stale
+
+
+def drop_snapshots(state: LogState, bases: Collection[int]) -> None:
+    """Unlink the snapshots that name a place in one of these segments. Under the snapshot lock.
+
+    Recovery would begin to walk there, in what may be another segment's bytes by then.
+
+    Raises:
+        LogFailedError: one could not be removed; the log is poisoned. DamagedRangeError: one cannot
+            be read.
+    """
+    assert state.snapshot_lock.locked()
+    stale = stale_snapshots(state, bases)
+    try:
+        for offset in stale:
+            with contextlib.suppress(FileNotFoundError):
+                state.files.unlink(snapshot_path(state.directory, offset))
+    except OSError as error:
+        message = f"{state.directory}: a stale snapshot could not be removed: {error}"
+        raise state.poison(LogFailedError(message)) from error
+    kept = state.snapshot_offsets
+    state.snapshot_offsets = [offset for offset in kept if offset not in stale]

@@ -13,7 +13,6 @@ Two things of a live log know places inside a segment, and are seen to before th
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -27,7 +26,6 @@ from logd.errors import (
 )
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
 from logd.storage import swap
-from logd.storage.checkpoint import read_snapshot, snapshot_path
 from logd.storage.clean_order import (
     CleanLimits,
     CleanOrder,
@@ -42,7 +40,12 @@ from logd.storage.compaction_state import (
     write_compaction,
 )
 from logd.storage.layout import cleaned_file_name
-from logd.storage.log_checkpoint import take_checkpoint, write_checkpoint
+from logd.storage.log_checkpoint import (
+    drop_snapshots,
+    stale_snapshots,
+    take_checkpoint,
+    write_checkpoint,
+)
 from logd.storage.log_describe import describe_segment
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
@@ -65,6 +68,15 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
         raise state.failed
     assert bound_offset >= 0
     segments = state.segment_list
+    name = f"{state.topic}-{state.partition}"
+    if any(segment.released is not None for segment in segments.items):
+        return CompactionFacts(
+            name=name,
+            segments=(),
+            first_dirty_offset=0,
+            bound_offset=bound_offset,
+            has_released=True,
+        )
     known = _known_state(state, segments)
     is_damaged = bool(state.damage.ranges)
     first_dirty = known.first_uncleaned_offset
@@ -73,7 +85,7 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
         for item in segments.items[:-1]
     )
     return CompactionFacts(
-        name=f"{state.topic}-{state.partition}",
+        name=name,
         segments=facts,
         first_dirty_offset=first_dirty,
         bound_offset=bound_offset,
@@ -109,6 +121,8 @@ def _segment_facts(
         try:
             segment.size = state.files.stat_size(segment.paths.log)
         except OSError as error:
+            if segment.is_replaced:
+                raise SegmentsChangedError(f"{segment.paths.log}: it was replaced") from error
             raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
     latest = segment.max_timestamp
     return SegmentFacts(
@@ -197,7 +211,9 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
     with state.open_lock, state.snapshot_lock:
         if any(state.damage.in_segment(segment.base_offset) for segment in old):
             raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
-        _drop_snapshots(state, replacement)
+        # A checkpoint that was begun long ago may have been written this moment; it is older than
+        # the one just seen to, and the next such one finds its segment replaced.
+        drop_snapshots(state, replacement.old)
         _commit(state, old, replacement)
         try:
             unlink_paths = swap.exchange_names(state.files, state.directory, replacement)
@@ -234,7 +250,8 @@ def _ordered_segments(state: LogState, order: CleanOrder, bases: Sequence[int]) 
     first = state.segment_list.index_of(ordered[0].base_offset)
     items = state.segment_list.items[first : first + len(ordered)]
     found = tuple(SourceSegment(item.base_offset, item.end_bound, item.size) for item in items)
-    if found != ordered or items[-1].is_active:
+    is_changed = found != ordered or items[-1].is_active
+    if is_changed or any(item.released is not None for item in items):
         raise SegmentsChangedError(
             f"{order.name}: from offset {ordered[0].base_offset} on the log has other segments "
             f"than the round of attempt {order.attempt} read"
@@ -277,43 +294,9 @@ def _check_written(state: LogState, replacement: Replacement) -> None:
 
 def _renew_checkpoint(state: LogState, replacement: Replacement) -> None:
     """Have a snapshot that names no place in an old segment, if there is any."""
-    stale = _stale_snapshots(state, replacement)
+    stale = stale_snapshots(state, replacement.old)
     if stale and stale[-1] == state.snapshot_offsets[-1]:
         write_checkpoint(state, take_checkpoint(state))
-
-
-def _drop_snapshots(state: LogState, replacement: Replacement) -> None:
-    """Unlink the snapshots that name a place in an old segment.
-
-    A checkpoint that was begun long ago may have been written this moment; it is older than the one
-    that `_renew_checkpoint` saw to, and the next such one finds its segment replaced.
-    """
-    assert state.snapshot_lock.locked()
-    stale = _stale_snapshots(state, replacement)
-    try:
-        for offset in stale:
-            with contextlib.suppress(FileNotFoundError):
-                state.files.unlink(snapshot_path(state.directory, offset))
-    except OSError as error:
-        message = f"{state.directory}: a stale snapshot could not be removed: {error}"
-        raise state.poison(LogFailedError(message)) from error
-    kept = state.snapshot_offsets
-    state.snapshot_offsets = [offset for offset in kept if offset not in stale]
-
-
-def _stale_snapshots(state: LogState, replacement: Replacement) -> list[int]:
-    stale: list[int] = []
-    assert state.snapshot_offsets == sorted(state.snapshot_offsets)
-    for offset in state.snapshot_offsets:
-        try:
-            base = read_snapshot(state.files, state.directory, offset).segment_base
-        except (CorruptFileError, UnsupportedFormatError, FileNotFoundError):
-            continue  # Recovery does not use it either.
-        except OSError as error:
-            raise DamagedRangeError(f"{state.directory}: {error}") from error
-        if base in replacement.old:
-            stale.append(offset)
-    return stale
 
 
 def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -> None:
@@ -356,7 +339,8 @@ def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment])
         segment.end_bound = following.base_offset
     for segment in old:
         assert segment.size != SIZE_UNKNOWN
-        state.sealed_bytes -= segment.size
         state.open_files.forget(segment)
-    state.sealed_bytes += sum(segment.log_bytes for segment in new)
-    state.segment_list = spliced
+    with state.list_lock:
+        state.sealed_bytes += sum(segment.log_bytes for segment in new)
+        state.sealed_bytes -= sum(segment.size for segment in old)
+        state.segment_list = spliced

@@ -29,7 +29,7 @@ class DeleteResult:
         log_start_offset: the log's start now.
         unlink_paths: files that were renamed out of the log, to be unlinked when nobody reads them.
         segment_count: how many segments went, and with them …
-        size_bytes: … so many bytes of log.
+        size_bytes: … so many bytes of log; of released ones their chunks still have them.
     """
 
     log_start_offset: int
@@ -77,6 +77,12 @@ def _is_active_below(state: LogState) -> bool:
 def _drop_below(state: LogState, offset: int) -> tuple[int, int]:
     """Take segments wholly below out of the log; return how many, and how many bytes."""
     assert state.log_start_offset >= offset, "durable before a file is touched"
+    with state.open_lock:  # Nobody releases or thaws one of them meanwhile.
+        return _drop_below_locked(state, offset)
+
+
+def _drop_below_locked(state: LogState, offset: int) -> tuple[int, int]:
+    assert state.open_lock.locked()
     dropped = state.segment_list.items[: state.segment_list.count_below(offset)]
     size_bytes = 0
     for segment in dropped:
@@ -89,8 +95,11 @@ def _drop_below(state: LogState, offset: int) -> tuple[int, int]:
     cuts = _cuts_below(state, state.segment_list.bases[len(dropped)])
     for segment in dropped:
         state.open_files.forget(segment)
-    state.sealed_bytes -= size_bytes
-    state.segment_list = state.segment_list.without_first(len(dropped))
+    released_bytes = sum(segment.size for segment in dropped if segment.released is not None)
+    with state.list_lock:
+        state.sealed_bytes -= size_bytes - released_bytes
+        state.released_bytes -= released_bytes
+        state.segment_list = state.segment_list.without_first(len(dropped))
     state.doomed_paths.extend((*_segment_files(dropped), *cuts))
     return len(dropped), size_bytes
 
@@ -104,7 +113,7 @@ def _rename_dropped(state: LogState) -> tuple[str, ...]:
         return ()
     while state.doomed_paths:
         path = state.doomed_paths[0]
-        # A segment that was copied here and never opened may have no index.
+        # One that was copied here and never opened may have no index, a released one has no log.
         with contextlib.suppress(FileNotFoundError):
             state.files.rename(path, path + DELETED_SUFFIX)
             state.deleted_paths.append(path + DELETED_SUFFIX)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from logd.errors import CorruptFileError, DamagedRangeError
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
+from logd.storage.released import ReleasedSegment
 from logd.storage.segment import SIZE_UNKNOWN, Segment, SegmentInfo
 from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.segment_scan import read_batch_header
@@ -15,9 +16,12 @@ def describe_segment(state: LogState, reader: LogReader, segment: Segment) -> Se
     """Return a description of one segment.
 
     Raises:
+        SegmentsChangedError: another segment has taken its place.
         DamagedRangeError: the disk refuses to read it. Damage in it is no error: what is there of
             timestamps is told.
     """
+    if segment.released is not None:
+        return _describe_released(segment, segment.released)
     try:
         opened = state.open_segment(segment)
         assert segment.size != SIZE_UNKNOWN
@@ -39,4 +43,17 @@ def describe_segment(state: LogState, reader: LogReader, segment: Segment) -> Se
         is_active=segment.is_active,
         first_timestamp_ms=first_ms,
         last_timestamp_ms=last_ms,
+    )
+
+
+def _describe_released(segment: Segment, released: ReleasedSegment) -> SegmentInfo:
+    assert not segment.is_active
+    return SegmentInfo(
+        base_offset=segment.base_offset,
+        next_offset=segment.end_bound,
+        size_bytes=released.size_bytes,
+        is_active=False,
+        first_timestamp_ms=released.min_timestamp_ms,
+        last_timestamp_ms=released.max_timestamp_ms,
+        is_released=True,
     )

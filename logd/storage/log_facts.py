@@ -8,6 +8,8 @@ Where the time index is missing or is not what a sealed one must be, the segment
 reader, which builds it anew. Where it has no entry, no record has a timestamp above 0; then the
 time of the file's last write stands for it, as in Kafka. In a damaged segment it is unknown.
 
+Of a released segment all of it is known: what was coded counts with its source's size.
+
 Concurrency: reads what the loop publishes, in an order that makes the outcome whole: the end of
 what is written first, then the greatest timestamp, which so covers all that lies below.
 """
@@ -16,11 +18,12 @@ from __future__ import annotations
 
 import contextlib
 
-from logd.errors import CorruptFileError
+from logd.errors import CorruptFileError, SegmentsChangedError
 from logd.policy.retention import UNKNOWN_TIMESTAMP_MS, SegmentFacts
 from logd.storage.files import Files
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
+from logd.storage.released import ReleasedSegment
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 from logd.storage.segment_files import MaxTimestamp
 from logd.storage.time_index import TimeIndex
@@ -34,7 +37,9 @@ def oldest_segments(state: LogState, reader: LogReader, limit: int | None) -> li
     for segment in segments:
         try:
             facts.append(_facts(state, reader, segment, written_offset))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if segment.is_replaced:
+                raise SegmentsChangedError(f"{segment.paths.log}: it was replaced") from error
             if segment in state.segment_list.items:
                 raise
             facts.clear()  # It was deleted meanwhile, and so was what is older.
@@ -60,6 +65,8 @@ def _facts(
 
 def _max_timestamp_ms(state: LogState, segment: Segment) -> int:
     """Return the greatest timestamp of a segment, or what stands for it."""
+    if segment.released is not None:
+        return _max_of_released(state, segment, segment.released)
     if segment.max_timestamp is None and not segment.is_active:
         segment.max_timestamp = _last_entry(state.files, segment)
     if segment.max_timestamp is None:
@@ -68,6 +75,15 @@ def _max_timestamp_ms(state: LogState, segment: Segment) -> int:
     if latest is not None and latest[0] >= 0:
         return latest[0]
     return state.files.modified_ms(segment.paths.log)
+
+
+def _max_of_released(state: LogState, segment: Segment, released: ReleasedSegment) -> int:
+    """Return the same of a released segment; its index was written when it was sealed."""
+    if released.max_timestamp_ms >= 0:
+        return released.max_timestamp_ms
+    with contextlib.suppress(OSError):
+        return state.files.modified_ms(segment.paths.time_index)
+    return UNKNOWN_TIMESTAMP_MS
 
 
 def _last_entry(files: Files, segment: Segment) -> MaxTimestamp | None:

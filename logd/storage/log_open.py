@@ -2,12 +2,13 @@
 
 After a clean stop the directory's names and what the stop noted are enough: no segment file is
 opened before somebody asks for it, so the start costs the same for ten sealed segments and ten
-thousand.
+thousand. What else must be known is which segments are released: their .log is rightly absent.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 
 from logd.errors import CorruptFileError, UnsupportedFormatError
 from logd.storage import partition_files
@@ -20,9 +21,11 @@ from logd.storage.log_state import LogParts
 from logd.storage.partition_files import EpochStart
 from logd.storage.partition_listing import PartitionListing, list_partition, remove_leftovers
 from logd.storage.producer_state import ProducerStates
+from logd.storage.released import ReleasedSegment, absent_segments
 from logd.storage.segment import Segment, SegmentList
 from logd.storage.segment_files import create_segment, segment_paths
 from logd.storage.swap import replacement_path
+from logd.units import INT64_MAX
 
 FIRST_EPOCH = EpochStart(0, 0)
 
@@ -57,8 +60,18 @@ def create_parts(
     )
 
 
-def open_clean_parts(files: Files, directory: str, *, topic_id: bytes, clean: CleanLog) -> LogParts:
+def open_clean_parts(
+    files: Files,
+    directory: str,
+    *,
+    topic_id: bytes,
+    clean: CleanLog,
+    released: Sequence[ReleasedSegment] = (),
+) -> LogParts:
     """Open a log after a clean stop, by names and by what the stop noted.
+
+    Args:
+        released: of these the .log may be absent.
 
     Raises:
         CorruptFileError: the directory is not as the stop left it; the log is to be recovered.
@@ -67,44 +80,65 @@ def open_clean_parts(files: Files, directory: str, *, topic_id: bytes, clean: Cl
     """
     listing = list_partition(files, directory)
     partition_files.check_metadata(files, directory, topic_id)
-    _check_unchanged(files, directory, listing, clean)
-    remove_leftovers(files, directory, listing)
+    absent = absent_segments(released, listing.bases, clean.log_start_offset)
+    sealed_bytes = _check_unchanged(files, directory, listing, clean, absent)
+    remove_leftovers(files, directory, listing, released=absent)
     # In epoch 0 the file has nothing to add, and a thousand logs need not read it.
     epochs = [FIRST_EPOCH]
     if clean.leader_epoch != FIRST_EPOCH.epoch:
         epochs = partition_files.read_epochs(files, directory) or epochs
-    segments = describe_segments(directory, listing.bases)
+    segments = describe_segments(directory, listing, absent)
     segments.active.size = clean.active_size
     assert segments.active.base_offset == clean.active_base
     assert segments.active.base_offset <= clean.log_end_offset
     return LogParts(
         segments=segments,
-        damage=DamageList.load(files, directory),
+        damage=load_damage(files, directory, absent.values()),
         epochs=epochs,
         producers=_clean_producers(files, directory, listing, clean),
         log_start_offset=clean.log_start_offset,
         end_offset=clean.log_end_offset,
-        sealed_bytes=clean.size_bytes - clean.active_size,
+        sealed_bytes=sealed_bytes,
         snapshot_offsets=listing.snapshots[-2:],
         unknown_files=listing.unknown,
     )
 
 
 def _check_unchanged(
-    files: Files, directory: str, listing: PartitionListing, clean: CleanLog
-) -> None:
+    files: Files,
+    directory: str,
+    listing: PartitionListing,
+    clean: CleanLog,
+    absent: dict[int, ReleasedSegment],
+) -> int:
+    """Compare the names with what the stop noted; return the bytes of sealed .log files.
+
+    Segments may have been released or come back since, by hand: the stop noted all of them, hot or
+    not, and their bytes. So what is absent is either released, or not as it was.
+    """
     path = segment_paths(directory, clean.active_base).log
     if listing.is_replacing:
         raise CorruptFileError(replacement_path(directory), 0, "is left of a crash")
     if not listing.bases or listing.bases[-1] != clean.active_base:
         raise CorruptFileError(path, 0, "is not the last segment, as the clean stop had noted")
-    if clean.segment_bases and list(clean.segment_bases) != listing.bases:
+    bases = sorted((*listing.bases, *absent))
+    if clean.segment_bases and list(clean.segment_bases) != bases:
         raise CorruptFileError(path, 0, "other segments are there than the clean stop had noted")
+    if clean.segment_count and clean.segment_count != len(bases):
+        reason = f"{len(bases)} segments are known, the clean stop had noted {clean.segment_count}"
+        raise CorruptFileError(path, 0, reason)
+    if bases[-1] != clean.active_base:
+        raise CorruptFileError(path, 0, f"segment {bases[-1]} is released, and lies behind it")
+    released_bytes = sum(each.size_bytes for each in absent.values())
+    sealed_bytes = clean.size_bytes - clean.active_size - released_bytes
+    if sealed_bytes < 0:
+        raise CorruptFileError(path, 0, f"{released_bytes} bytes are released, more than it had")
     size = files.stat_size(path)
     if size != clean.active_size:
         raise CorruptFileError(
             path, min(size, clean.active_size), f"has {size} bytes, not {clean.active_size}"
         )
+    return sealed_bytes
 
 
 def _clean_producers(
@@ -126,13 +160,38 @@ def _clean_producers(
     raise CorruptFileError(path, clean.active_size, "its producer snapshot cannot be read")
 
 
-def describe_segments(directory: str, bases: list[int]) -> SegmentList:
-    """Return the segments that names alone tell of."""
+def load_damage(files: Files, directory: str, released: Iterable[ReleasedSegment]) -> DamageList:
+    """Return what is damaged. What was lost of released segments is not: chunks have it.
+
+    Raises:
+        CorruptFileError, UnsupportedFormatError, OSError: the list cannot be used.
+    """
+    damage = DamageList.load(files, directory)
+    if damage.ranges:
+        for each in released:
+            # If it cannot be written down, the next start forgets it again.
+            with contextlib.suppress(OSError):
+                damage.forget_within(each.base_offset, each.next_offset)
+    return damage
+
+
+def describe_segments(
+    directory: str, listing: PartitionListing, absent: Mapping[int, ReleasedSegment]
+) -> SegmentList:
+    """Return the segments that names alone, and the catalog, tell of. The last one is hot."""
+    bases = sorted((*listing.bases, *absent))
     assert bases
-    ends = [*bases[1:], None]
-    return SegmentList(
-        tuple(
-            Segment(directory, base) if end is None else Segment(directory, base, end_bound=end)
-            for base, end in zip(bases, ends, strict=True)
-        )
-    )
+    assert bases[-1] not in absent
+    ends = [*bases[1:], INT64_MAX]
+    segments = []
+    for base, end in zip(bases, ends, strict=True):
+        segment = Segment(directory, base, end_bound=end)
+        if base in absent:
+            known = segment.released = absent[base]
+            segment.size = known.size_bytes
+            segment.max_timestamp = (known.max_timestamp_ms, base)
+            segment.lacks_indexes = not (
+                base in listing.offset_index_bases and base in listing.time_index_bases
+            )
+        segments.append(segment)
+    return SegmentList(tuple(segments))

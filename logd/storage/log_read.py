@@ -8,6 +8,9 @@ thread, opens, scans and verifies, and remembers what it verified.
 
 Damage that `read` comes upon is quarantined: the readers behind it go on.
 
+In a released segment the answer is a range of its source (`released`), without a byte read: its
+index is here. `try_read` gives it once the index is open.
+
 Concurrency: see `log_state`. Both take `segment_list` and a segment's `size` once.
 """
 
@@ -24,6 +27,7 @@ from logd.storage.damage_search import find_damage
 from logd.storage.file_slice import UNKNOWN_OFFSET, FileSlice, empty_slice
 from logd.storage.files import OpenFile
 from logd.storage.log_state import LogState, retry_if_replaced
+from logd.storage.released import ReleasedRange, ReleasedSegment
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 from logd.storage.segment_files import SegmentFiles, healthy_ranges, rebuild_sealed
 from logd.storage.segment_scan import (
@@ -54,7 +58,7 @@ class LogReader:
 
     def try_read(
         self, offset: int, *, max_bytes: int, below: int, min_one: bool
-    ) -> FileSlice | None:
+    ) -> FileSlice | ReleasedRange | None:
         """Return verified batches without waiting for a disk, or None; see `Log.try_read`."""
         state = self._state
         self._check_offset(offset)
@@ -68,6 +72,8 @@ class LogReader:
         size = segment.size
         if opened is None or size == SIZE_UNKNOWN:
             return None
+        if segment.released is not None:
+            return released_range(segment, segment.released, opened, offset)
         start = segment.boundaries.get(offset)
         if start is None:
             start = self._find_cached(segment, opened, offset, size)
@@ -192,7 +198,9 @@ class LogReader:
 
     # --- in a thread -----------------------------------------------------------------------------
 
-    def read(self, offset: int, *, max_bytes: int, below: int, min_one: bool) -> FileSlice:
+    def read(
+        self, offset: int, *, max_bytes: int, below: int, min_one: bool
+    ) -> FileSlice | ReleasedRange:
         """Return verified batches, reading from the disk as needed; see `Log.read`."""
         self._check_offset(offset)
         assert max_bytes >= 0
@@ -200,7 +208,9 @@ class LogReader:
             return empty_slice(offset)
         return retry_if_replaced(lambda: self._read(offset, max_bytes, below, min_one))
 
-    def _read(self, offset: int, max_bytes: int, below: int, min_one: bool) -> FileSlice:
+    def _read(
+        self, offset: int, max_bytes: int, below: int, min_one: bool
+    ) -> FileSlice | ReleasedRange:
         segments = self._state.segment_list
         for segment in segments.items[segments.index_of(offset) :]:
             if segment.base_offset >= below:
@@ -214,13 +224,15 @@ class LogReader:
 
     def _read_segment(
         self, segment: Segment, offset: int, *, max_bytes: int, below: int, min_one: bool
-    ) -> FileSlice | None:
+    ) -> FileSlice | ReleasedRange | None:
         """Read from one segment; None if it has no batch in offset .. below."""
         damaged = self._state.damage.find(offset)
         if damaged is not None:
             raise damaged.error()
         try:
             opened = self._state.open_segment(segment)
+            if segment.released is not None:
+                return released_range(segment, segment.released, opened, offset)
             start, end_limit = self.locate(segment, opened, offset)
             if start >= end_limit:
                 return None
@@ -375,6 +387,19 @@ class LogReader:
             state.damage_found_in_active = True
             state.plan_is_stale = True
         return damaged
+
+
+def released_range(
+    segment: Segment, released: ReleasedSegment, opened: SegmentFiles, offset: int
+) -> ReleasedRange | None:
+    """Return where in a released segment a reader of `offset` is to begin; None: behind its end."""
+    wanted = max(offset, segment.base_offset)
+    if wanted >= min(released.next_offset, segment.end_bound):
+        return None
+    position = opened.index.lookup(wanted)[1] if opened.index is not None else 0
+    return ReleasedRange(
+        segment.base_offset, position, released.size_bytes, wanted, segment.end_bound
+    )
 
 
 def _refuse_to_skip(damaged: Sequence[DamagedRange], offset: int, found_offset: int) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from logd.errors import CorruptRecordsError, DamagedRangeError, LogdError
+from logd.errors import CorruptRecordsError, DamagedRangeError, LogdError, StorageError
 from logd.record.batch import (
     CRC_START,
     HEADER,
@@ -29,6 +29,7 @@ from logd.record.batch import (
 from logd.record.last_values import LastValues, gather, gather_plain
 from logd.storage.files import OpenFile
 from logd.storage.log import Log
+from logd.storage.released import ReleasedRange
 from logd.units import MIB
 
 WINDOW_BYTES: Final = MIB
@@ -135,6 +136,9 @@ class LogReplay:
             return
         except LogdError as error:
             self._give_up(error)
+            return
+        if isinstance(piece, ReleasedRange):
+            self._give_up(StorageError(f"segment {piece.base_offset} is only in chunks"))
             return
         if piece.size == 0:
             self.offset = self._below  # Compaction left nothing up to the end.

@@ -2,10 +2,12 @@
 
 Concurrency, as a proof:
 
-* The event loop alone moves `end_offset`, `written_offset`, `synced_offset` and `segment_list`
-  while appends
-  are allowed; `delete_before` and `roll_now`, which run in a thread, have exclusive use of the
-  log's writing side (the partition sees to that) and replace `segment_list` in one assignment.
+* The event loop alone moves `end_offset`, `written_offset` and `synced_offset` while appends are
+  allowed; `delete_before`, `replace_segments` and `roll_now`, which run in a thread, have exclusive
+  use of the log's writing side (the partition sees to that).
+* `segment_list` is replaced in one assignment. Who makes a new one of the old one, and counts its
+  bytes, holds `list_lock` meanwhile, for some microseconds: a segment is released or thawed by a
+  thread while the loop publishes a roll.
 * Readers in threads take `segment_list` once and work on that value. A segment's published `size`
   only grows,
   and what lies below it never changes, so what they read below it is whole.
@@ -13,8 +15,9 @@ Concurrency, as a proof:
 * `open_lock` makes sure that a segment's files are opened once: two writable indexes over one file
   would
   not see each other's entries. `index_lock` keeps a checkpoint's sync apart from a roll's sealing.
-* When compaction replaces segments, names and `segment_list` change under `open_lock`. A reader has
-  an old segment's files open by then, or finds `is_replaced` set and takes `segment_list` again.
+* When segments are replaced by compaction, released or thawed, or dropped, names and `segment_list`
+  change under `open_lock`. A reader has an old segment's files open by then, or finds `is_replaced`
+  set and takes `segment_list` again.
   `snapshot_lock` keeps a checkpoint that was taken before from being written behind it.
 * `sync_lock` keeps the log's syncs apart. The kernel reports a failed write-back once per
   descriptor: of
@@ -48,6 +51,7 @@ from logd.storage.segment_files import (
     SegmentFiles,
     batch_timestamp_ms,
     healthy_ranges,
+    open_released,
     open_sealed,
 )
 from logd.storage.segment_scan import read_batch_header, scan_in_order
@@ -66,7 +70,7 @@ class LogParts:
     Attributes:
         epochs: leader epochs, the current one last.
         snapshot_offsets: of the producer snapshots that are kept.
-        sealed_bytes: of all sealed segments' .log files.
+        sealed_bytes: of all sealed segments' .log files that are there.
         bytes_since_checkpoint: what the next recovery would have to walk already.
     """
 
@@ -107,6 +111,9 @@ class LogState:
         unknown_files: names in the directory that are none of ours nor of Kafka's.
         cuts: (base offset, name) of saved tails; None until a deletion asks. Only recovery saves
             some, and it is over.
+        sealed_bytes: of all .log files but the active one: what is on this disk.
+        released_bytes: of the sources of released segments; no byte is in both numbers.
+        thawing: base offsets of segments that are being thawed; under the open lock.
         doomed_paths, deleted_paths: of deleted segments, files that are still to be renamed, and
             those that were while a later step failed.
     """
@@ -145,6 +152,10 @@ class LogState:
         self.written_offset = parts.end_offset
         self.synced_offset = parts.end_offset
         self.sealed_bytes = parts.sealed_bytes
+        self.released_bytes = sum(
+            segment.size for segment in parts.segments.items if segment.released is not None
+        )
+        self.thawing: set[int] = set()
         self.snapshot_offsets = parts.snapshot_offsets
         self.unknown_files = parts.unknown_files
         self.cuts: list[tuple[int, str]] | None = None
@@ -155,6 +166,7 @@ class LogState:
         self.damage_found_in_active = False
         self.plan_is_stale = True
         self.open_lock = threading.Lock()
+        self.list_lock = threading.Lock()
         self.sync_lock = threading.Lock()
         self.index_lock = threading.Lock()
         self.snapshot_lock = threading.Lock()
@@ -200,6 +212,8 @@ class LogState:
     def open_segment(self, segment: Segment) -> SegmentFiles:
         """Return the segment's files, opened if need be. For threads: it may rebuild an index.
 
+        A released segment has no log to open: its `file` is none, its indexes are there or not.
+
         Raises:
             CorruptFileError: the log is damaged where nobody knew. OSError: cannot be opened.
             SegmentsChangedError: other segments have taken its place; look the offset up anew.
@@ -213,6 +227,13 @@ class LogState:
             if segment.is_active:
                 segment.files = self._open_active(segment)
                 return segment.files
+            if segment.released is not None:
+                opened, is_whole = open_released(
+                    self.files, segment.paths, segment.released, settings=self.settings
+                )
+                segment.lacks_indexes = not is_whole
+                self.open_files.put(segment, opened)
+                return opened
             opened = open_sealed(
                 self.files,
                 segment.paths,
@@ -227,6 +248,18 @@ class LogState:
                 segment.max_timestamp = opened.time_index.last
             self.open_files.put(segment, opened)
             return opened
+
+    def reopen_sealed(self, segment: Segment) -> SegmentFiles:
+        """Open a sealed segment anew, so that its index files are whole, not only those in memory.
+
+        A roll that found no space leaves none on the disk; its open indexes go on being used.
+
+        Raises:
+            CorruptFileError, OSError, SegmentsChangedError: as `open_segment`.
+        """
+        assert not segment.is_active
+        self.open_files.forget(segment)
+        return self.open_segment(segment)
 
     def check_not_replaced(self, segment: Segment) -> None:
         """Refuse a segment whose name belongs to another one by now. Under the open lock.

@@ -1,6 +1,6 @@
 """What lies in a partition's directory, told by names alone.
 
-    <20 digits>.log .index .timeindex      segments
+    <20 digits>.log .index .timeindex      segments; a released one has no .log
     <20 digits>.producers                  snapshots of producer state, by offset
     <20 digits>.<position>.cut             bytes that recovery cut off, kept beside the log
     partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged, groups.snapshot
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,7 +65,7 @@ class PartitionListing:
 
     Attributes:
         bases: base offsets of the .log files, rising.
-        index_bases: base offsets for which an index or time index exists.
+        offset_index_bases, time_index_bases: base offsets for which such an index exists.
         snapshots: offsets of producer snapshots, rising.
         cuts: (base offset, name) of saved tails.
         leftovers: names that a crash left and nobody needs.
@@ -73,12 +74,18 @@ class PartitionListing:
     """
 
     bases: list[int] = field(default_factory=list)
-    index_bases: set[int] = field(default_factory=set)
+    offset_index_bases: set[int] = field(default_factory=set)
+    time_index_bases: set[int] = field(default_factory=set)
     snapshots: list[int] = field(default_factory=list)
     cuts: list[tuple[int, str]] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     manifests: list[str] = field(default_factory=list)
+
+    @property
+    def index_bases(self) -> set[int]:
+        """Base offsets for which an index or time index exists."""
+        return self.offset_index_bases | self.time_index_bases
 
     @property
     def is_replacing(self) -> bool:
@@ -137,23 +144,30 @@ def _sort_in(listing: PartitionListing, name: str) -> None:
         listing.unknown.append(name)
     elif parsed[1] == LOG_SUFFIX:
         listing.bases.append(parsed[0])
-    elif parsed[1] in (INDEX_SUFFIX, TIME_INDEX_SUFFIX):
-        listing.index_bases.add(parsed[0])
+    elif parsed[1] == INDEX_SUFFIX:
+        listing.offset_index_bases.add(parsed[0])
+    elif parsed[1] == TIME_INDEX_SUFFIX:
+        listing.time_index_bases.add(parsed[0])
     elif parsed[1] == PRODUCERS_SUFFIX:
         listing.snapshots.append(parsed[0])
     elif parsed[1] not in _KAFKA_SUFFIXES:
         listing.unknown.append(name)
 
 
-def remove_leftovers(files: Files, directory: str, listing: PartitionListing) -> list[str]:
+def remove_leftovers(
+    files: Files, directory: str, listing: PartitionListing, *, released: Collection[int] = ()
+) -> list[str]:
     """Unlink what a crash left, and indexes that lost their log; return the names.
 
     Not synced: what a crash brings back is removed at the next start.
+
+    Args:
+        released: base offsets of segments that need no log: their indexes stay.
     """
     assert not set(listing.leftovers).intersection(listing.unknown)
     names = list(listing.leftovers)
     known = set(files.list_directory(directory))
-    for base_offset in sorted(listing.index_bases.difference(listing.bases)):
+    for base_offset in sorted(listing.index_bases.difference(listing.bases, released)):
         for suffix in (INDEX_SUFFIX, TIME_INDEX_SUFFIX):
             name = offset_name(base_offset) + suffix
             if name in known:

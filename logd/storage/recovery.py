@@ -20,6 +20,9 @@ bad one:
     from R on, same boot        the kernel lost nothing: only a short last write at the end of the
                                 file is torn, and is cut; all else is damage
 
+A released segment has no .log: it was synced, and proved whole when it went. It is not walked, and
+no checkpoint in it counts.
+
 What is cut is saved beside the log first, and reported. No offset below R is ever assigned again:
 if the last segment is damaged, the log goes on in a new one, behind all offsets that the damaged
 one can have had. Recovery changes nothing that a second recovery would not do again: it can be
@@ -31,16 +34,18 @@ Source: DESIGN section 4; "Can applications recover from fsync failures?" (ATC '
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from logd.errors import CorruptFileError, LogFailedError, UnsupportedFormatError
 from logd.storage import partition_files
 from logd.storage.checkpoint import find_snapshot, snapshot_path, write_snapshot
 from logd.storage.compaction_state import read_compaction
-from logd.storage.damage import DamagedRange, DamageList
+from logd.storage.damage import DamagedRange
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_file_name
-from logd.storage.log_open import FIRST_EPOCH, describe_segments
+from logd.storage.log_open import FIRST_EPOCH, describe_segments, load_damage
 from logd.storage.log_settings import LogSettings
 from logd.storage.log_state import LogParts
 from logd.storage.offset_index import OffsetIndex
@@ -48,7 +53,13 @@ from logd.storage.partition_files import EpochStart
 from logd.storage.partition_listing import PartitionListing, list_partition, remove_leftovers
 from logd.storage.producer_state import ProducerSnapshot, ProducerStates
 from logd.storage.recovery_report import RecoveryReport
-from logd.storage.recovery_walk import RecoveryPoint, SegmentWalk, WalkContext
+from logd.storage.recovery_walk import (
+    MISSING_BEHIND,
+    RecoveryPoint,
+    SegmentWalk,
+    WalkContext,
+)
+from logd.storage.released import ReleasedSegment, absent_segments
 from logd.storage.segment import Segment, SegmentList
 from logd.storage.segment_files import (
     IndexBuilder,
@@ -79,6 +90,7 @@ def recover_parts(
     settings: LogSettings,
     sync_point: SyncPoint | None,
     same_boot: bool,
+    released: Sequence[ReleasedSegment] = (),
 ) -> tuple[LogParts, RecoveryReport]:
     """Recover a log; see the module's docstring, and `Log.recover` for arguments and errors."""
     listing = list_partition(files, directory)
@@ -87,8 +99,12 @@ def recover_parts(
     if replaced:
         listing = list_partition(files, directory)
     report = RecoveryReport(name, unknown=list(listing.unknown), replaced=replaced)
-    report.removed = remove_leftovers(files, directory, listing)
-    recovery = _Recovery(files, directory, settings, listing, report, same_boot=same_boot)
+    log_start = partition_files.read_log_start(files, directory)
+    absent = absent_segments(released, listing.bases, log_start)
+    report.removed = remove_leftovers(files, directory, listing, released=absent)
+    recovery = _Recovery(
+        files, directory, settings, listing, report, absent=absent, same_boot=same_boot
+    )
     parts = recovery.run(sync_point)
     report.end_offset = parts.end_offset
     return parts, report
@@ -115,6 +131,7 @@ class _Recovery:
         listing: PartitionListing,
         report: RecoveryReport,
         *,
+        absent: dict[int, ReleasedSegment],
         same_boot: bool,
     ) -> None:
         self._files = files
@@ -123,13 +140,18 @@ class _Recovery:
         self._listing = listing
         self._report = report
         self._same_boot = same_boot
-        self._damage = DamageList.load(files, directory)
+        self._absent = absent
+        self._damage = load_damage(files, directory, absent.values())
         self._log_start = partition_files.read_log_start(files, directory)
         self._epochs_read = partition_files.read_epochs(files, directory)
         self._bases = self._drop_deleted()
         self._sizes = {
-            base: files.stat_size(segment_paths(directory, base).log) for base in self._bases
+            base: files.stat_size(segment_paths(directory, base).log)
+            for base in self._bases
+            if base not in absent
         }
+        if self._bases and self._bases[-1] in absent:
+            self._make_active(absent[self._bases[-1]].next_offset)
 
     def run(self, sync_point: SyncPoint | None) -> LogParts:
         """Do all of it."""
@@ -139,6 +161,7 @@ class _Recovery:
         snapshot = find_snapshot(self._files, self._directory, self._listing.snapshots, self._sizes)
         context = self._make_context(snapshot, sync_point)
         segments = self._describe_segments()
+        self._find_gaps(context, segments)
         last = self._walk_all(context, segments, snapshot) if segments is not None else None
         end_offset, goes_on = self._find_end(context, last, sync_point)
         if last is None or segments is None or not goes_on:
@@ -153,7 +176,7 @@ class _Recovery:
             producers=context.producers,
             log_start_offset=max(self._log_start, segments.bases[0]),
             end_offset=end_offset,
-            sealed_bytes=sum(self._sizes[base] for base in segments.bases[:-1]),
+            sealed_bytes=sum(self._sizes.get(base, 0) for base in segments.bases[:-1]),
             snapshot_offsets=self._drop_snapshots(snapshot),
             unknown_files=self._listing.unknown,
             bytes_since_checkpoint=self._report.walked_bytes,
@@ -166,7 +189,7 @@ class _Recovery:
 
     def _drop_deleted(self) -> list[int]:
         """Finish a deletion that a crash cut short: remove segments wholly below the log start."""
-        bases = self._listing.bases
+        bases = sorted((*self._listing.bases, *self._absent))
         kept_from = 0
         while kept_from + 1 < len(bases) and bases[kept_from + 1] <= self._log_start:
             kept_from += 1
@@ -181,13 +204,47 @@ class _Recovery:
             self._damage.forget_below(self._log_start)
         return bases[kept_from:]
 
+    def _make_active(self, end_offset: int) -> None:
+        """Make the active segment that should follow a released one, and is missing.
+
+        What was synced to it, as far as the journal knows, is found missing by the walk.
+        """
+        base = max(end_offset, self._log_start)
+        create_segment(
+            self._files, self._directory, base, settings=self._settings, with_indexes=False
+        )
+        self._bases.append(base)
+        self._sizes[base] = 0
+
     def _describe_segments(self) -> SegmentList | None:
         if not self._bases:
             return None
-        segments = describe_segments(self._directory, self._bases)
+        absent = {base: self._absent[base] for base in self._bases if base in self._absent}
+        hot = replace(self._listing, bases=[base for base in self._bases if base not in absent])
+        segments = describe_segments(self._directory, hot, absent)
         for segment in segments.items:
-            segment.size = self._sizes[segment.base_offset]
+            if segment.released is None:
+                segment.size = self._sizes[segment.base_offset]
         return segments
+
+    def _find_gaps(self, context: WalkContext, segments: SegmentList | None) -> None:
+        """Quarantine what should lie behind a released segment and is in no other one."""
+        for segment in segments.items if segments is not None else ():
+            known, end_bound = segment.released, segment.end_bound
+            if known is None or known.next_offset >= end_bound or context.may_miss(end_bound):
+                continue
+            missing = DamagedRange(
+                first_offset=known.next_offset,
+                next_offset=end_bound,
+                base_offset=segment.base_offset,
+                file=segment_file_name(segment.base_offset, LOG_SUFFIX),
+                position=known.size_bytes,
+                end_position=known.size_bytes,
+                reason=MISSING_BEHIND,
+            )
+            if missing not in self._damage.ranges:
+                self._damage.add(missing)
+                self._report.damaged.append(missing)
 
     def _make_context(
         self, snapshot: ProducerSnapshot | None, sync_point: SyncPoint | None
@@ -228,10 +285,17 @@ class _Recovery:
     def _walk_all(
         self, context: WalkContext, segments: SegmentList, snapshot: ProducerSnapshot | None
     ) -> _Walked:
-        """Walk the segments from S on; seal all but the last one, which is returned."""
+        """Walk the segments from S on; seal all but the last one, which is returned.
+
+        Released ones were synced and proved whole; they are not walked.
+        """
         first = segments.items[0].base_offset if snapshot is None else snapshot.segment_base
         walked: _Walked | None = None
         for segment in segments.items[segments.index_of(first) :]:
+            if segment.released is not None:
+                # Its batches cannot be replayed; what is known of producers may be out of date now.
+                context.producers = ProducerStates()
+                continue
             at_start = (
                 snapshot if snapshot and snapshot.segment_base == segment.base_offset else None
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from logd.errors import CorruptFileError, UnsupportedFormatError
 from logd.record.batch import CONTROL_BIT, HEADER_BYTES, TRANSACTIONAL_BIT, BatchHeader, read_header
@@ -29,6 +29,8 @@ from logd.storage.segment_scan import (
 )
 from logd.storage.tail_cut import cut_tail
 from logd.units import INT32_MAX
+
+MISSING_BEHIND: Final = "records are missing between this segment and the next"
 
 _OFFSET = struct.Struct(">q")
 
@@ -85,6 +87,10 @@ class WalkContext:
     same_boot: bool
     report: RecoveryReport
     compacted_below: int = 0
+
+    def may_miss(self, offset: int) -> bool:
+        """Return whether no record need be there right before `offset`: compaction took some."""
+        return self.settings.is_compacted or offset <= self.compacted_below
 
 
 class SegmentWalk:
@@ -312,11 +318,8 @@ class SegmentWalk:
     def _find_gap(self) -> None:
         end_bound = self._segment.end_bound
         assert self.next_offset <= end_bound
-        may_have_gaps = (
-            self._context.settings.is_compacted or end_bound <= self._context.compacted_below
-        )
-        if self.next_offset < end_bound and not may_have_gaps:
-            self._miss(end_bound, "records are missing between this segment and the next")
+        if self.next_offset < end_bound and not self._context.may_miss(end_bound):
+            self._miss(end_bound, MISSING_BEHIND)
 
     def _miss(self, end_offset: int, reason: str) -> None:
         known = any(

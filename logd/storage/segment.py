@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Final
 
 from logd.storage.boundaries import Boundaries
+from logd.storage.released import ReleasedSegment
 from logd.storage.segment_files import MaxTimestamp, SegmentFiles, SegmentPaths, segment_paths
 from logd.storage.verified_ranges import VerifiedRanges
 from logd.units import INT64_MAX
@@ -41,6 +42,10 @@ class Segment:
         max_timestamp: the greatest timestamp and its offset; None if not known.
         first_timestamp_ms: of the first batch, once compaction asked for it.
         is_replaced: its names are another segment's, or are about to be; set under the open lock.
+        released: what is known of it if its bytes are in chunks and it has no .log; then `size` is
+            its source's, and all that speaks of bytes in a .log means nothing.
+        lacks_indexes: it is released, and an index of it is missing or cannot be used.
+        sealed_ms: when its .log was last written, once somebody asked.
         bytes_since_entry: bytes behind the last index entry.
         files: the open files of an active segment; those of sealed ones are in `OpenFiles`.
     """
@@ -55,8 +60,11 @@ class Segment:
         "first_append_ms",
         "first_timestamp_ms",
         "is_replaced",
+        "lacks_indexes",
         "max_timestamp",
         "paths",
+        "released",
+        "sealed_ms",
         "size",
         "verified",
     )
@@ -76,6 +84,9 @@ class Segment:
         self.is_replaced = False
         self.bytes_since_entry = 0
         self.files: SegmentFiles | None = None
+        self.released: ReleasedSegment | None = None
+        self.lacks_indexes = False
+        self.sealed_ms: int | None = None
 
     def __repr__(self) -> str:
         """Return what a debugger should show."""
@@ -126,6 +137,18 @@ class SegmentList:
         active = self.active
         return active if offset >= active.base_offset else self.items[self.index_of(offset)]
 
+    def replaced(self, old: Segment, new: Segment) -> SegmentList:
+        """Return the list with another segment in one's place."""
+        assert old.base_offset == new.base_offset
+        assert old.end_bound == new.end_bound
+        assert old in self.items
+        return SegmentList(tuple(new if item is old else item for item in self.items))
+
+    def with_base(self, base_offset: int) -> Segment | None:
+        """Return the segment with this base offset, if there is one."""
+        found = self.items[self.index_of(base_offset)]
+        return found if found.base_offset == base_offset else None
+
     def rolled_to(self, segment: Segment) -> SegmentList:
         """Return the list with a new active segment."""
         assert segment.base_offset > self.active.base_offset
@@ -156,7 +179,10 @@ class SegmentList:
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """What `segments` and `status` tell of a segment. Timestamps are -1 where there are none."""
+    """What `segments` and `status` tell of a segment. Timestamps are -1 where there are none.
+
+    Of a released one, the size is that of what was coded, and the first timestamp the least one.
+    """
 
     base_offset: int
     next_offset: int
@@ -164,8 +190,11 @@ class SegmentInfo:
     is_active: bool
     first_timestamp_ms: int
     last_timestamp_ms: int
+    is_released: bool = False
 
     @property
     def state(self) -> str:
-        """`active` or `sealed`."""
+        """`active`, `sealed` or `released`."""
+        if self.is_released:
+            return "released"
         return "active" if self.is_active else "sealed"

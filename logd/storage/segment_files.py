@@ -18,6 +18,7 @@ from logd.errors import CorruptFileError
 from logd.record.batch import NO_TIMESTAMP, BatchHeader
 from logd.record.timestamps import latest_timestamp_ms
 from logd.storage.damage import DamagedRange
+from logd.storage.file_slice import NO_FILE
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import (
     INDEX_SUFFIX,
@@ -28,6 +29,7 @@ from logd.storage.layout import (
 )
 from logd.storage.log_settings import LogSettings
 from logd.storage.offset_index import OffsetIndex
+from logd.storage.released import ReleasedSegment
 from logd.storage.segment_scan import scan_in_order
 from logd.storage.time_index import TimeIndex
 
@@ -254,6 +256,26 @@ def open_sealed(
             damaged=damaged,
         )
     return SegmentFiles(file, index, time_index)
+
+
+def open_released(
+    files: Files, paths: SegmentPaths, released: ReleasedSegment, *, settings: LogSettings
+) -> tuple[SegmentFiles, bool]:
+    """Open what is here of a released segment: its indexes; also return whether both can be used.
+
+    Nothing here can rebuild one. Without it, who reads the segment starts at its first byte.
+    """
+    bounds = {"base_offset": released.base_offset, "max_bytes": settings.segment_index_bytes}
+    opened = SegmentFiles(NO_FILE, None, None)
+    with contextlib.suppress(CorruptFileError, OSError):
+        index = OffsetIndex.open(files, paths.index, writable=False, **bounds)
+        index.check_fits(next_offset=released.next_offset, log_bytes=released.size_bytes)
+        opened.index = index
+    with contextlib.suppress(CorruptFileError, OSError):
+        time_index = TimeIndex.open(files, paths.time_index, writable=False, **bounds)
+        time_index.check_fits(next_offset=released.next_offset)
+        opened.time_index = time_index
+    return opened, opened.index is not None and opened.time_index is not None
 
 
 def rebuild_sealed(

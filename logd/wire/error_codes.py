@@ -198,6 +198,7 @@ _CODES: Final[dict[type[errors.LogdError], ErrorCode]] = {
     errors.DiskFullError: ErrorCode.KAFKA_STORAGE_ERROR,
     errors.LogFailedError: ErrorCode.KAFKA_STORAGE_ERROR,
     errors.DamagedRangeError: ErrorCode.KAFKA_STORAGE_ERROR,
+    errors.ColdRangeError: ErrorCode.KAFKA_STORAGE_ERROR,
 }
 
 

@@ -143,6 +143,16 @@ class ColdCatalogContract:
             cold.change_node(replace(NODES[0], place=NODES[1].place))
         assert cold.nodes() == list(NODES)
 
+    def test_single_generations_are_found(self, cold: ColdCatalog) -> None:
+        """As they are among all, in the order asked for; what there is not is left out."""
+        for number in (1, 2, 3):
+            cold.plan(plan_of(number, base=10 * number, end=10 * number + 10), now_ms=0)
+        first, second, third = cold.generations()
+        asked = [third.encoding, encoding(9), first.encoding]
+        assert cold.find(asked) == [third, first]
+        assert cold.find([second.encoding]) == [second]
+        assert cold.find([]) == []
+
     def test_the_way_of_a_segment(self, cold: ColdCatalog) -> None:
         """Planned, committed, released, thawed, released, deleted, gone: as recorded each time."""
         planned = cold.plan(plan_of(1), now_ms=7)

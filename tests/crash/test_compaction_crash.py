@@ -228,7 +228,7 @@ def calls_of_rounds(tmp_path: Path) -> list[int]:
     assert ended
     assert session is not None
     assert len(session.model.rows) < 12
-    assert session.steps > len(session.rounds)
+    assert session.steps > len(session.rounds), "no round was put in place in several steps"
     disk.close()
     return [call for begun, end in session.rounds for call in range(begun, end + 2)]
 

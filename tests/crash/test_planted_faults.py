@@ -186,7 +186,7 @@ def damaged_below_recovery_point(root: Path) -> tuple[History, SyncPoint, int]:
     session = Session.create(FastFiles(), str(root), history, SETTINGS)
     for _ in range(4):
         session.append()
-    session.log.release()
+    session.log.let_go()
     path = root / "t-0" / f"{0:020d}.log"
     data = bytearray(path.read_bytes())
     data[len(data) // 4 + 100] ^= 1

@@ -31,10 +31,10 @@ from logd.policy.group.values import (
     JoinAnswer,
     Leaver,
     Persist,
-    StoredGroup,
     Sync,
     SyncAnswer,
 )
+from logd.record.group_records import GroupValue
 from logd.wire.error_codes import ErrorCode
 from tests.unit.group_driver import limits
 
@@ -120,8 +120,8 @@ class World:
         self.clients: list[Client] = []
         self.parked: dict[int, Reply] = {}
         self.writes: deque[Persist] = deque()
-        self.durable: StoredGroup = NOTHING_STORED
-        self.told_of: StoredGroup = NOTHING_STORED
+        self.durable: GroupValue = NOTHING_STORED
+        self.told_of: GroupValue = NOTHING_STORED
         self.told: dict[str, bytes] = {}
         self.generation = 0
         self.slowness_choice = 6

@@ -1,12 +1,14 @@
 """A log behaves as a Python list of batches, whatever is done to it in whatever order.
 
 Hypothesis appends, writes, syncs, fails writes, rolls, deletes, checkpoints, reads, looks up times,
-restarts cleanly and by recovery; after each step the log must agree with the list.
+releases segments to chunks and thaws them, loses indexes of released ones, restarts cleanly and by
+recovery; after each step the log must agree with the list.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -26,9 +28,11 @@ from logd.errors import DiskFullError, OffsetOutOfRangeError
 from logd.record.batch import read_header
 from logd.storage.files import OpenFile
 from logd.storage.log import LogSettings
+from logd.storage.released import ReleasedRange
 from logd.storage.sync_journal import SyncPoint
 from tests.crash.lying_disk import FastFiles
-from tests.unit.log_builder import batch_of, headers_in, make_log, recover_log, reopen
+from tests.unit.log_builder import batch_of, headers_in, make_log
+from tests.unit.released_rig import Chunks, open_again, recover_again
 
 PRODUCER_ID = 3
 
@@ -86,6 +90,7 @@ class LogMachine(RuleBasedStateMachine):
         self.sequence = 0
         self.point: SyncPoint | None = None
         self.now_ms = 1000
+        self.chunks = Chunks()
 
     def teardown(self) -> None:
         """Remove the log."""
@@ -176,6 +181,36 @@ class LogMachine(RuleBasedStateMachine):
         for path in result.unlink_paths:
             self.files.unlink(path)
 
+    # --- chunks ----------------------------------------------------------------------------------
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        """A sealed segment goes to chunks."""
+        hot = [each.base_offset for each in self.log.sealed_segments()]
+        if hot:
+            self.chunks.release(self.log, data.draw(st.sampled_from(hot)))
+
+    @rule(data=st.data())
+    def thaw(self, data: st.DataObject) -> None:
+        """A released segment comes back."""
+        if released := self._released():
+            self.chunks.thaw(self.log, data.draw(st.sampled_from(released)), step=77)
+
+    @rule(data=st.data(), put_back=st.booleans())
+    def lose_indexes(self, data: st.DataObject, put_back: bool) -> None:
+        """A released segment's indexes are lost, and perhaps put back."""
+        if released := self._released():
+            base = data.draw(st.sampled_from(released))
+            self.log.distrust_indexes(base)
+            assert base in self.log.released_without_indexes()
+            if put_back:
+                self.log.put_indexes(base, *self.chunks.indexes[base])
+                assert base not in self.log.released_without_indexes()
+
+    def _released(self) -> list[int]:
+        items = self.log.segment_list.items
+        return [item.base_offset for item in items if item.released is not None]
+
     # --- starting again --------------------------------------------------------------------------
 
     @precondition(lambda self: not self.staged)
@@ -183,14 +218,17 @@ class LogMachine(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         """A clean stop and a start."""
         clean = self.log.close()
-        self.log = reopen(self.directory, clean, settings=self.settings, files=self.files)
+        self.log = open_again(
+            self.directory, clean, self.chunks, settings=self.settings, files=self.files
+        )
 
     @rule(uses_point=st.booleans())
     def die_and_recover(self, uses_point: bool) -> None:
         """kill -9: what was staged is gone, all that was written is there."""
-        self.log.release()
-        self.log, report = recover_log(
+        self.log.let_go()
+        self.log, report = recover_again(
             self.directory,
+            self.chunks,
             settings=self.settings,
             files=self.files,
             point=self.point if uses_point else None,
@@ -221,12 +259,25 @@ class LogMachine(RuleBasedStateMachine):
             assert not thread
             return
         wanted = [e for e in self.written if e.next_offset > offset and e.next_offset <= below]
+        if isinstance(piece, ReleasedRange):
+            self._check_cut(piece, wanted, below, max_bytes)
+            return
         got = self.files.read_at(piece.file, piece.position, piece.size) if piece.size else b""
         assert b"".join(entry.data for entry in wanted).startswith(got)
         assert bool(got) == bool(wanted)
         assert len(got) <= max_bytes or got == wanted[0].data
         if piece.next_offset >= 0 and got:
             assert piece.next_offset == headers_in(self.log, piece)[-1].next_offset
+
+    def _check_cut(
+        self, where: ReleasedRange, wanted: list[Appended], below: int, max_bytes: int
+    ) -> None:
+        """What is cut out of the source is what a hot read would give of this segment."""
+        got, cut = self.chunks.cut(where, below=below, max_bytes=max_bytes, window=90)
+        assert got
+        assert b"".join(entry.data for entry in wanted).startswith(got)
+        assert len(got) <= max_bytes or got == wanted[0].data
+        assert cut.next_offset in [entry.next_offset for entry in wanted]
 
     @rule(timestamp_ms=st.integers(0, 31))
     def look_up_time(self, timestamp_ms: int) -> None:
@@ -240,8 +291,10 @@ class LogMachine(RuleBasedStateMachine):
             ),
             None,
         )
-        found = self.log.offset_for_timestamp(timestamp_ms, below=below)
-        assert (found and found[:2]) == expected
+        assert self.chunks.find_time(self.log, timestamp_ms, below=below) == expected
+        latest = self.chunks.find_latest(self.log, below=below)
+        times = [e.timestamp_ms for e in self.written if e.next_offset > self.start]
+        assert (latest and latest[1]) == max(times, default=None)
 
     @rule()
     def repeat(self) -> None:
@@ -267,10 +320,13 @@ class LogMachine(RuleBasedStateMachine):
         assert log.synced_offset <= log.written_offset
         assert log.staged_bytes == sum(len(entry.data) for entry in self.staged)
         first_base = log.segment_list.bases[0]
-        assert log.size_bytes == sum(
+        assert log.total_bytes == sum(
             len(entry.data) for entry in self.written if entry.base_offset >= first_base
         )
         assert log.damaged == []
+        on_disk = [item for item in log.segment_list.items if os.path.exists(item.paths.log)]
+        assert [item for item in log.segment_list.items if item.released is None] == on_disk
+        assert log.size_bytes == sum(os.path.getsize(item.paths.log) for item in on_disk)
 
 
 LogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -108,7 +108,7 @@ class World:
         """A crash within the same boot; the note is as old as the last minute's."""
         trio.run(self.rig.retention.clock.note)
         note = self.rig.notes[-1]
-        self.partition.log.release()
+        self.partition.log.let_go()
         self.rig = RetentionRig(self.directory, clock=self.clock, last=note)
         self.partition = self.rig.opened(**self.overrides)
         assert self.partition.high_watermark == len(self.timestamps)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from logd.broker.cold_segments import ColdSegments
 from logd.broker.context import Broker, RequestContext
 from logd.broker.disk_space import DiskSpace
 from logd.broker.dynamic_config import DynamicConfig
@@ -20,6 +21,9 @@ from logd.broker.producer_ids import ProducerIds
 from logd.broker.topics import Topics, TopicServices, random_topic_id
 from logd.broker.turn import Wakeable
 from logd.clock import Clock
+from logd.cold.life import LifeServices
+from logd.cold.nodes import NodeServices
+from logd.cold.tier import ColdTier
 from logd.config import TopicSettings, load_server_settings
 from logd.errors import LogdError, OffsetOutOfRangeError
 from logd.events import EventLog
@@ -37,6 +41,15 @@ from logd.storage.partition_files import (
 from tests.unit.group_fakes import FakeGroupLog, GroupServices
 
 CLUSTER_ID = "c" * 22
+
+
+def no_coded_segments(broker: Broker) -> ColdSegments:
+    """The life of coded segments where there are no storage nodes: it never begins."""
+
+    def never() -> LifeServices:
+        raise AssertionError("there are no storage nodes here")
+
+    return ColdSegments(broker.cold, broker.offload, never, topic_name=lambda _: None)
 
 
 class FakeProducers:
@@ -70,10 +83,15 @@ class FakeLog:
         self.damaged: list[Any] = []
         self.described: list[Any] = []
         self.newest: tuple[int, int] | None = None
+        self.times: list[tuple[int, int]] = []
 
     @property
     def written_offset(self) -> int:
         return self.end_offset
+
+    @property
+    def hot_start_offset(self) -> int:
+        return self.log_start_offset
 
     def checkpoint(self) -> None:
         self.checkpoints += 1
@@ -83,6 +101,12 @@ class FakeLog:
 
     def max_timestamp(self, *, below: int) -> tuple[int, int] | None:
         return self.newest if self.newest and self.newest[0] < below else None
+
+    def offset_for_timestamp(
+        self, timestamp_ms: int, *, below: int, from_offset: int = 0
+    ) -> tuple[int, int, int] | None:
+        times = ((at, at_ms, 0) for at, at_ms in self.times if at_ms >= timestamp_ms)
+        return next((found for found in times if found[0] < below), None)
 
     def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
         return end_offset_for_epoch(self.epochs, epoch, end_offset=self.end_offset)
@@ -101,7 +125,6 @@ class FakePartition:
         self.settings = spec.settings
         self.retired = False
         self.syncs = True
-        self.times: list[tuple[int, int]] = []
 
     @property
     def log_start_offset(self) -> int:
@@ -137,12 +160,6 @@ class FakePartition:
             raise OffsetOutOfRangeError("beyond the high watermark")
         self.log.log_start_offset = before_offset
         return before_offset
-
-    async def list_offset(self, timestamp_ms: int) -> tuple[int, int, int]:
-        for offset, at_ms in self.times:
-            if at_ms >= timestamp_ms and offset < self.high_watermark:
-                return offset, at_ms, 0
-        return -1, -1, -1
 
 
 class DirectoryFactory:
@@ -242,6 +259,19 @@ class Server:
             started_at=self.clock.monotonic(),
             disk=DiskSpace(reserve_bytes=0),
         )
+        self.broker.cold = ColdTier(
+            self.catalog.cold,
+            NodeServices(
+                files=self.files,
+                offload=self.offload,
+                events=self.events,
+                cluster_id=CLUSTER_ID,
+                settings=config.settings,
+                random=seeded,
+            ),
+            self.clock,
+        )
+        self.broker.coded = no_coded_segments(self.broker)
         self.group_log = FakeGroupLog(self.topics)
         self.group_services = GroupServices(self.events)
         numbers = itertools.count(1)

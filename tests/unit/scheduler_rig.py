@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -240,6 +240,7 @@ class Rig:
             self.cleaner,
             self.metrics,
             bound=lambda p: self.bounds.get(p.topic_name, 2**40),
+            hold=lambda *_: nullcontext(),
             now_ms=self.clock.now_ms,
             prepare=self._prepare,
         )

@@ -106,6 +106,26 @@ def test_a_copy_leaves_the_reserve(tmp_path: Path) -> None:
     assert list((tmp_path / "topics").iterdir()) == []
 
 
+def test_what_is_in_chunks_is_not_left_behind_unsaid(tmp_path: Path) -> None:
+    """A released segment of another server is refused, first or not; what was deleted is none."""
+    source = make(tmp_path / "elsewhere", {3: batch(3), 9: batch(9)})
+    (tmp_path / "topics").mkdir()
+    target = str(tmp_path / "topics" / "a-0")
+    between = Path(source) / f"{6:020d}.index"
+    between.touch()
+    with pytest.raises(DataDirectoryError, match="offset 6: it is in chunks"):
+        adoption.copy_partition(FILES, source, target, reserve_bytes=0)
+    between.unlink()
+    (Path(source) / f"{0:020d}.index").touch()
+    copy = adoption.copy_partition(FILES, source, target, reserve_bytes=0)  # Kafka's, deleted.
+    assert f"{0:020d}.index" not in [path.name for path in Path(copy).iterdir()]
+    (Path(source) / f"{12:020d}.producers").touch()
+    with pytest.raises(DataDirectoryError, match="offset 0: it is in chunks"):
+        adoption.copy_partition(FILES, source, target, reserve_bytes=0)
+    write_log_start(FILES, source, 3)
+    adoption.copy_partition(FILES, source, target, reserve_bytes=0)
+
+
 def test_records_are_never_replaced(tmp_path: Path) -> None:
     """A place where records lie is refused before and at the move; an empty one makes room."""
     source = make(tmp_path / "new", {0: batch(0)})

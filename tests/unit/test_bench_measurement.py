@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 import bench
+from bench.histogram import Histogram
 from bench.marks import MARKS, with_marks
-from bench.measurement import Measurement, Window, percentile, summarize
-from bench.report import COLUMNS, cells, markdown, print_table
+from bench.measurement import Measurement, Window, summarize
+from bench.report import CLIENT_NOTE, COLUMNS, cells, print_table
 
 
 def windows(*values, **fields):
@@ -49,15 +50,32 @@ def test_costs_are_per_request_and_per_gigabyte() -> None:
     assert costs["client_cores"] == 0.25
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [(0.5, 2), (0.99, 9), (0.01, 1)])
-def test_percentiles_are_weighted(fraction, expected) -> None:
-    """A latency that many requests shared counts as many times."""
-    assert percentile([(9, 10), (1, 10), (2, 80)], fraction) == expected
+def test_what_windows_gave_is_kept() -> None:
+    """The values of all windows and the ratios of all pairs stand in the row: noise is told by
+    them."""
+    row = summarize("r", "MB/s", windows(50, 90), ceilings=windows(100, 100))
+    assert row.conditions["values"] == [50, 90]
+    assert row.conditions["ceiling_values"] == [100, 100]
+    assert row.conditions["ratios"] == [0.5, 0.9]
 
 
-def test_no_latencies_have_no_percentile() -> None:
-    """Without a request there is no latency, and nothing is made up."""
-    assert percentile([], 0.5) is None
+@pytest.mark.parametrize(
+    ("server_cpu_s", "client_cpu_s", "said"),
+    [(0.5, 1.9, "client"), (1.9, 0.5, None), (None, 1.9, "processor")],
+)
+def test_who_was_the_bottleneck_is_said(server_cpu_s, client_cpu_s, said) -> None:
+    """A client that used a whole core measured itself; a loop without a server, the processor."""
+    some = windows(1, seconds=2, server_cpu_s=server_cpu_s, client_cpu_s=client_cpu_s)
+    assert summarize("r", "MB/s", some).conditions.get("bottleneck") == said
+
+
+def test_latencies_of_all_windows_are_one_distribution() -> None:
+    """A row's percentiles are of all its windows' requests together."""
+    fast = Histogram.of([(0.001, 990)])
+    slow = Histogram.of([(0.100, 110)])
+    row = summarize("r", "us", [Window(1, histogram=fast), Window(1, histogram=slow)])
+    assert row.conditions["latency_us"]["50"] == pytest.approx(1000, rel=0.01)
+    assert row.conditions["latency_us"]["95"] == pytest.approx(100_000, rel=0.01)
 
 
 def test_marks_are_in_the_units_of_their_rows() -> None:
@@ -98,6 +116,7 @@ def test_rows_are_compared_by_ratio() -> None:
     ]
     first, second = bench.compare(now, before)
     assert (first.basis, first.change) == ("ratio", pytest.approx(-0.4))
+    assert first.verdict == "unknown"  # no windows are known of either
     assert (second.basis, second.change) == ("value", pytest.approx(1.0))
 
 
@@ -119,16 +138,30 @@ def test_the_table_is_not_cut_without_a_terminal() -> None:
     assert "+0%" in text
 
 
-def test_the_report_has_every_row(tmp_path) -> None:
-    """The report directory gets the JSON and a table in Markdown."""
-    rows = [
-        Measurement("a row", 1, "MB/s", 2, "bare", 0.5, conditions={"cpus": 2, "spread": [1, 2]})
-    ]
-    data, text = bench.write_report(rows, tmp_path / "new" / "report")
-    assert bench.read_json(data) == rows
-    assert text.read_text() == markdown(rows)
-    assert "| a row |" in text.read_text()
-    assert len(cells(rows[0])) == len(COLUMNS)
+def test_a_client_that_is_the_bottleneck_is_named() -> None:
+    """The table marks the row and says what the mark means; without such a row it says nothing."""
+
+    def text_of(conditions) -> str:
+        out = io.StringIO()
+        rows = [Measurement("a", 5, "MB/s", conditions=conditions)]
+        print_table(rows, console=Console(file=out, width=80))
+        return out.getvalue()
+
+    assert "MB/s *" in text_of({"bottleneck": "client"})
+    assert CLIENT_NOTE in text_of({"bottleneck": "client"})
+    assert "bottleneck" not in text_of({"bottleneck": "processor"})
+
+
+def test_the_table_says_the_verdict_and_what_was_skipped() -> None:
+    """Words of a verdict, the conditions of the run and skipped rows stand around the table."""
+    out = io.StringIO()
+    row = Measurement("a", 5, "x", conditions={"cores": 2, "verdict": ["Expect five."]})
+    print_table([row], skipped={"b": "no O_DIRECT"}, console=Console(file=out, width=80))
+    text = out.getvalue()
+    assert "2 cores" in text
+    assert "Expect five." in text
+    assert "SKIPPED b: no O_DIRECT" in text
+    assert len(cells(row)) == len(COLUMNS)
 
 
 @pytest.mark.parametrize("name", ["degraded", "repair"])

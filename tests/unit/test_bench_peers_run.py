@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.machine import machine_of
 from bench.measurement import Window
 from bench.peers import packages
 from bench.peers.contest import Session, Side, compare, take_turns
 from bench.peers.kafka_rows import is_level
 from bench.peers.page import page
-from bench.peers.results import Results, machine_of, read, write
+from bench.peers.results import Results, read, write
 from bench.process import ROOT, BenchError
 from bench.runner import Options, open_run
 

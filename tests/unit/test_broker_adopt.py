@@ -187,5 +187,5 @@ def test_forgotten_producers_stay_forgotten(tmp_path: Path) -> None:
     assert [entry.producer_id for entry in log.producers.entries()] == [7]
     forget_producers(log)
     assert log.producers.entries() == []
-    log.release()
+    log.let_go()
     assert recovered(directory).producers.entries() == []

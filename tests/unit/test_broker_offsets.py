@@ -22,7 +22,7 @@ async def server(tmp_path: Path) -> Server:
     partition.hold(100)
     partition.log.log_start_offset = 10
     partition.log.newest = (42, 9000)
-    partition.times = [(20, 5000), (42, 9000)]
+    partition.log.times = [(20, 5000), (42, 9000)]
     return server
 
 
@@ -81,7 +81,7 @@ async def test_what_was_acknowledged_is_before_the_end(server: Server) -> None:
     held(server).log.newest = (130, 9000)
     assert await ask_one(server, -3) == (0, 130, 9000, 0)
     held(server).hold_unsynced(20)
-    held(server).times = [(150, 9000)]
+    held(server).log.times = [(150, 9000)]
     assert await ask_one(server, 8000) == (0, 150, 9000, 0)
 
 

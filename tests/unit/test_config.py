@@ -79,6 +79,7 @@ NOT_READ_ELSEWHERE = {
     "default.replication.factor",
     "offsets.topic.replication.factor",
     "min.insync.replicas",
+    "remote.storage.enable",  # Another name for cold.enable; the configuration makes them equal.
     "flush.ms",  # Others read what the configuration makes of it: flush_interval_ms.
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ class Disk(Files):
     def __init__(self) -> None:
         self.failing: dict[str, int] = {}
         self.other_device = False
+        self.on_sync: Callable[[], None] = lambda: None
 
     def _may_fail(self, name: str) -> None:
         if name in self.failing:
@@ -62,6 +64,7 @@ class Disk(Files):
 
     def sync(self, file: OpenFile) -> None:
         self._may_fail("sync")
+        self.on_sync()
 
     def sync_directory(self, path: str) -> None:
         self._may_fail("sync_directory")
@@ -312,3 +315,16 @@ def test_chunk_ids_are_all_that_is_opened(path: str, disk: Disk) -> None:
     with pytest.raises(AssertionError):
         home.reader("../node.identity")  # type: ignore[arg-type]  # what must not happen
     assert isinstance(SAMPLE.ids[0], ChunkId)
+
+
+def test_syncs_on_the_way_bound_what_is_left(path: str, disk: Disk) -> None:
+    """Whoever shares the device asks for them: so much is unsynced behind a write, and no more."""
+    home = ChunkDirectory.open(disk, path)
+    home._home.sync_every_bytes = 20_000
+    synced: list[int] = []
+    write = home.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
+    disk.on_sync = lambda: synced.append(write.written_bytes)
+    for at in range(0, len(SAMPLE.files[0]), 7_000):
+        write.write([SAMPLE.files[0][at : at + 7_000]])
+    write.finish()
+    assert len(synced) == 1 + len(SAMPLE.files[0]) // 21_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import combinations
+from typing import cast
 
 import pytest
 import trio
@@ -12,11 +13,13 @@ from trio.testing import MockClock
 
 from ec.codec import Codec
 from ec.errors import ChunkDamagedError, EcError, NotEnoughChunksError, StoreUnavailableError
+from ec.geometry import ByteRange
 from ec.kernels.portable import PortableKernel
 from ec.offload import InlineOffload
+from ec.plan import Decode, plan_read
 from ec.profile import Profile
 from ec.prove import left_out, prove
-from ec.read import HEDGE_S, ReadResult, SegmentReader
+from ec.read import HEDGE_S, ReadResult, SegmentReader, _Call
 from tests.contract.check_store import MemoryStore
 from tests.ec_samples import Encoded, encode, noise
 from tests.unit.test_ec_encode import Bytes
@@ -47,6 +50,11 @@ class Node(MemoryStore):
             raise StoreUnavailableError("gone")
         return await super().read(chunk, start, end)
 
+    async def head(self, chunk):  # type: ignore[no-untyped-def]  # As in MemoryStore.
+        if self.is_gone:
+            raise StoreUnavailableError("gone")
+        return await super().head(chunk)
+
 
 class Rig:
     """Six nodes with a chunk each, and a reader of them."""
@@ -54,12 +62,14 @@ class Rig:
     def __init__(self, sample: Encoded = SAMPLE) -> None:
         self.nodes = [Node() for _ in sample.files]
         self.troubles: list[tuple[int, EcError]] = []
+        self.slow: list[int] = []
         for node, chunk, data in zip(self.nodes, sample.ids, sample.files, strict=True):
             node.files[chunk.name] = data
         self.reader = SegmentReader(
             sample.manifest, dict(enumerate(self.nodes)),
             codec=CODEC, offload=InlineOffload(),
             on_trouble=lambda index, error: self.troubles.append((index, error)),
+            on_slow=self.slow.append,
         )  # fmt: skip
 
     def break_block(self, index: int, position: int) -> None:
@@ -159,6 +169,7 @@ async def test_a_slow_node_costs_one_hedge_delay(autojump_clock: MockClock) -> N
     assert found.data == SAMPLE.source[start : start + 100]
     assert trio.current_time() - before == pytest.approx(HEDGE_S)
     assert not rig.troubles
+    assert rig.slow == [1]
 
 
 async def test_a_slow_node_is_not_waited_for_when_decoding(autojump_clock: MockClock) -> None:
@@ -169,6 +180,40 @@ async def test_a_slow_node_is_not_waited_for_when_decoding(autojump_clock: MockC
     before = trio.current_time()
     assert (await rig.reader.read(0, 100)).data == SAMPLE.source[:100]
     assert trio.current_time() - before < HEDGE_S
+
+
+async def test_slow_survivors_cost_a_decode_one_hedge_delay(autojump_clock: MockClock) -> None:
+    """Where no spare was asked, the remaining chunks are, after the delay; the slow one is told."""
+    rig = Rig()
+    rig.nodes[0].is_gone = True
+    rig.nodes[2].delay_s = 1000
+    before = trio.current_time()
+    start, end = 0, SAMPLE.manifest.cuts[1]
+    assert end > 64 * 1024
+    slow: list[int] = []
+    reader = SegmentReader(
+        SAMPLE.manifest, dict(enumerate(rig.nodes)), codec=CODEC, offload=InlineOffload(),
+        on_trouble=lambda index, error: None, on_slow=slow.append,
+    )  # fmt: skip
+    call = _Call(set(range(1, 6)))
+    plan = plan_read(SAMPLE.manifest.geometry, ByteRange(start, end), call.usable, spare=False)
+    piece = await reader._decode(call, cast("Decode", plan.steps[0]))
+    assert piece is not None
+    assert piece.data == SAMPLE.source[start:end]
+    assert trio.current_time() - before == pytest.approx(HEDGE_S)
+    assert slow == [2]
+
+
+async def test_a_survivor_that_fails_is_replaced_without_beginning_anew() -> None:
+    """The ranges that the others gave are not read twice."""
+    rig = Rig()
+    rig.nodes[0].is_gone = True
+    rig.nodes[1].is_gone = True
+    end = SAMPLE.manifest.cuts[1]
+    found = await rig.reader.read(0, end)
+    assert found.data == SAMPLE.source[:end]
+    asked = [node.read_bytes for node in rig.nodes]
+    assert max(asked) <= SAMPLE.manifest.geometry.parity_bytes
 
 
 async def test_a_hedge_that_fails_waits_for_the_slow_one(autojump_clock: MockClock) -> None:

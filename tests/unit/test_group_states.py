@@ -9,7 +9,8 @@ import pytest
 
 from logd.policy.group.core import NOTHING_STORED
 from logd.policy.group.group import Group
-from logd.policy.group.values import GroupState, StoredGroup, StoredMember
+from logd.policy.group.values import GroupState
+from logd.record.group_records import NO_TIMEOUT, GroupMember, GroupValue
 from logd.wire.error_codes import ErrorCode
 from tests.unit.group_driver import SESSION_MS, GroupDriver, limits
 
@@ -247,14 +248,21 @@ def test_a_group_that_only_had_commits_comes_back_without_a_type() -> None:
 def test_a_log_with_doubtful_members_is_read() -> None:
     """Of members with one id, or one instance id, the first counts; an unknown leader does not."""
 
-    def member(member_id: str, instance_id: str | None) -> StoredMember:
-        return StoredMember(member_id, instance_id, "c", "h", 60_000, 10_000, b"", b"")
+    def member(member_id: str, instance_id: str | None) -> GroupMember:
+        return GroupMember(member_id, instance_id, "c", "h", 60_000, 10_000, b"", b"")
 
     members = (member("a", "i"), member("a", None), member("b", "i"), member("c", None))
-    stored = StoredGroup("consumer", 3, "range", "gone", -1, members)
+    stored = GroupValue("consumer", 3, "range", "gone", -1, members)
     group = Group.restore("g", stored, now_ms=0)
     assert set(group.members) == {"a", "c"}
     assert group.leader == "a"
+
+
+def test_a_member_of_an_old_log_rejoins_within_its_session_time_out() -> None:
+    """The first version of the format has no rebalance time-out; the session's counts."""
+    kept = GroupMember("a", None, "c", "h", NO_TIMEOUT, 10_000, b"", b"")
+    group = Group.restore("g", GroupValue("consumer", 3, "range", "a", -1, (kept,)), now_ms=0)
+    assert group.members["a"].rebalance_timeout_ms == 10_000
 
 
 def test_a_group_that_is_too_large_after_a_start_joins_again() -> None:

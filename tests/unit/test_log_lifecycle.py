@@ -118,7 +118,12 @@ def test_ten_thousand_sealed_segments_are_opened_without_opening_them(directory:
     os.unlink(f"{directory}/t-0/{count:020d}.producers")
     files = CountingFiles()
     clean = replace(
-        clean, log_end_offset=count, active_base=count, active_size=0, size_bytes=count * len(data)
+        clean,
+        log_end_offset=count,
+        active_base=count,
+        active_size=0,
+        size_bytes=count * len(data),
+        segment_count=count + 1,
     )
     log = reopen(directory, clean, files=files)
     assert log.size_bytes == count * len(data)

@@ -48,7 +48,7 @@ def abandoned_log(
     """A log of `count` batches of two records, all synced, whose process died."""
     log = make_log(directory, settings=settings)
     point = fill(log, count)
-    log.release()
+    log.let_go()
     assert point is not None
     return point
 
@@ -225,7 +225,7 @@ def test_a_flipped_bit_below_the_recovery_point_costs_one_batch(
         assert log.end_offset == 12
         assert bases(directory) == [0, 12]
         assert readable(log) == [0, 2, 6, 8, 10]
-        log.release()
+        log.let_go()
     with open(path, "rb") as file:
         assert len(file.read()) == len(data)
 
@@ -244,7 +244,7 @@ def test_synced_bytes_that_are_missing_are_damage_and_their_offsets_never_come_a
     assert readable(log) == [0, 2, 12]
     with pytest.raises(DamagedRangeError):
         log.read(7, max_bytes=100, below=13)
-    log.release()
+    log.let_go()
     log, report = recover_log(directory, settings=ONE_SEGMENT, point=point, same_boot=same_boot)
     assert not report.damaged
     assert readable(log) == [0, 2, 12]
@@ -270,7 +270,7 @@ def test_a_gap_between_segments_is_damage_unless_compacted(directory: str) -> No
         directory, settings=replace(settings, is_compacted=True), same_boot=False
     )
     assert not report.damaged
-    log.release()
+    log.let_go()
     log, report = recover_log(directory, settings=settings, same_boot=False)
     assert [(d.first_offset, d.next_offset) for d in report.damaged] == [(4, 8)]
     assert readable(log) == [0, 2, 8, 10]
@@ -306,7 +306,7 @@ def test_damage_found_by_a_reader_is_quarantined_for_good(directory: str) -> Non
     assert readable(log) == [0, 2, 4, 8, 10]
     append(log, batch_of())
     assert bases(directory) == [0, 12]
-    log.release()
+    log.let_go()
     log, report = recover_log(directory, settings=ONE_SEGMENT)
     assert not report.damaged
     assert [(d.first_offset, d.next_offset) for d in log.damaged] == [(6, 8)]
@@ -385,7 +385,7 @@ def test_missing_and_zeroed_indexes_of_sealed_segments_are_rebuilt(directory: st
     """A look-up in any segment works, whatever a crash did to its indexes."""
     log = make_log(directory)
     fill(log, 40)
-    log.release()
+    log.let_go()
     os.unlink(segment_path(directory, bases(directory)[0], ".index"))
     path = segment_path(directory, bases(directory)[1], ".index")
     overwrite(path, 0, bytes(os.path.getsize(path)))
@@ -435,7 +435,7 @@ def test_the_walk_begins_at_the_checkpoint(directory: str) -> None:
     log.checkpoint(log.begin_checkpoint())
     last = batch_of([b"y"], timestamp_ms=1, producer_id=5, producer_epoch=0, base_sequence=20)
     point = append(log, last)
-    log.release()
+    log.let_go()
     log, report = recover_log(directory, settings=ONE_SEGMENT, point=point, same_boot=False)
     assert report.walked_bytes == len(last)
     duplicate = log.producers.check(read_header(last))
@@ -455,7 +455,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(directory: str) -> No
         point = append(log, batch_of(producer_id=5, producer_epoch=0, base_sequence=number))
         log.checkpoint(log.begin_checkpoint())
         snapshots.append(f"{directory}/t-0/{log.written_offset:020d}.producers")
-    log.release()
+    log.let_go()
     size = len(batch_of())
     for path, walked in [(snapshots[2], size), (snapshots[1], 3 * size)]:
         overwrite(path, 30, b"\xff\xff")
@@ -463,7 +463,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(directory: str) -> No
         assert report.walked_bytes == walked
         assert log.producers.entries()[0].last_sequence == 2
         assert log.end_offset == 3
-        log.release()
+        log.let_go()
 
 
 def test_a_checkpoint_of_a_lost_future_is_removed(directory: str) -> None:
@@ -471,7 +471,7 @@ def test_a_checkpoint_of_a_lost_future_is_removed(directory: str) -> None:
     log = make_log(directory, settings=ONE_SEGMENT)
     fill(log, 3)
     log.checkpoint(log.begin_checkpoint())
-    log.release()
+    log.let_go()
     os.truncate(segment_path(directory, 0), 2 * BATCH_BYTES)
     log, _ = recover_log(directory, settings=ONE_SEGMENT, point=None, same_boot=False)
     assert log.end_offset == 4
@@ -496,7 +496,7 @@ def test_an_epoch_begins_where_readers_may_have_seen_lost_records(
         log, report = recover_log(directory, settings=settings, same_boot=same_boot)
         assert log.leader_epoch == int(bumped)
         assert (report.new_epoch is not None) is bumped
-        log.release()
+        log.let_go()
     log, _ = recover_log(directory, settings=settings, same_boot=True)
     batch = batch_of()
     stage(log, batch)
@@ -521,7 +521,7 @@ def test_segments_below_the_log_start_are_removed(directory: str) -> None:
         with open(f"{directory}/t-0/{name}", "rb") as file:
             copies[name] = file.read()
     log.delete_before(9)
-    log.release()
+    log.let_go()
     for name, data in copies.items():
         with open(f"{directory}/t-0/{name}", "wb") as file:
             file.write(data)

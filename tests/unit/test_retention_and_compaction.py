@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -64,6 +65,7 @@ class Both:
             self.rig.services,
             self,
             bound=lambda partition: partition.high_watermark,
+            hold=lambda *_: nullcontext(),
             now_ms=self.rig.clock.now_ms,
         )
         self._nursery: trio.Nursery | None = None

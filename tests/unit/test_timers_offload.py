@@ -112,6 +112,22 @@ async def test_cancelling_waits_for_work_that_has_begun() -> None:
     offload.close()
 
 
+async def test_asking_does_not_wait_for_what_hangs() -> None:
+    """Who asked and is cancelled goes at once; closing does not wait for a kind that was added."""
+    offload = ThreadOffload()
+    offload.add_kind("disk of a node", 1)
+    offload.add_kind("disk of a node", 1)
+    assert await offload.ask("disk of a node", divmod, 7, 2) == (3, 1)
+    release = threading.Event()
+    with trio.fail_after(5):
+        with trio.move_on_after(0.01) as patience:
+            await offload.ask("disk of a node", release.wait)
+        assert patience.cancelled_caught
+        offload.close()
+    assert not release.is_set()
+    release.set()
+
+
 async def test_inline_offload_does_the_same_without_threads() -> None:
     """The stand-in for simulations keeps the order: work now, delivery later."""
     offload = InlineOffload()
@@ -122,6 +138,8 @@ async def test_inline_offload_does_the_same_without_threads() -> None:
     assert offload.deliver() == 1
     assert seen == [7]
     assert await offload.run("disk", abs, -3) == 3
+    offload.add_kind("new", 1)
+    assert await offload.ask("new", abs, -3) == 3
 
 
 def test_disk_space_is_a_state_that_ends_by_itself() -> None:

@@ -10,7 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 
-from logd.policy.cold.values import LIVE, ColdState, Generation
+from logd.policy.cold.values import LIVE, REMOVABLE, ColdState, Generation
+from logd.units import INT64_MAX
 
 
 class Coverage:
@@ -29,6 +30,32 @@ class Coverage:
         self._bases = [each.key.base_offset for each in live]
         assert len({(each.key.topic_id, each.key.partition) for each in live}) <= 1
         assert not any(a.overlaps(b) for a, b in pairwise(live))
+
+    def with_changes(self, gone: Iterable[Generation], come: Iterable[Generation]) -> Coverage:
+        """Return the coverage after some generations changed; cheap, however many there are.
+
+        Args:
+            gone: as they were; those that were not live do not matter.
+            come: as they are now, likewise.
+        """
+        changed = Coverage()
+        generations, bases = list(self.generations), list(self._bases)
+        for each in gone:
+            if each.state in LIVE:
+                at = bisect_right(bases, each.key.base_offset) - 1
+                assert at >= 0
+                assert generations[at].encoding == each.encoding
+                del generations[at], bases[at]
+        for each in come:
+            if each.state in LIVE:
+                at = bisect_right(bases, each.key.base_offset)
+                assert not any(
+                    each.overlaps(other) for other in generations[max(at - 1, 0) : at + 1]
+                )
+                generations.insert(at, each)
+                bases.insert(at, each.key.base_offset)
+        changed.generations, changed._bases = tuple(generations), bases
+        return changed
 
     def find(self, offset: int) -> Generation | None:
         """Return the generation that holds an offset; None: it is hot only, or nowhere."""
@@ -56,3 +83,14 @@ def coverage_by_partition(generations: Iterable[Generation]) -> dict[tuple[bytes
     for each in generations:
         found.setdefault((each.key.topic_id, each.key.partition), []).append(each)
     return {partition: Coverage(several) for partition, several in found.items()}
+
+
+def uncoded_before(generations: Iterable[Generation]) -> int:
+    """Return up to which offset no segment of a partition is coded, or is being coded.
+
+    Compaction goes no further. What it made of a coded segment would not be what its chunks hold:
+    a release would bring the old records back, and a start would take a segment that was merged
+    into another one for one that is only in chunks.
+    """
+    bases = [each.key.base_offset for each in generations if each.state not in REMOVABLE]
+    return min(bases, default=INT64_MAX)

@@ -47,6 +47,16 @@ class NodeFacts:
     kept_bytes: int = 0
     device: str | None = None
 
+    @property
+    def failure_domain(self) -> tuple[bool, str]:
+        """What fails together with the node; a node's name is never taken for a rack's."""
+        return (False, self.name) if self.rack is None else (True, self.rack)
+
+    @property
+    def usable_bytes(self) -> int:
+        """What chunks may take of its disk; 0 where that is not known."""
+        return max((self.free_bytes or 0) - self.kept_bytes, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -87,9 +97,9 @@ def preflight(profile: Profile, nodes: Sequence[NodeFacts], *, chunk_bytes: int)
         chunk_bytes: the longest chunk, see `chunk_bytes_max`.
     """
     assert len({node.name for node in nodes}) == len(nodes)
-    unfit = [(node, reason) for node in nodes if (reason := _unfit(node, chunk_bytes))]
-    fit = [node for node in nodes if _unfit(node, chunk_bytes) is None]
-    racks = Counter(_rack(node) for node in fit)
+    unfit = [(node, reason) for node in nodes if (reason := unfit_reason(node, chunk_bytes))]
+    fit = [node for node in nodes if unfit_reason(node, chunk_bytes) is None]
+    racks = Counter(node.failure_domain for node in fit)
     places = sum(min(count, profile.m) for count in racks.values())
     if places >= profile.chunks:
         warnings = _warnings(profile, fit, places)
@@ -97,22 +107,17 @@ def preflight(profile: Profile, nodes: Sequence[NodeFacts], *, chunk_bytes: int)
     return Refusal(_arithmetic(profile, nodes, fit, unfit, racks, places))
 
 
-def _rack(node: NodeFacts) -> tuple[bool, str]:
-    """Return what fails together with a node; a node's name is never taken for a rack's."""
-    return (False, node.name) if node.rack is None else (True, node.rack)
-
-
-def _unfit(node: NodeFacts, chunk_bytes: int) -> str | None:
+def unfit_reason(node: NodeFacts, chunk_bytes: int) -> str | None:
+    """Return why a node is not to get a chunk of that size, in words; None: it may."""
     if node.state is not NodeState.ACTIVE:
         return f"is {node.state.value}"
     if node.health is not NodeHealth.LIVE:
         return f"is {node.health.value}"
     if node.free_bytes is None:
         return "its free space is not known"
-    usable = max(node.free_bytes - node.kept_bytes, 0)
-    if usable >= chunk_bytes:
+    if node.usable_bytes >= chunk_bytes:
         return None
-    words = f"has {format_byte_count(usable)} for chunks"
+    words = f"has {format_byte_count(node.usable_bytes)} for chunks"
     if node.kept_bytes:
         words += f" ({format_byte_count(node.free_bytes)} less {format_byte_count(node.kept_bytes)}"
         words += " kept)"

@@ -163,6 +163,11 @@ class Generation:
         return {at.index: at.node for at in self.placements if not at.is_leaving}
 
     @property
+    def leaving_nodes(self) -> frozenset[str]:
+        """The nodes that have yet to remove a copy whose place is elsewhere now."""
+        return frozenset(at.node for at in self.placements if at.is_leaving)
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """The indexes of chunks that have no place."""
         held = self.held

@@ -27,13 +27,12 @@ from logd.policy.group.values import (
     GroupState,
     JoinAnswer,
     Persist,
-    StoredGroup,
-    StoredMember,
     SyncAnswer,
 )
+from logd.record.group_records import GroupMember, GroupValue
 from logd.wire.error_codes import ErrorCode
 
-NOTHING_STORED: Final = StoredGroup(
+NOTHING_STORED: Final = GroupValue(
     protocol_type="",
     generation=0,
     protocol_name=None,
@@ -123,7 +122,7 @@ class GroupCore:
         self.wake_ms: int | None = None
         self.assignment_write: int | None = None
         self.kept = NOTHING_STORED
-        self.writes: dict[int, tuple[StoredGroup, Write]] = {}
+        self.writes: dict[int, tuple[GroupValue, Write]] = {}
         self.subscriptions: tuple[bytes, ...] = ()
         self.effects: list[Effect] = []
         self._held: Persist | None = None
@@ -239,9 +238,9 @@ class GroupCore:
         self._held = Persist(write_id, stored)
         return write_id
 
-    def _as_stored(self, assignments: dict[str, bytes] | None) -> StoredGroup:
+    def _as_stored(self, assignments: dict[str, bytes] | None) -> GroupValue:
         members = tuple(
-            StoredMember(
+            GroupMember(
                 member_id=member.member_id,
                 instance_id=member.instance_id,
                 client_id=member.client_id,
@@ -257,7 +256,7 @@ class GroupCore:
             )
             for member in self.roster
         )
-        return StoredGroup(
+        return GroupValue(
             protocol_type=self.protocol_type or "",
             generation=self.generation,
             protocol_name=self.protocol_name,

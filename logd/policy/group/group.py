@@ -36,10 +36,9 @@ from logd.policy.group.values import (
     GroupState,
     Join,
     Leaver,
-    StoredGroup,
-    StoredMember,
     Sync,
 )
+from logd.record.group_records import NO_TIMEOUT, GroupMember, GroupValue
 from logd.wire.error_codes import ErrorCode
 
 _TOLD: Final = {
@@ -65,7 +64,7 @@ class Group(GroupCore):
 
     @classmethod
     def restore(
-        cls, group_id: str, stored: StoredGroup, *, now_ms: int, limits: GroupLimits | None = None
+        cls, group_id: str, stored: GroupValue, *, now_ms: int, limits: GroupLimits | None = None
     ) -> Group:
         """Return a group as it was kept: stable, if it has members and a protocol, else empty.
 
@@ -83,7 +82,7 @@ class Group(GroupCore):
         assert not group.effects
         return group
 
-    def _restore_members(self, stored: StoredGroup, protocol: str, *, now_ms: int) -> None:
+    def _restore_members(self, stored: GroupValue, protocol: str, *, now_ms: int) -> None:
         roster = self.roster
         for kept in stored.members:
             # Ids are unique in what we wrote. In a log that came from elsewhere, the first counts.
@@ -122,7 +121,7 @@ class Group(GroupCore):
         """
         return self.wake_ms
 
-    def stored(self) -> StoredGroup:
+    def stored(self) -> GroupValue:
         """Return the group as it was last made durable: what a snapshot has to hold."""
         return self.kept
 
@@ -244,10 +243,11 @@ class Group(GroupCore):
         return self.take_effects()
 
 
-def _as_member(kept: StoredMember, protocol: str) -> Member:
+def _as_member(kept: GroupMember, protocol: str) -> Member:
+    timeout_ms = kept.rebalance_timeout_ms
     terms = Terms(
         session_timeout_ms=kept.session_timeout_ms,
-        rebalance_timeout_ms=kept.rebalance_timeout_ms,
+        rebalance_timeout_ms=kept.session_timeout_ms if timeout_ms == NO_TIMEOUT else timeout_ms,
         protocols={protocol: kept.subscription},
     )
     return Member(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from logd.policy.group import rebalancing
 from logd.policy.group.core import AssignmentWrite, GroupCore
-from logd.policy.group.values import AnswerSync, GroupState, StoredGroup, Sync, SyncAnswer
+from logd.policy.group.values import AnswerSync, GroupState, Sync, SyncAnswer
+from logd.record.group_records import GroupValue
 from logd.wire.error_codes import ErrorCode
 
 
@@ -41,7 +42,7 @@ def sync(group: GroupCore, request: Sync, reply: object, *, now_ms: int) -> None
 
 def assigned(
     group: GroupCore,
-    stored: StoredGroup,
+    stored: GroupValue,
     write: AssignmentWrite,
     error: ErrorCode,
     *,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from logd.record.group_records import GroupValue
 from logd.wire.error_codes import ErrorCode
 
 
@@ -112,38 +113,6 @@ class SyncAnswer:
     assignment: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMember:
-    """A member as it is kept in the offsets log."""
-
-    member_id: str
-    instance_id: str | None
-    client_id: str
-    client_host: str
-    rebalance_timeout_ms: int
-    session_timeout_ms: int
-    subscription: bytes
-    assignment: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredGroup:
-    """A group as it is kept in the offsets log: what survives a crash.
-
-    Attributes:
-        protocol_name, leader: None while the group is empty.
-        state_timestamp_ms: wall-clock time of the last change of state; -1 where not known. The
-            driver stamps it when it writes.
-    """
-
-    protocol_type: str
-    generation: int
-    protocol_name: str | None
-    leader: str | None
-    state_timestamp_ms: int
-    members: tuple[StoredMember, ...]
-
-
 # --- effects -------------------------------------------------------------------------------------
 
 
@@ -171,7 +140,7 @@ class Persist:
     """
 
     write_id: int
-    group: StoredGroup
+    group: GroupValue
 
 
 Effect = AnswerJoin | AnswerSync | Persist

@@ -1,0 +1,160 @@
+"""`logd cold`: coded segments, over the admin port."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import click
+
+from cli.admin import get, post
+from cli.cold_outlook import durability, simulate
+from cli.cold_verify import verify
+from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable
+from cli.options import Address, Target, common_options, pass_target
+from cli.render import escape, print_json, progress
+from logd.units import format_byte_count
+
+POLL_S_MIN: Final = 0.05
+POLL_S_MAX: Final = 0.5
+PROGRESS_STEPS: Final = 1000
+
+_ENCODED: Final = ("encoded", "skipped", "failed", "source_bytes", "stored_bytes", "seconds")
+_THAWED: Final = ("thawed", "skipped", "failed", "source_bytes", "seconds")
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C while the server works on; exit 130."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+@click.group()
+@common_options("admin", "json")
+def cold() -> None:
+    """Coded segments: data and parity chunks on storage nodes.
+
+    \b
+    Example:
+      logd cold encode orders
+    """
+
+
+@cold.command()
+@click.argument("topic")
+@click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the server has begun.")
+@common_options("admin", "json")
+@pass_target
+def encode(target: Target, topic: str, partition: int | None, no_wait: bool) -> None:
+    """Code every sealed segment of a topic now.
+
+    cold.enable, cold.after.ms and cold.after.bytes do not count; the active segment stays as it is.
+    Segments that are being coded already are waited for. The hot copies go after cold.grace.ms,
+    when all chunks were checked once more.
+
+    Ctrl-C ends the watching, not the work.
+
+    \b
+    Example:
+      logd cold encode orders --partition 0
+    """
+    job = post(target.admin, "/v1/cold/encode", {}, topic=topic, partition=partition)
+    _finish(target, job, no_wait=no_wait, verb="coding", fields=_ENCODED)
+
+
+@cold.command()
+@click.argument("topic")
+@click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the server has begun.")
+@common_options("admin", "json")
+@pass_target
+def thaw(target: Target, topic: str, partition: int | None, no_wait: bool) -> None:
+    """Bring the coded segments of a topic back as hot ones.
+
+    Their chunks stay, and so does the hot copy, until `logd cold encode` is asked for, or until
+    cold.hot.retention.ms has passed where that is not 0.
+
+    \b
+    Example:
+      logd cold thaw orders
+    """
+    job = post(target.admin, "/v1/cold/thaw", {}, topic=topic, partition=partition)
+    _finish(target, job, no_wait=no_wait, verb="thawing", fields=_THAWED)
+
+
+cold.add_command(durability)
+cold.add_command(simulate)
+cold.add_command(verify)
+
+
+def _finish(
+    target: Target, job: dict[str, Any], *, no_wait: bool, verb: str, fields: tuple[str, ...]
+) -> None:
+    """Watch a job to its end, unless nobody waits; print what it came to."""
+    if no_wait:
+        if target.json:
+            print_json({name: job[name] for name in ("id", "topic", "partitions")})
+        else:
+            click.echo(f"{job['topic']}: begun; the same command again watches it")
+        return
+    try:
+        job = _watch(target.admin, job, verb)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; the server goes on {verb} {escape(job['topic'])}: "
+            "the same command again watches it"
+        ) from None
+    if target.json:
+        print_json({name: job[name] for name in fields})
+    else:
+        _print(job, fields[0])
+    _complain(job)
+
+
+def _watch(address: Address, job: dict[str, Any], verb: str) -> dict[str, Any]:
+    """Return the job when it is done, with a bar on a terminal meanwhile."""
+    pause_s = POLL_S_MIN
+    with progress(f"{verb} {job['topic']}", PROGRESS_STEPS) as show:
+        while not job["done"]:
+            time.sleep(pause_s)
+            pause_s = min(POLL_S_MAX, pause_s * 1.3)
+            job = _look(address, job)
+            show(int(job["progress"] * PROGRESS_STEPS))
+    return job
+
+
+def _look(address: Address, job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer = get(address, "/v1/cold/job", id=job["id"])
+    except Unreachable as error:
+        raise Unreachable(
+            f"the server at {address} stopped answering; what it had not finished is given up when "
+            "it runs again, and nothing is lost: run the command again"
+        ) from error
+    except Refused as error:
+        raise Refused(
+            f"the server was restarted and has forgotten this job ({error.message}); nothing is "
+            "lost: run the command again"
+        ) from error
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _print(job: dict[str, Any], word: str) -> None:
+    line = f"{job['topic']}: {job[word]} segments {word}, {job['skipped']} skipped"
+    if job["failed"]:
+        line += f", {job['failed']} failed"
+    size = format_byte_count(job["source_bytes"])
+    if job["stored_bytes"]:
+        size += f" stored as {format_byte_count(job['stored_bytes'])}"
+    click.echo(f"{line}; {size} in {job['seconds']:.1f} s")
+
+
+def _complain(job: dict[str, Any]) -> None:
+    """Say why segments failed; one line, exit 1."""
+    if not job["failed"]:
+        return
+    reasons = [each["error"] for each in job["errors"]]
+    more = f" (and {job['failed'] - 1} more)" if job["failed"] > 1 else ""
+    raise Refused(f"{job['failed']} segments failed: {reasons[0] if reasons else 'unknown'}{more}")

@@ -1,0 +1,107 @@
+"""`logd node add`, `list` and `remove`: the server's storage nodes, over the admin port."""
+
+from __future__ import annotations
+
+import os.path
+from typing import Any
+
+import click
+
+from cli.admin import delete, get, post
+from cli.options import Target, common_options, pass_target, require_consent
+from cli.render import Cell, escape, print_json, print_table
+from logd.units import format_byte_count
+
+
+@click.command()
+@click.argument("name")
+@click.argument("address", metavar="DIR_OR_URL")
+@click.option("--rack", help="What the node shares its fate with  [default: nothing]")
+@common_options("admin", "json")
+@pass_target
+def add(target: Target, name: str, address: str, rack: str | None) -> None:
+    """Register a storage node: a directory on the server's machine, or http://HOST:PORT.
+
+    A directory is made when absent. It must be empty, or this node's already; then it is taken as
+    it is. A place that is one of the server's nodes already, moves that node's record there, with
+    all its chunks; so a disk may come back under another path. Racks: at most m chunks of a segment
+    lie in one.
+
+    \b
+    Example:
+      logd node add a /mnt/disk1/logd
+      logd node add b http://10.0.0.7:9701 --rack r2
+    """
+    place = address if "://" in address else os.path.abspath(address)
+    row = post(target.admin, "/v1/nodes", {"name": name, "address": place, "rack": rack})
+    if target.json:
+        print_json(row)
+        return
+    if row["name"] != name:
+        click.echo(escape(f"{row['address']} is node {row['name']}, which keeps its name"))
+    click.echo(escape(f"node {row['name']} is at {row['address']}: {row['reason']}"))
+
+
+@click.command(name="list")
+@common_options("admin", "json")
+@pass_target
+def list_nodes(target: Target) -> None:
+    """List the storage nodes: where they are, how they are, and what they hold.
+
+    A node is live, suspect, dead, or draining. Its breaker keeps calls back from a node that fails
+    too often: open, it says that nothing is known of its chunks, not that they are lost.
+
+    \b
+    Example:
+      logd node list
+    """
+    rows = get(target.admin, "/v1/nodes")
+    if target.json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("no storage nodes; `logd node add` registers one")
+        return
+    headers = (
+        *("name", "address", "rack", "state", "chunks", "bytes", "free", "breaker", "last error"),
+    )
+    print_table(headers, [_cells(row) for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:
+    free = row["free_bytes"]
+    return (
+        row["name"],
+        row["address"],
+        row["rack"] or "-",
+        row["state"],
+        row["chunks"],
+        format_byte_count(row["bytes"]),
+        "-" if free is None else format_byte_count(free),
+        row["breaker"],
+        row["last_error"] or "-",
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common_options("admin", "json")
+@pass_target
+def remove(target: Target, name: str, yes: bool) -> None:
+    """Forget a storage node that holds nothing; what is in its directory stays.
+
+    Refused while chunks have their place there. What was still to be removed from it is given up.
+
+    \b
+    Example:
+      logd node remove a
+    """
+    from urllib.parse import quote
+
+    require_consent(f"forget storage node {escape(name)}?", yes=yes)
+    row = delete(target.admin, f"/v1/nodes/{quote(name, safe='')}")
+    if target.json:
+        print_json(row)
+    else:
+        click.echo(escape(f"node {row['name']} at {row['address']} is forgotten"))

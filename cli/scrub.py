@@ -1,0 +1,137 @@
+"""`logd scrub`: verify every block, over the admin port."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import click
+
+from cli.admin import get, post
+from cli.errors import EXIT_INTERRUPTED, DataAtRisk
+from cli.options import Target, common_options, pass_target
+from cli.render import escape, print_json, progress
+from logd.units import format_byte_count, format_duration_ms
+
+POLL_S: Final = 0.2
+STEPS: Final = 1000
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C while the server works on; exit 130."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+@click.group()
+@common_options("admin", "json")
+def scrub() -> None:
+    """Verify every block of every chunk, and the sealed segments here.
+
+    It runs by itself, each block once in scrub.cycle.ms.
+
+    \b
+    Example:
+      logd scrub start --wait
+    """
+
+
+@scrub.command()
+@click.option("--wait", is_flag=True, help="Return when the pass is done; exit 4 on a finding.")
+@common_options("admin", "json")
+@pass_target
+def start(target: Target, wait: bool) -> None:
+    """Verify everything once, now: at scrub.rate.bytes, or as fast as it goes.
+
+    \b
+    Example:
+      logd scrub start --wait
+    """
+    document = post(target.admin, "/v1/scrub", {}, action="start")
+    if wait:
+        try:
+            document = _watch(target, document)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the server goes on: see `logd scrub status`") from None
+    _show(target, document)
+    _complain(document)
+
+
+@scrub.command()
+@common_options("admin", "json")
+@pass_target
+def status(target: Target) -> None:
+    """Show how far scrub is, and what it found; exit 4 while a finding is not mended.
+
+    \b
+    Example:
+      logd scrub status
+    """
+    document = get(target.admin, "/v1/scrub")
+    _show(target, document)
+    _complain(document)
+
+
+@scrub.command()
+@common_options("admin", "json")
+@pass_target
+def pause(target: Target) -> None:
+    """Stop, until `resume` or `start`; a restart changes nothing about it.
+
+    \b
+    Example:
+      logd scrub pause
+    """
+    _show(target, post(target.admin, "/v1/scrub", {}, action="pause"))
+
+
+@scrub.command()
+@common_options("admin", "json")
+@pass_target
+def resume(target: Target) -> None:
+    """Go on where it stopped.
+
+    \b
+    Example:
+      logd scrub resume
+    """
+    _show(target, post(target.admin, "/v1/scrub", {}, action="resume"))
+
+
+def _watch(target: Target, document: dict[str, Any]) -> dict[str, Any]:
+    with progress("scrubbing", STEPS) as show:
+        while document["state"] == "running":
+            time.sleep(POLL_S)
+            answer = get(target.admin, "/v1/scrub")
+            assert isinstance(answer, dict)
+            document = answer
+            show(int(document["progress"] * STEPS))
+    return document
+
+
+def _show(target: Target, document: dict[str, Any]) -> None:
+    if target.json:
+        print_json(document)
+        return
+    line = f"{document['state']}, {document['progress']:.0%} of this round verified"
+    if document["eta_s"]:
+        line += f", about {format_duration_ms(int(document['eta_s']) * 1000)} left"
+    click.echo(line)
+    click.echo(f"{format_byte_count(document['verified_bytes'])} verified since the start")
+    for warning in document["warnings"]:
+        click.secho(escape(warning), fg="yellow")
+    for found in document["findings"]:
+        mended = "mended" if found["mended_ms"] is not None else "not mended"
+        click.secho(
+            escape(
+                f"{mended}: {found['topic']}-{found['partition']} at {found['base_offset']}, chunk "
+                f"{found['chunk']} on {found['node']} {found['state']}: {found['reason']}"
+            ),
+            fg="yellow" if found["mended_ms"] is not None else "red",
+        )
+
+
+def _complain(document: dict[str, Any]) -> None:
+    count = sum(found["mended_ms"] is None for found in document["findings"])
+    if count:
+        raise DataAtRisk(f"{count} bad chunks are not mended yet: see `logd repair --dry-run`")

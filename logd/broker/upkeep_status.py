@@ -1,0 +1,100 @@
+"""Repair, scrub and moves as `logd status` and the admin port show them.
+
+Without a storage node nothing looks after coded segments, and there is nothing to tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from logd.broker.cold_segments import ColdSegments, NoStorageNodesError
+from logd.broker.problems import Problem
+from logd.cold.tier import ColdTier
+from logd.policy.cold.values import LIVE, NodeState
+from logd.policy.tiering import profile_advice
+
+if TYPE_CHECKING:
+    from logd.cold.upkeep import Upkeep
+
+WAITS: Final = frozenset(("no-target", "source-slow", "retry", "unrecoverable"))
+NAMED_MAX: Final = 20
+
+
+def upkeep_of(coded: ColdSegments) -> Upkeep:
+    """Return what looks after coded segments.
+
+    Raises:
+        NoStorageNodesError: there is no storage node.
+    """
+    upkeep = None if coded.life is None else coded.life.upkeep
+    if upkeep is None:
+        raise NoStorageNodesError(
+            "there are no storage nodes: add some with `logd node add NAME DIR_OR_URL`"
+        )
+    return upkeep
+
+
+def upkeep_status(coded: ColdSegments, *, cycle_ms: int) -> dict[str, Any]:
+    """Return the fields `repair` and `scrub` of the status."""
+    upkeep = None if coded.life is None else coded.life.upkeep
+    if upkeep is None:
+        return {
+            "repair": {"queued": 0, "running": 0, "eta_s": None},
+            "scrub": {
+                "state": "idle",
+                "cycle_s": cycle_ms // 1000,
+                "progress": 0.0,
+                "eta_s": None,
+                "verified_bytes": 0,
+                "findings": [],
+                "oldest_unverified_s": None,
+            },
+        }
+    return {"repair": upkeep.repair_summary(), "scrub": upkeep.scrubber.status()}
+
+
+def upkeep_problems(coded: ColdSegments, tier: ColdTier) -> Iterator[Problem]:
+    """Yield what keeps repair and scrub from doing their work, also before it happens."""
+    upkeep = None if coded.life is None else coded.life.upkeep
+    if upkeep is None:
+        return
+    yield from _waiting(upkeep)
+    for warning in upkeep.scrubber.warnings():
+        yield Problem("scrub_too_slow", "warning", warning)
+    for key, reason in upkeep.scrubber.damaged_here():
+        yield Problem(
+            "segment_damaged", "damage", f"sealed segment {key} is damaged: {reason}",
+            partition=key.partition,
+        )  # fmt: skip
+    uncertain = upkeep.health.counts().uncertain
+    if uncertain:
+        yield Problem(
+            "margin_uncertain", "warning",
+            f"{uncertain} coded segments have chunks that nobody can see now; they are taken as "
+            "there until their nodes answer, or are dead",
+        )  # fmt: skip
+    yield from _no_spare(tier)
+
+
+def _waiting(upkeep: Upkeep) -> Iterator[Problem]:
+    """Yield why repairs wait, one problem a reason."""
+    items = [item for item in upkeep.repairer.plan().items if item.state in WAITS]
+    counts = Counter(item.state for item in items)
+    for state, count in sorted(counts.items()):
+        first = next(item for item in items if item.state == state)
+        yield Problem(
+            f"repair_{state.replace('-', '_')}", "warning",
+            f"{count} segments wait for repair ({state}); the first, {first.condition.generation}: "
+            f"{first.reason}",
+        )  # fmt: skip
+
+
+def _no_spare(tier: ColdTier) -> Iterator[Problem]:
+    """Say that a lost chunk would have no target, before there is one."""
+    active = sum(tier.nodes.node(name).state is NodeState.ACTIVE for name in tier.nodes.names())
+    profiles = {each.profile for each in tier.generations() if each.state in LIVE}
+    for profile in sorted(profiles):
+        if active <= profile.chunks:
+            yield Problem("no_spare_node", "warning", profile_advice(profile, active)[-1])

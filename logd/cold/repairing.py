@@ -1,0 +1,441 @@
+"""Carries out repair plans: makes lost chunks again, and moves chunks off nodes that leave.
+
+Nothing of a repair is kept but what the catalog says. A plan is made from facts when anything
+changed, or a delay ends; what may begin begins; what is under way and no longer wanted, because its
+node came back, is cancelled. After a crash the same facts give the same plan.
+
+One segment is repaired under its lease: all lost chunks in one pass (`ec.repair.Rebuild`), inputs
+verified block by block, what comes out checked against the manifest before it has a name. Only then
+the catalog gives the chunk its place; the old place is leaving, and whoever removes chunks removes
+it once its node is there. A crash in between leaves a whole chunk without a place: before a chunk
+is made again, the nodes that could have it are asked (`_found_elsewhere`).
+
+What a node says of its chunks while they are read is noted (`chunk_findings`); a node that does not
+answer is no finding. A failure holds the one segment back for a while, and nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from ec.errors import ChunkDamagedError, ChunkMissingError, EcError
+from ec.manifest import Manifest
+from ec.repair import Rebuild, copy
+from logd.cold.attempts import Attempts
+from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
+from logd.cold.chunk_health import ChunkHealth, now_ms
+from logd.cold.limited_store import LimitedStore, NodeBudget
+from logd.cold.repair_metrics import RepairMetrics
+from logd.cold.tier import ColdTier
+from logd.errors import LogdError
+from logd.events import EventLog
+from logd.policy.cold.leases import Lease, Work
+from logd.policy.cold.moves import Move
+from logd.policy.cold.queue_eta import QueueEta, estimate_queue
+from logd.policy.cold.rates import MeasuredRate, repair_rate
+from logd.policy.cold.repair_plan import (
+    Method,
+    RepairFacts,
+    RepairItem,
+    RepairPlan,
+    RepairRules,
+    Step,
+    plan_repairs,
+)
+from logd.policy.cold.values import LIVE, Generation, NodeState
+
+RUNNING_MAX: Final = 2
+"""Segments that are repaired at once: each holds a window of k chunks and of what is made."""
+
+IDLE_S: Final = 30.0
+"""How often a plan is made though nothing seems to have changed: breakers close by time alone."""
+
+REST_S: Final = 0.05
+"""Between two plans, however much changes."""
+
+MEASURE_S: Final = 0.05
+"""The rate is measured over pieces of at least this length."""
+
+MOVES_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RepairSettings:
+    """repair.delay.ms and repair.rate.bytes."""
+
+    delay_ms: int
+    rate_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A segment that is being repaired.
+
+    Attributes:
+        read_bytes, written_bytes: so far.
+        is_wanted: it was in the last plan.
+    """
+
+    generation: Generation
+    margin: int
+    began_s: float
+    read_bytes: int = 0
+    written_bytes: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def done_bytes(self) -> int:
+        """Read and written."""
+        return self.read_bytes + self.written_bytes
+
+
+@dataclass(slots=True)
+class RepairCounts:
+    """What was done since the start.
+
+    Attributes:
+        made: chunks that were made again; `moved`: that were copied.
+        failed: attempts.
+    """
+
+    made: int = 0
+    moved: int = 0
+    failed: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+class Repairer:
+    """See the module. Lives on the event loop.
+
+    Attributes:
+        counts: what was done since the start.
+        running: what is under way, by encoding.
+        rate: what was read and written a second, while anything was.
+        failures: by encoding; the reasons are for people.
+        hurried: how many people wait for a repair and want no delays.
+        moves: chunks that people want elsewhere; made when nothing is to be repaired.
+        moving: the one that is under way.
+    """
+
+    def __init__(
+        self,
+        tier: ColdTier,
+        findings: ChunkFindings,
+        health: ChunkHealth,
+        settings: RepairSettings,
+        *,
+        events: EventLog,
+        metrics: RepairMetrics,
+    ) -> None:
+        self._tier = tier
+        self._findings = findings
+        self._health = health
+        self._settings = settings
+        self._events = events
+        self._metrics = metrics
+        self._budgets: dict[str, NodeBudget] = {}
+        self._news = trio.Event()
+        self._piece_began_s = 0.0
+        self._piece_bytes = 0
+        self.counts = RepairCounts()
+        self.running: dict[str, Running] = {}
+        self.rate = MeasuredRate()
+        self.failures: Attempts[str] = Attempts(now_ms)
+        self.hurried = 0
+        self.moves: deque[Move] = deque()
+        self.moving: Move | None = None
+        health.on_change.append(self.wake)
+
+    # --- plans ------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There may be something new to do."""
+        self._news.set()
+
+    def plan(self, *, ignores_delays: bool | None = None) -> RepairPlan:
+        """Return what is to be repaired now, and why each item waits."""
+        if ignores_delays is None:
+            ignores_delays = self.hurried > 0
+        leased = {
+            key: lease.work
+            for lease in self._tier.leases
+            for key in lease.keys
+            if lease.work is not Work.REPAIR
+        }
+        facts = RepairFacts(
+            nodes=self._health.nodes(),
+            leased=leased,
+            running=frozenset(self.running),
+            retry_at_ms={key: failure.retry_at_ms for key, failure in self.failures},
+        )
+        rules = RepairRules(
+            delay_ms=self._settings.delay_ms, running_max=RUNNING_MAX,
+            ignores_delays=ignores_delays,
+        )  # fmt: skip
+        return plan_repairs(self._health.look(), facts, rules, now_ms=now_ms())
+
+    def eta(self, plan: RepairPlan) -> QueueEta:
+        """Return when what is queued will be done, by the rate that was measured."""
+        done = {encoding: running.done_bytes for encoding, running in self.running.items()}
+        return estimate_queue(plan, bytes_s=self.rate.bytes_s, done_bytes=done, now_ms=now_ms())
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._news = trio.Event()
+                wait_s = IDLE_S
+                try:
+                    wait_s = self._begin_due(nursery)
+                except Exception as error:  # One bad plan must not be the last one.
+                    self._events.error("repair plan failed", reason=repr(error))
+                with trio.move_on_after(wait_s):
+                    await self._news.wait()
+                await trio.sleep(REST_S)
+
+    def _begin_due(self, nursery: trio.Nursery) -> float:
+        """Begin what may begin, cancel what is not wanted; return how long that holds."""
+        plan = self.plan()
+        wanted = {item.encoding for item in plan.items}
+        for encoding, running in self.running.items():
+            if encoding not in wanted:
+                running.scope.cancel()  # Its node came back, or the segment is gone.
+        self.failures.keep_only(wanted)
+        if self._tier.nodes.stale is not None:
+            return IDLE_S
+        for item in plan.ready:
+            self._begin(nursery, item)
+        if not plan.ready and not self.running and self.moving is None:
+            self._begin_move(nursery)
+        if plan.next_ms is None:
+            return IDLE_S
+        return min(IDLE_S, max(0.0, (plan.next_ms - now_ms()) / 1000))
+
+    def _begin(self, nursery: trio.Nursery, item: RepairItem) -> None:
+        generation = item.condition.generation
+        lease = self._tier.leases.take(Work.REPAIR, {generation.key})
+        if lease is None:
+            return
+        running = Running(generation, item.margin.nodes, trio.current_time())
+        if not self.running:
+            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+        self.running[item.encoding] = running
+
+        async def work() -> None:
+            try:
+                with running.scope:
+                    await self._repair(item, running)
+            finally:
+                self._tier.leases.give_back(lease)
+                del self.running[item.encoding]
+                self.wake()
+
+        nursery.start_soon(work)
+
+    async def _repair(self, item: RepairItem, running: Running) -> None:
+        """Carry out an item's steps; a failure is noted, never raised."""
+        try:
+            for step in item.steps:
+                await self._carry_out(step, item, running)
+        except Exception as error:  # Whatever it is, it ends this one item.
+            self.counts.failed += 1
+            self._metrics.failures.add()
+            self.failures.failed(item.encoding, _reason(error))
+            self._events.warning(
+                "repair failed", segment=str(running.generation), reason=_reason(error)
+            )
+        else:
+            self.failures.succeeded(item.encoding)
+
+    async def _carry_out(self, step: Step, item: RepairItem, running: Running) -> None:
+        generation = running.generation
+        manifest = await self._tier.manifest(generation.encoding)
+        if step.method is Method.COPY:
+            ((index, target),) = step.targets
+            await self._copy(manifest, generation.held[index], index, target, running)
+            return
+        targets = dict(step.targets)
+        for index in list(targets):
+            if await self._found_elsewhere(manifest, running.generation, index):
+                del targets[index]
+        if targets:
+            await self._rebuild(manifest, item, targets, step.method, running)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    async def _rebuild(
+        self,
+        manifest: Manifest,
+        item: RepairItem,
+        targets: dict[int, str],
+        method: Method,
+        running: Running,
+    ) -> None:
+        """Compute chunks and give them their places."""
+        generation = running.generation
+        held = generation.held
+
+        def trouble(index: int, error: EcError) -> None:
+            self._findings.note(ChunkPlace(generation.encoding, index, held[index]), error)
+
+        rebuild = Rebuild(
+            manifest,
+            {index: self._store(held[index], running) for index in item.condition.live},
+            {index: self._store(node, running) for index, node in targets.items()},
+            codec=self._tier.codec(generation.profile),
+            offload=self._tier.offload,
+            on_trouble=trouble,
+        )
+        await rebuild.run()
+        for index, node in targets.items():
+            await self._publish(generation, index, node, method.value)
+            self.counts.made += 1
+
+    async def _copy(
+        self, manifest: Manifest, source: str, index: int, target: str, running: Running
+    ) -> None:
+        """Copy a chunk from its node to another and give it its place there."""
+        generation = running.generation
+        try:
+            await copy(
+                manifest.chunk_id(index),
+                self._store(source, running),
+                self._store(target, running),
+            )
+        except (ChunkDamagedError, ChunkMissingError) as error:
+            self._findings.note(ChunkPlace(generation.encoding, index, source), error)
+            raise
+        await self._publish(generation, index, target, Method.COPY.value)
+        self.counts.moved += 1
+
+    async def _found_elsewhere(
+        self, manifest: Manifest, generation: Generation, index: int
+    ) -> bool:
+        """Give a lost chunk its place on a node that has it, whole: what a crash left behind."""
+        for node in self._spare_nodes(generation):
+            try:
+                store = self._tier.nodes.store(node, "repair")
+                head = await store.head(manifest.chunk_id(index))
+                if head.manifest != manifest or await store.verify(manifest.chunk_id(index)):
+                    continue
+            except (EcError, LogdError):
+                continue  # Not there, as far as is known: it is made again.
+            await self._publish(generation, index, node, "found")
+            self.counts.made += 1
+            return True
+        return False
+
+    def _spare_nodes(self, generation: Generation) -> list[str]:
+        """Return the nodes that a chunk of a segment may be on besides its place."""
+        used = {*generation.held.values(), *generation.leaving_nodes}
+        facts = {each.name: each for each in self._tier.nodes.facts()}
+        domains = [facts[name].failure_domain for name in used if name in facts]
+        return [
+            name
+            for name, each in facts.items()
+            if name not in used
+            and each.state is NodeState.ACTIVE
+            and self._tier.nodes.is_live(name)
+            and domains.count(each.failure_domain) < generation.profile.m
+        ]
+
+    async def _publish(self, generation: Generation, index: int, node: str, method: str) -> None:
+        """Record that a chunk is on a node, verified; cancelling waits for it."""
+        encoding = generation.encoding
+        with trio.CancelScope(shield=True):
+            if generation.held.get(index) != node:
+                await self._tier.place_chunk(encoding, index=index, node=node)
+            self._findings.right(ChunkPlace(encoding, index, node))
+            if len(self._findings):
+                self._findings.keep_only(self._tier.generations())
+        self._metrics.made(method)
+        self._events.info(
+            "chunk made again", segment=str(generation), chunk=index, node=node, method=method
+        )
+        self.wake()
+
+    def _store(self, node: str, running: Running) -> LimitedStore:
+        """Return a node's store at repair's rate; the rate depends on the segment's margin."""
+        budget = self._budgets.setdefault(node, NodeBudget())
+        setting, margin = self._settings.rate_bytes, running.margin
+
+        def rate(device: MeasuredRate) -> float:
+            return repair_rate(setting, measured_bytes_s=device.bytes_s, margin=margin)
+
+        def moved(way: str, count: int) -> None:
+            self._moved(running, way, count)
+
+        store = self._tier.nodes.store(node, "repair")
+        return LimitedStore(store, budget, rate=rate, moved=moved)
+
+    def _moved(self, running: Running, way: str, count: int) -> None:
+        if way == "read":
+            running.read_bytes += count
+            self.counts.read_bytes += count
+            self._metrics.read_bytes.add(count)
+        else:
+            running.written_bytes += count
+            self.counts.written_bytes += count
+            self._metrics.written_bytes.add(count)
+        self._piece_bytes += count
+        passed_s = trio.current_time() - self._piece_began_s
+        if passed_s >= MEASURE_S:
+            self.rate = self.rate.with_piece(self._piece_bytes, seconds=passed_s)
+            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+
+    # --- moves ------------------------------------------------------------------------------------
+
+    def add_moves(self, moves: Sequence[Move]) -> None:
+        """Queue chunks that people want elsewhere; what is queued already is not doubled."""
+        known = {(each.generation.encoding, each.index) for each in self.moves}
+        self.moves.extend(
+            each for each in moves if (each.generation.encoding, each.index) not in known
+        )
+        assert len(self.moves) <= 2 * MOVES_MAX
+        self.wake()
+
+    def _begin_move(self, nursery: trio.Nursery) -> None:
+        """Begin the first move that still makes sense."""
+        while self.moves:
+            move = self.moves.popleft()
+            now = self._tier.generation(move.generation.encoding)
+            if now is None or now.state not in LIVE or now.held.get(move.index) != move.source:
+                continue
+            taken = {*now.held.values(), *now.leaving_nodes}
+            if move.target in taken or not self._tier.nodes.is_live(move.target):
+                continue
+            lease = self._tier.leases.take(Work.MOVE, {now.key})
+            if lease is None:
+                continue
+            self.moving = move
+            running = Running(now, now.profile.m, trio.current_time())
+            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+            nursery.start_soon(self._move, move, running, lease)
+            return
+
+    async def _move(self, move: Move, running: Running, lease: Lease) -> None:
+        try:
+            manifest = await self._tier.manifest(move.generation.encoding)
+            await self._copy(manifest, move.source, move.index, move.target, running)
+        except Exception as error:  # Whatever it is, it ends this one move.
+            self.counts.failed += 1
+            self._events.warning("move failed", move=str(move), reason=_reason(error))
+        finally:
+            self._tier.leases.give_back(lease)
+            self.moving = None
+            self.wake()
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong in words; of several the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or repr(error)

@@ -1,0 +1,98 @@
+"""A store that remembers whether anything it was asked for failed: which node spoilt an encoding.
+
+The coding library raises the first error that any node caused; whose it was stands in its text
+only. Whoever tries again wants to know which node to leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from ec.chunk_dir import LIST_MAX
+from ec.chunk_file import ChunkHead
+from ec.chunk_id import ChunkId
+from ec.chunk_write import Receipt
+from ec.errors import ChunkDamagedError, EcError
+from ec.kernels.operands import Buffer
+from ec.store.protocol import Health, Store, Upload
+
+T = TypeVar("T")
+
+
+class WatchedStore:
+    """See `ec.store.protocol.Store`: passes everything on.
+
+    Attributes:
+        trouble: the first error that came back; None: there was none.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+        self.trouble: EcError | None = None
+
+    async def watched(self, call: Awaitable[T]) -> T:
+        """Await a call; note what it raises."""
+        try:
+            return await call
+        except EcError as error:
+            self.trouble = self.trouble or error
+            raise
+
+    @property
+    def node(self) -> str:
+        """See `Store`."""
+        return self._inner.node
+
+    async def begin(self, chunk: ChunkId, file_bytes: int) -> Upload:
+        """See `Store`."""
+        return _WatchedUpload(self, await self.watched(self._inner.begin(chunk, file_bytes)))
+
+    async def head(self, chunk: ChunkId) -> ChunkHead:
+        """See `Store`."""
+        return await self.watched(self._inner.head(chunk))
+
+    async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
+        """See `Store`."""
+        return await self.watched(self._inner.read(chunk, start, end))
+
+    async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
+        """See `Store`."""
+        return await self.watched(self._inner.list(after=after, limit=limit))
+
+    async def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
+        """See `Store`."""
+        return await self.watched(self._inner.verify(chunk))
+
+    async def delete(self, chunk: ChunkId) -> bool:
+        """See `Store`."""
+        return await self.watched(self._inner.delete(chunk))
+
+    async def quarantine(self, chunk: ChunkId) -> None:
+        """See `Store`."""
+        await self.watched(self._inner.quarantine(chunk))
+
+    async def health(self) -> Health:
+        """See `Store`."""
+        return await self.watched(self._inner.health())
+
+    async def note_catalog_sequence(self, sequence: int) -> None:
+        """See `Store`."""
+        await self.watched(self._inner.note_catalog_sequence(sequence))
+
+
+class _WatchedUpload:
+    """See `ec.store.protocol.Upload`."""
+
+    def __init__(self, store: WatchedStore, inner: Upload) -> None:
+        self._store = store
+        self._inner = inner
+
+    async def write(self, buffers: Sequence[Buffer]) -> None:
+        await self._store.watched(self._inner.write(buffers))
+
+    async def finish(self) -> Receipt:
+        return await self._store.watched(self._inner.finish())
+
+    async def abort(self) -> None:
+        await self._inner.abort()

@@ -1,0 +1,143 @@
+"""Reads of nodes that are directories here: a disk that hangs holds up nobody but itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event
+
+import pytest
+import trio
+
+from ec.breaker import Breaker
+from ec.chunk_dir import ChunkDirectory
+from ec.node_dir import initialise
+from ec.node_identity import NodeIdentity
+from ec.store.guarded import GuardedStore
+from ec.store.local import LocalStore
+from ec.store.protocol import Store
+from logd.cold.gate import Gate, LooseGate
+from logd.offload import ThreadOffload
+from logd.policy.cold.values import Generation
+from logd.storage.file_slice import FileSlice
+from logd.storage.files import Files, OpenFile
+from tests.cold_rig import FakeTier, Rig, Segment, bytes_of, make_segment
+
+SEGMENT = make_segment([30_000] * 100)
+
+
+class HangingFiles(Files):
+    """Files of which those below one directory do not come, until they are let go."""
+
+    def __init__(self) -> None:
+        self.hangs: str | None = None
+        self.go_on = Event()
+
+    def read_into(self, file: OpenFile, position: int, buffer: bytearray | memoryview) -> int:
+        if self.hangs is not None and self.hangs in file.path:
+            self.go_on.wait(30)
+        return super().read_into(file, position, buffer)
+
+
+class LocalTier(FakeTier):
+    """Nodes that are directories."""
+
+    def __init__(self, path: Path, segment: Segment, files: Files, offload: ThreadOffload) -> None:
+        super().__init__([segment])
+        self.local: dict[int, GuardedStore] = {}
+        for index, (chunk, data) in enumerate(
+            zip(segment.encoded.ids, segment.encoded.files, strict=True)
+        ):
+            place, name = path / f"n{index}", f"n{index}"
+            initialise(files, str(place), NodeIdentity("c", name, f"{index:032x}"))
+            (place / "chunks" / chunk.name).write_bytes(data)
+            offload.add_kind(name, 2)
+            store = LocalStore(
+                ChunkDirectory.open(files, str(place)),
+                Gate(offload, name), asking=LooseGate(offload, name),
+            )  # fmt: skip
+            self.local[index] = GuardedStore(store, breaker=Breaker(), rng=random.Random(1))
+
+    def stores(self, generation: Generation) -> Mapping[int, Store]:
+        assert generation.encoding in self.segments
+        return self.local
+
+
+async def test_chunks_that_are_files_here_go_out_as_files(tmp_path: Path) -> None:
+    """Verified once, then ranges of the open files: nothing of it stays in memory."""
+    offload = ThreadOffload()
+    rig = Rig(tier=LocalTier(tmp_path, SEGMENT, Files(), offload))
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+            offset, found = SEGMENT.base_offset, b""
+            while offset < SEGMENT.next_offset:
+                answer = await rig.read(SEGMENT.at(offset), 400_000)
+                assert all(isinstance(part, FileSlice) for part in answer.slices)
+                offset, found = answer.next_offset, found + bytes_of(answer)
+            assert found == SEGMENT.source
+            assert rig.reads.memory_bytes < 100_000
+            nursery.cancel_scope.cancel()
+    finally:
+        offload.close()
+
+
+async def test_a_flipped_bit_never_leaves_a_file_here(tmp_path: Path) -> None:
+    """The bad block is computed from others, the blocks beside it come from the file."""
+    offload = ThreadOffload()
+    tier = LocalTier(tmp_path, SEGMENT, Files(), offload)
+    path = tmp_path / "n1" / "chunks" / SEGMENT.encoded.ids[1].name
+    data = bytearray(path.read_bytes())
+    data[200_000] ^= 4
+    path.write_bytes(data)
+    rig = Rig(tier=tier)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+            offset, found = SEGMENT.base_offset, b""
+            while offset < SEGMENT.next_offset:
+                answer = await rig.read(SEGMENT.at(offset), 400_000)
+                offset, found = answer.next_offset, found + bytes_of(answer)
+            assert found == SEGMENT.source
+            assert rig.damage == [(SEGMENT.generation.encoding, 1, "n1")]
+            nursery.cancel_scope.cancel()
+    finally:
+        offload.close()
+
+
+async def test_a_disk_that_hangs_costs_a_hedge_delay(tmp_path: Path) -> None:
+    """Its thread waits for ever; the reader has its bytes from the other disks."""
+    offload, files = ThreadOffload(), HangingFiles()
+    rig = Rig(tier=LocalTier(tmp_path, SEGMENT, files, offload))
+    files.hangs = str(tmp_path / "n0")
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+            with trio.fail_after(10):
+                answer = await rig.read(SEGMENT.at(SEGMENT.base_offset), 100_000)
+            assert bytes_of(answer) == SEGMENT.expected(SEGMENT.base_offset, 100_000)
+            assert rig.count("logd_cold_hedges_total") == 1
+            nursery.cancel_scope.cancel()
+    finally:
+        files.go_on.set()
+        offload.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_healthy_reads_are_quiet(seed: int, tmp_path: Path) -> None:
+    """Any range, at random places; and nothing of it in the log."""
+    offload = ThreadOffload()
+    rig = Rig(tier=LocalTier(tmp_path, SEGMENT, Files(), offload))
+    rng = random.Random(seed)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+            for _ in range(10):
+                offset = rng.randrange(SEGMENT.base_offset, SEGMENT.next_offset)
+                answer = await rig.read(SEGMENT.at(offset), 200_000)
+                assert bytes_of(answer) == SEGMENT.expected(offset, answer.size), seed
+            nursery.cancel_scope.cancel()
+    finally:
+        offload.close()
+    assert rig.log.getvalue() == ""

@@ -1,0 +1,202 @@
+"""Scrub as it is carried out: every chunk, at its rate, from where it stopped; what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from logd.cold.scrubbing import ScrubSettings
+from logd.errors import CorruptFileError
+from logd.policy.cold.scrub_plan import ScrubCursor
+from logd.policy.node_health import NodeHealth
+from logd.storage.files import Files
+from logd.storage.scrub_note import ScrubNote, read_scrub_note, write_scrub_note
+from logd.units import DAY_MS, MIB
+from tests.unit.repair_rig import RepairRig
+
+BLOCK = 65_536
+
+
+@pytest.fixture
+def rig(directory: str) -> RepairRig:
+    """Seven nodes."""
+    return RepairRig(directory)
+
+
+async def one_pass(rig: RepairRig) -> float:
+    """Have everything verified once; return how long it took."""
+    await rig.wait_for(lambda: "a" in rig.scrubber._places)
+    rig.scrubber.start()
+    return await rig.wait_for(lambda: not rig.scrubber.is_hurrying)
+
+
+async def test_every_chunk_is_verified_parity_too(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """A rotten block in any chunk, or a rotten head, is found by one pass, named, and mended."""
+    segments = [rig.code("abcdef", size=900_000) for _ in range(3)]
+    rig.rot(segments[0], 0, BLOCK + 3)
+    rig.rot(segments[1], 5, 10)
+    rig.rot(segments[2], 3, -300)
+    rig.lose(segments[2], 4)
+    async with rig.running():
+        rig.scrubber.start()
+        await one_pass(rig)
+        await rig.wait_for(lambda: not rig.health.unmended() and rig.is_whole())
+        found = rig.scrubber.status()["findings"]
+    rig.check_whole()
+    assert sorted((each["base_offset"] // 1_000_000, each["chunk"]) for each in found) == [
+        (0, 0), (1, 5), (2, 3), (2, 4),
+    ]  # fmt: skip
+    assert all(each["mended_ms"] >= each["found_ms"] for each in found)
+    (first,) = (each for each in found if each["base_offset"] == 0)
+    assert f"payload at byte {BLOCK}" in first["reason"]
+    assert (first["topic"], first["node"], first["state"]) == ("sample", "a", "corrupt")
+
+
+async def test_a_pass_that_people_want_has_an_end(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """Then it is idle until the cycle's next round; all bytes were verified."""
+    for _ in range(3):
+        rig.code("abcdef")
+    async with rig.running():
+        await one_pass(rig)
+        status = rig.scrubber.status()
+        assert (status["state"], status["progress"], status["eta_s"]) == ("idle", 1.0, 0.0)
+        assert status["verified_bytes"] >= sum(
+            len(data) for sample in rig.samples.values() for data in sample.files
+        )
+        assert status["oldest_unverified_s"] < 60
+
+
+async def test_it_keeps_its_rate_and_tells_its_end(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """1 MiB a second at most, for each node: 4 MB a node take four seconds, as was told."""
+    rig.scrub_settings = ScrubSettings(cycle_ms=14 * DAY_MS, rate_bytes=MIB)
+    rig.open()
+    for _ in range(8):
+        rig.code("abcdef", size=2_000_000)
+    async with rig.running():
+        rig.scrubber.start()
+        await rig.wait_for(lambda: rig.scrubber.verified_bytes > 6_000_000)
+        eta_s = rig.scrubber.status()["eta_s"]
+        left_s = await rig.wait_for(lambda: rig.scrubber.state == "idle")
+    assert left_s == pytest.approx(eta_s, rel=0.2, abs=0.3)
+
+
+async def test_large_chunks_are_read_in_windows_at_a_low_rate(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """A chunk of 1.5 MB at 50 kB a second is not read at a stretch; rot in it is found as well."""
+    rig.scrub_settings = ScrubSettings(cycle_ms=14 * DAY_MS, rate_bytes=50_000)
+    rig.open()
+    one = rig.code("abcdef", size=6_000_000)
+    rig.rot(one, 2, 1_400_000)
+    async with rig.running():
+        began_s = trio.current_time()
+        await rig.wait_for(lambda: bool(rig.health.records()))
+        assert trio.current_time() - began_s > 10
+    assert rig.health.records()[0].place.index == 2
+
+
+async def test_a_cycle_that_cannot_be_kept_is_a_warning(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """With the sum, for each node."""
+    rig.scrub_settings = ScrubSettings(cycle_ms=10_000, rate_bytes=1000)
+    rig.open()
+    rig.code("abcdef")
+    async with rig.running():
+        await rig.wait_for(lambda: len(rig.scrubber.warnings()) == 6)
+        assert "scrub.rate.bytes allows 1000 B" in rig.scrubber.warnings()[0]
+        assert rig.scrubber.status()["warnings"] == rig.scrubber.warnings()
+
+
+async def test_it_goes_on_where_it_stopped(rig: RepairRig, autojump_clock: MockClock) -> None:
+    """A restart in the middle of a round reads what is left, not what is done."""
+    rig.scrub_settings = ScrubSettings(cycle_ms=14 * DAY_MS, rate_bytes=MIB)
+    rig.open()
+    for _ in range(12):
+        rig.code("abcdef", size=1_000_000)
+    total = sum(len(data) for sample in rig.samples.values() for data in sample.files)
+    async with rig.running():
+        await rig.wait_for(lambda: rig.scrubber.verified_bytes > total // 2)
+        before = rig.scrubber.verified_bytes
+    rig.open()
+    async with rig.running():
+        await rig.wait_for(lambda: "f" in rig.scrubber._places and rig.scrubber.state == "idle")
+        assert before + rig.scrubber.verified_bytes == pytest.approx(total, rel=0.12)
+
+
+async def test_a_pause_holds_over_a_restart(rig: RepairRig, autojump_clock: MockClock) -> None:
+    """Until it is resumed."""
+    rig.scrub_settings = ScrubSettings(cycle_ms=14 * DAY_MS, rate_bytes=100_000)
+    rig.open()
+    for _ in range(5):
+        rig.code("abcdef")
+    async with rig.running():
+        await rig.wait_for(lambda: bool(rig.scrubber._places))
+        rig.scrubber.pause()
+        await trio.sleep(60)
+    rig.open()
+    async with rig.running():
+        await trio.sleep(3600)
+        assert (rig.scrubber.state, rig.scrubber.verified_bytes) == ("paused", 0)
+        rig.scrubber.resume()
+        await rig.wait_for(lambda: rig.scrubber.state == "idle" and rig.scrubber.verified_bytes > 0)
+
+
+async def test_a_node_that_is_away_is_no_finding(rig: RepairRig, autojump_clock: MockClock) -> None:
+    """Its cursor stays; the others' rounds end; when it is back its round ends too."""
+    rig.code("abcdef")
+    rig.nodes.set_health("c", NodeHealth.SUSPECT)
+    async with rig.running():
+        await one_pass(rig)
+        assert rig.health.records() == []
+        assert rig.scrubber._places["c"].order.left_bytes(rig.scrubber._places["c"].cursor) > 0
+        rig.nodes.set_health("c", NodeHealth.LIVE)
+        await rig.wait_for(lambda: rig.scrubber.state == "idle")
+
+
+async def test_an_intact_chunk_of_another_encoding_is_found(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """Every block has its checksum, and it is not the chunk that was committed."""
+    one = rig.code("abcdef")
+    name = rig.samples[one.encoding].ids[3].name
+    sample = rig.samples[one.encoding]
+    other = rig.code("abcdeg")
+    rig.nodes["d"].files[name] = rig.samples[other.encoding].files[3]
+    async with rig.running():
+        await one_pass(rig)
+        await rig.wait_for(lambda: not rig.health.unmended())
+    assert rig.nodes["d"].files[name] == sample.files[3]
+    assert [each.place.node for each in rig.health.records()] == ["d"]
+
+
+def test_the_note_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Cursors with and without a position; a damaged note is an error, not a guess."""
+    path = str(tmp_path / "scrub")
+    note = ScrubNote(
+        True,
+        {
+            "": ScrubCursor(start="ab", began_ms=5),
+            "n1": ScrubCursor(
+                start="", began_ms=7, at="x", previous_ms=3, verified_bytes=9, rounds=2
+            ),
+        },
+    )
+    write_scrub_note(Files(), path, note)
+    assert read_scrub_note(Files(), path) == note
+    with pytest.raises(FileNotFoundError):
+        read_scrub_note(Files(), path + "x")
+    broken = replace(note, cursors={"n": ScrubCursor(start="a" * 300, began_ms=1)})
+    write_scrub_note(Files(), path, broken)
+    with pytest.raises(CorruptFileError):
+        read_scrub_note(Files(), path)
