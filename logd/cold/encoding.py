@@ -255,7 +255,7 @@ class Encoder:
         Raises:
             NodesRefusedError: there are too few; the message shows the arithmetic.
         """
-        facts = [self._less_promised(node) for node in self._tier.nodes.facts()]
+        facts = [self._as_it_is_now(node) for node in self._tier.nodes.facts()]
         avoided = self._avoided()
         fit = preflight(
             profile, [node for node in facts if node.name not in avoided], chunk_bytes=chunk_bytes
@@ -277,8 +277,13 @@ class Encoder:
             raise NodesRefusedError(str(error)) from error
         return placed.nodes
 
-    def _less_promised(self, node: NodeFacts) -> NodeFacts:
-        return replace(node, kept_bytes=node.kept_bytes + self._promised[node.name])
+    def _as_it_is_now(self, node: NodeFacts) -> NodeFacts:
+        """Return a node less what others were promised; an open breaker would refuse its chunk."""
+        return replace(
+            node,
+            kept_bytes=node.kept_bytes + self._promised[node.name],
+            is_kept_from=self._tier.nodes.breaker(node.name) == "open",
+        )
 
     def _avoided(self) -> frozenset[str]:
         now_s = trio.current_time()

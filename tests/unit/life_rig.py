@@ -164,6 +164,7 @@ class SimNodes:
     def __init__(self, nodes: Sequence[SimNode]) -> None:
         self.by_name = {node.node: node for node in nodes}
         self.states = dict.fromkeys(self.by_name, NodeState.ACTIVE)
+        self.breakers: dict[str, str] = {}
         self.stale: str | None = None
         self.on_change: list[Callable[[str], None]] = []
 
@@ -198,6 +199,9 @@ class SimNodes:
             )
             for name in self.names()
         ]
+
+    def breaker(self, name: str) -> str:
+        return self.breakers.get(name, "closed")
 
     def candidates(self) -> list[Candidate]:
         return [

@@ -110,9 +110,10 @@ async def test_too_few_nodes_are_refused_with_the_sum(
     rig.nodes.set_live("b", is_live=False)
     rig.nodes.states["c"] = NodeState.DRAINING
     rig.nodes["d"].free_bytes = 10
+    rig.nodes.breakers["e"] = "open"
     with pytest.raises(NodesRefusedError) as caught:
         await rig.life.encoder.encode(rig.partition, rig.bases[0])
-    for words in ("4+2 needs 6 nodes", "b is dead", "c is draining", "d has 10"):
+    for words in ("4+2 needs 6 nodes", "b is dead", "c is draining", "d has 10", "e is not asked"):
         assert words in str(caught.value)
     assert rig.states() == []
     assert rig.chunk_names() == []

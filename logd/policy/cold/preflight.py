@@ -37,6 +37,7 @@ class NodeFacts:
         free_bytes: of its disk; None: not known, so nothing is placed there.
         kept_bytes: not for chunks: the disk's reserve, and what other encodings were promised.
         device: what tells disks of one host apart; nodes on one device fail together.
+        is_kept_from: its circuit breaker is open, so whatever is begun there fails at once.
     """
 
     name: str
@@ -46,6 +47,7 @@ class NodeFacts:
     free_bytes: int | None = None
     kept_bytes: int = 0
     device: str | None = None
+    is_kept_from: bool = False
 
     @property
     def failure_domain(self) -> tuple[bool, str]:
@@ -113,6 +115,8 @@ def unfit_reason(node: NodeFacts, chunk_bytes: int) -> str | None:
         return f"is {node.state.value}"
     if node.health is not NodeHealth.LIVE:
         return f"is {node.health.value}"
+    if node.is_kept_from:
+        return "is not asked for a while: too many of its last answers failed"
     if node.free_bytes is None:
         return "its free space is not known"
     if node.usable_bytes >= chunk_bytes:
