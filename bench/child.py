@@ -46,10 +46,6 @@ def _clients() -> dict[str, Job]:
         "open-produce": lambda spec: open_produce(OpenLoad(**_with_address(spec))),
         "produce": lambda spec: produce(ProduceLoad(**_with_address(spec))),
         "fetch": lambda spec: fetch(FetchLoad(**_with_address(spec))),
-        "fetch-places": lambda spec: fetch_places(
-            FetchLoad(**_with_address({k: v for k, v in spec.items() if k != "places"})),
-            spec["places"],
-        ),
         "drain": lambda spec: drain(FetchLoad(**_with_address(spec))),
         "end-to-end": lambda spec: end_to_end(PacedLoad(**_with_address(spec))),
     }
@@ -131,10 +127,9 @@ def _cleaning() -> dict[str, Job]:
 
 
 def _coding() -> dict[str, Job]:
-    from bench import coding, decoding
+    from bench import coding
 
     return {
-        "serve-decoded": decoding.serve_decoded,
         "code": coding.code,
         "bare-code": coding.bare_code,
         "encode": coding.encode_files,

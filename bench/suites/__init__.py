@@ -34,7 +34,7 @@ SUITES: Final[dict[str, Callable[[Run], list[Measurement]]]] = {
 }
 
 NOT_YET: Final[dict[str, str]] = {
-    "repair": "nothing repairs chunks in this version",
+    "repair": "there is no row that measures repair",
 }
 
 # What a window writes at most, and how many rows' bytes may wait for their deletion.
