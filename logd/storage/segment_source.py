@@ -1,23 +1,34 @@
 """A sealed segment as the source of coding: checked once, then read by position.
 
 Opening it reads the whole .log and checks every batch, so that what is rotten is never coded: it is
-quarantined, as by a reader. The descriptor is the source's own: the segment may be released or
-deleted meanwhile, and the source reads on.
+quarantined, as by a reader, and so is what is missing between it and the next one. The descriptor
+is the source's own: the segment may be released or deleted meanwhile, and the source reads on.
 """
 
 from __future__ import annotations
 
-from logd.errors import CorruptFileError, DamagedRangeError, SegmentsChangedError
+import contextlib
+
+from logd.errors import (
+    CorruptFileError,
+    DamagedRangeError,
+    SegmentsChangedError,
+    UnsupportedFormatError,
+)
 from logd.record.batch import (
     DELETE_HORIZON_BIT,
     LOG_APPEND_TIME_BIT,
     NO_TIMESTAMP,
     BatchHeader,
 )
+from logd.storage.compaction_state import read_compaction
+from logd.storage.damage import DamagedRange
 from logd.storage.files import Files, OpenFile
+from logd.storage.layout import LOG_SUFFIX, segment_file_name
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
 from logd.storage.offset_index import OffsetIndex
+from logd.storage.recovery_walk import MISSING_BEHIND
 from logd.storage.segment import Segment
 from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.segment_scan import scan_batches, scan_in_order
@@ -146,6 +157,7 @@ def open_source(state: LogState, reader: LogReader, base_offset: int) -> Segment
             file = state.files.open_read(segment.paths.log)
         source = SegmentSource(state.files, file, segment, opened.index)
         source.check(end_bound=segment.end_bound, leader_epoch=state.leader_epoch)
+        _check_end(state, segment, source)
         return source
     except CorruptFileError as error:
         raise reader.quarantine(segment, error).error() from error
@@ -153,6 +165,43 @@ def open_source(state: LogState, reader: LogReader, base_offset: int) -> Segment
         if segment.is_replaced:
             raise SegmentsChangedError(f"{segment.paths.log}: it was replaced") from error
         raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
+
+
+def _check_end(state: LogState, segment: Segment, source: SegmentSource) -> None:
+    """Quarantine what is missing behind a segment: once it is coded nobody would look for it.
+
+    Recovery walks from a checkpoint on, so a file that went from before it is found here.
+
+    Raises:
+        DamagedRangeError: the next segment begins later than this one ends, and nothing was
+            compacted here. OSError: what compaction did cannot be read.
+    """
+    begins = segment.end_bound
+    assert source.next_offset <= begins
+    if source.next_offset == begins or state.settings.is_compacted:
+        return
+    if begins <= _compacted_below(state):
+        return
+    missing = DamagedRange(
+        first_offset=source.next_offset,
+        next_offset=begins,
+        base_offset=segment.base_offset,
+        file=segment_file_name(segment.base_offset, LOG_SUFFIX),
+        position=source.size_bytes,
+        end_position=source.size_bytes,
+        reason=MISSING_BEHIND,
+    )
+    with state.open_lock:
+        state.check_not_replaced(segment)
+        with contextlib.suppress(OSError):  # In memory it counts at once, as with a reader.
+            state.damage.add(missing)
+    raise missing.error()
+
+
+def _compacted_below(state: LogState) -> int:
+    with contextlib.suppress(CorruptFileError, UnsupportedFormatError):
+        return read_compaction(state.files, state.directory).first_uncleaned_offset
+    return 0
 
 
 def _first_timestamp_ms(header: BatchHeader) -> int:

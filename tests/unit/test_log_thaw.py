@@ -91,6 +91,27 @@ def test_release_is_refused_for_what_is_not_sealed(directory: str) -> None:
         log.segment_source(base)
 
 
+def test_what_is_missing_behind_a_segment_is_found(directory: str) -> None:
+    """A sealed .log that is gone from before the checkpoint: the one before it is not coded as if
+    it reached to the next, and from then on the gap is known."""
+    log = filled(directory)
+    before, gone, after = sealed_bases(log)[:3]
+    log.checkpoint()
+    for path in Path(log.directory).glob(f"*{gone}.*"):
+        path.unlink()
+    log, _ = recover_again(directory, Chunks())
+    assert log.damaged == [], "recovery walks from the checkpoint on"
+    with pytest.raises(DamagedRangeError, match="missing"):
+        log.segment_source(before)
+    (found,) = log.damaged
+    assert (found.first_offset, found.next_offset) == (gone, after)
+    log.segment_source(after).close()
+    with pytest.raises(DamagedRangeError):
+        log.read(gone, max_bytes=1, below=log.written_offset)
+    log, _ = recover_again(directory, Chunks())
+    assert log.damaged == [found]
+
+
 def test_what_is_not_what_was_coded_stays(directory: str) -> None:
     """Another length, or another last record: it was compacted since. Nothing is changed."""
     log = filled(directory)
