@@ -132,6 +132,7 @@ class LogPartitionFactory:
             settings=settings,
             open_files=self._open_files,
             released=self._released(*key),
+            from_begin=clean is not None,  # It was not as the stop had noted.
             sync_point=self._services.journal.points.get(key),
             same_boot=self._was_written_in_this_boot(key),
         )

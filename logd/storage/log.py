@@ -186,12 +186,15 @@ class Log(ColdLog):
         sync_point: SyncPoint | None,
         same_boot: bool,
         released: Sequence[ReleasedSegment] = (),
+        from_begin: bool = False,
         open_files: OpenFiles | None = None,
     ) -> tuple[Log, RecoveryReport]:
         """Open a log that was not closed, or was copied here; see `recovery`.
 
         Args:
             released: segments whose .log may be absent; one that is there is used.
+            from_begin: look at every segment: somebody changed the directory behind our back, and
+                a checkpoint says nothing of what has gone before it since.
             sync_point: the journal's record R of this log, if there is one.
             same_boot: the machine has been up since the log was last written.
 
@@ -210,6 +213,7 @@ class Log(ColdLog):
             sync_point=sync_point,
             same_boot=same_boot,
             released=released,
+            from_begin=from_begin,
         )
         log = cls(
             files,

@@ -91,6 +91,7 @@ def recover_parts(
     sync_point: SyncPoint | None,
     same_boot: bool,
     released: Sequence[ReleasedSegment] = (),
+    from_begin: bool = False,
 ) -> tuple[LogParts, RecoveryReport]:
     """Recover a log; see the module's docstring, and `Log.recover` for arguments and errors."""
     listing = list_partition(files, directory)
@@ -105,7 +106,7 @@ def recover_parts(
     recovery = _Recovery(
         files, directory, settings, listing, report, absent=absent, same_boot=same_boot
     )
-    parts = recovery.run(sync_point)
+    parts = recovery.run(sync_point, from_begin=from_begin)
     report.end_offset = parts.end_offset
     return parts, report
 
@@ -153,12 +154,20 @@ class _Recovery:
         if self._bases and self._bases[-1] in absent:
             self._make_active(absent[self._bases[-1]].next_offset)
 
-    def run(self, sync_point: SyncPoint | None) -> LogParts:
-        """Do all of it."""
+    def run(self, sync_point: SyncPoint | None, *, from_begin: bool) -> LogParts:
+        """Do all of it.
+
+        Args:
+            from_begin: walk every segment, also those that the last checkpoint vouches for.
+        """
         assert self._bases == sorted(self._bases)
         # The names that are there are kept: on the device before anything is built on them.
         self._files.sync_directory(self._directory)
-        snapshot = find_snapshot(self._files, self._directory, self._listing.snapshots, self._sizes)
+        snapshot = None
+        if not from_begin:
+            snapshot = find_snapshot(
+                self._files, self._directory, self._listing.snapshots, self._sizes
+            )
         context = self._make_context(snapshot, sync_point)
         segments = self._describe_segments()
         self._find_gaps(context, segments)

@@ -62,6 +62,7 @@ def recover_log(
     files: Files | None = None,
     point: SyncPoint | None = None,
     same_boot: bool = True,
+    from_begin: bool = False,
 ) -> tuple[Log, RecoveryReport]:
     """Recover the log of `directory`."""
     return Log.recover(
@@ -73,6 +74,7 @@ def recover_log(
         settings=settings,
         sync_point=point,
         same_boot=same_boot,
+        from_begin=from_begin,
     )
 
 

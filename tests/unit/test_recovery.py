@@ -278,6 +278,24 @@ def test_a_gap_between_segments_is_damage_unless_compacted(directory: str) -> No
         log.try_read(5, max_bytes=100, below=12)
 
 
+def test_a_segment_that_is_missing_before_the_checkpoint_is_found_by_a_whole_walk(
+    directory: str,
+) -> None:
+    """A checkpoint vouches for what was there; who knows better has all segments looked at."""
+    settings = LogSettings(segment_offsets=4)
+    log = make_log(directory, settings=settings)
+    fill(log, 6)
+    log.checkpoint()
+    log.let_go()
+    os.unlink(segment_path(directory, 4))
+    log, report = recover_log(directory, settings=settings, same_boot=False)
+    assert not report.damaged
+    log.let_go()
+    log, report = recover_log(directory, settings=settings, same_boot=False, from_begin=True)
+    assert [(d.first_offset, d.next_offset) for d in report.damaged] == [(4, 8)]
+    assert readable(log) == [0, 2, 8, 10]
+
+
 def test_damage_at_the_end_on_the_same_boot_skips_the_segments_range(directory: str) -> None:
     """How many offsets the damaged bytes held is unknown; none of them is assigned again."""
     abandoned_log(directory)
