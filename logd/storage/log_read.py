@@ -27,6 +27,7 @@ from logd.storage.damage_search import find_damage
 from logd.storage.file_slice import UNKNOWN_OFFSET, FileSlice, empty_slice
 from logd.storage.files import OpenFile
 from logd.storage.log_state import LogState, retry_if_replaced
+from logd.storage.missing_behind import quarantine_missing
 from logd.storage.released import ReleasedRange, ReleasedSegment
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 from logd.storage.segment_files import SegmentFiles, healthy_ranges, rebuild_sealed
@@ -220,7 +221,40 @@ class LogReader:
             )
             if found is not None:
                 return found
+            if segment.base_offset <= offset and segment.end_bound <= below:
+                self._refuse_gap(segment)
         return empty_slice(offset)
+
+    def _refuse_gap(self, segment: Segment) -> None:
+        """Do not lead a reader from the end of a segment over offsets that should be behind it.
+
+        Raises:
+            DamagedRangeError: they are missing, and were not compacted away.
+        """
+        state = self._state
+        if segment.released is not None or state.damage.in_segment(segment.base_offset):
+            return  # Proved whole when it was coded; or its own damage says what is missing.
+        try:
+            opened = state.open_segment(segment)
+            next_offset = segment.base_offset
+            position = self._indexed_position(segment, opened, segment.end_bound - 1, segment.size)
+            for _, header, _ in scan_in_order(
+                state.files,
+                opened.file,
+                position,
+                segment.size,
+                next_offset=None,
+                end_bound=self._end_bound(segment),
+                verify=False,
+            ):
+                next_offset = header.next_offset
+            missing = quarantine_missing(state, segment, next_offset, size_bytes=segment.size)
+        except CorruptFileError as error:
+            raise self.quarantine(segment, error).error() from error
+        except OSError as error:
+            raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
+        if missing is not None:
+            raise missing.error()
 
     def _read_segment(
         self, segment: Segment, offset: int, *, max_bytes: int, below: int, min_one: bool

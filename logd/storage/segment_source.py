@@ -7,13 +7,10 @@ is the source's own: the segment may be released or deleted meanwhile, and the s
 
 from __future__ import annotations
 
-import contextlib
-
 from logd.errors import (
     CorruptFileError,
     DamagedRangeError,
     SegmentsChangedError,
-    UnsupportedFormatError,
 )
 from logd.record.batch import (
     DELETE_HORIZON_BIT,
@@ -21,14 +18,11 @@ from logd.record.batch import (
     NO_TIMESTAMP,
     BatchHeader,
 )
-from logd.storage.compaction_state import read_compaction
-from logd.storage.damage import DamagedRange
 from logd.storage.files import Files, OpenFile
-from logd.storage.layout import LOG_SUFFIX, segment_file_name
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
+from logd.storage.missing_behind import quarantine_missing
 from logd.storage.offset_index import OffsetIndex
-from logd.storage.recovery_walk import MISSING_BEHIND
 from logd.storage.segment import Segment
 from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.segment_scan import scan_batches, scan_in_order
@@ -176,32 +170,9 @@ def _check_end(state: LogState, segment: Segment, source: SegmentSource) -> None
         DamagedRangeError: the next segment begins later than this one ends, and nothing was
             compacted here. OSError: what compaction did cannot be read.
     """
-    begins = segment.end_bound
-    assert source.next_offset <= begins
-    if source.next_offset == begins or state.settings.is_compacted:
-        return
-    if begins <= _compacted_below(state):
-        return
-    missing = DamagedRange(
-        first_offset=source.next_offset,
-        next_offset=begins,
-        base_offset=segment.base_offset,
-        file=segment_file_name(segment.base_offset, LOG_SUFFIX),
-        position=source.size_bytes,
-        end_position=source.size_bytes,
-        reason=MISSING_BEHIND,
-    )
-    with state.open_lock:
-        state.check_not_replaced(segment)
-        with contextlib.suppress(OSError):  # In memory it counts at once, as with a reader.
-            state.damage.add(missing)
-    raise missing.error()
-
-
-def _compacted_below(state: LogState) -> int:
-    with contextlib.suppress(CorruptFileError, UnsupportedFormatError):
-        return read_compaction(state.files, state.directory).first_uncleaned_offset
-    return 0
+    missing = quarantine_missing(state, segment, source.next_offset, size_bytes=source.size_bytes)
+    if missing is not None:
+        raise missing.error()
 
 
 def _first_timestamp_ms(header: BatchHeader) -> int:

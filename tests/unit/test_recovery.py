@@ -296,6 +296,40 @@ def test_a_segment_that_is_missing_before_the_checkpoint_is_found_by_a_whole_wal
     assert readable(log) == [0, 2, 8, 10]
 
 
+def test_a_reader_is_not_led_over_a_missing_segment(directory: str) -> None:
+    """What a recovery from the checkpoint does not see, the first reader there finds, for good."""
+    settings = LogSettings(segment_offsets=4)
+    log = make_log(directory, settings=settings)
+    fill(log, 6)
+    log.checkpoint()
+    log.let_go()
+    os.unlink(segment_path(directory, 4))
+    log, report = recover_log(directory, settings=settings, same_boot=False)
+    assert not report.damaged
+    for offset in (6, 4, 5):
+        with pytest.raises(DamagedRangeError):
+            log.read(offset, max_bytes=1000, below=12)
+    assert [(d.first_offset, d.next_offset) for d in log.damaged] == [(4, 8)]
+    assert readable(log) == [0, 2, 8, 10]
+    log.let_go()
+    log, _ = recover_log(directory, settings=settings, same_boot=False)
+    assert [(d.first_offset, d.next_offset) for d in log.damaged] == [(4, 8)]
+
+
+def test_a_reader_goes_over_what_was_compacted(directory: str) -> None:
+    """Where compaction takes records, a segment may end before the next one begins."""
+    settings = LogSettings(segment_offsets=4, is_compacted=True)
+    log = make_log(directory, settings=settings)
+    fill(log, 6)
+    log.checkpoint()
+    log.let_go()
+    os.unlink(segment_path(directory, 4))
+    log, _ = recover_log(directory, settings=settings, same_boot=False)
+    found = log.read(5, max_bytes=1, below=12)
+    assert headers_in(log, found)[0].base_offset == 8
+    assert not log.damaged
+
+
 def test_damage_at_the_end_on_the_same_boot_skips_the_segments_range(directory: str) -> None:
     """How many offsets the damaged bytes held is unknown; none of them is assigned again."""
     abandoned_log(directory)
