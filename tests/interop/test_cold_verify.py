@@ -19,6 +19,15 @@ from tests.interop.test_cold_segments import (
 from tests.logd_command import Logd
 
 
+def flip_a_byte(node: Path) -> Path:
+    """Damage a chunk on a node; return its file."""
+    path = next((node / "chunks").iterdir())
+    data = bytearray(path.read_bytes())
+    data[70_000] ^= 1
+    path.write_bytes(data)
+    return path
+
+
 def test_every_chunk_is_verified_and_damage_is_named(tmp_path: Path, rng: random.Random) -> None:
     """All right: 0. A flipped byte, a lost file, a lost node: 4, with node, chunk and block."""
     with server_with_nodes(tmp_path) as server:
@@ -31,17 +40,16 @@ def test_every_chunk_is_verified_and_damage_is_named(tmp_path: Path, rng: random
             encoded, 6 * encoded, [],
         )  # fmt: skip
         assert b"all are right" in logd.run("cold", "verify", "t").stdout
-        path = next((tmp_path / "c" / "chunks").iterdir())
-        data = bytearray(path.read_bytes())
-        data[70_000] ^= 1
-        path.write_bytes(data)
+        path = flip_a_byte(tmp_path / "c")
         next((tmp_path / "e" / "chunks").iterdir()).unlink()
-        found = logd.json("cold", "verify", "t", code=4)
-        seen = sorted((each["state"], each["node"], each["block"]) for each in found["findings"])
-        assert seen == [("corrupt", "c", 1), ("missing", "e", None)]
         said = logd.run("cold", "verify", "t", code=4).stdout.decode()
-        assert "on node e: its node does not have it" in said  # The other one is mended by now.
-        assert "finding" in said
+        assert f"chunk {int(path.name[-8:-6])} on node c, block 1" in said
+        assert "on node e: its node does not have it" in said
+        assert "2 findings" in said
+        flip_a_byte(tmp_path / "d")  # What was found is being mended by now.
+        found = logd.json("cold", "verify", "t", code=4)
+        seen = [(each["state"], each["node"], each["block"]) for each in found["findings"]]
+        assert ("corrupt", "d", 1) in seen
         assert logd.run("cold", "verify", "nothing", code=1).stdout == b""
         assert logd.run("cold", "verify", "t", "--partition", "9", code=1).stdout == b""
 
