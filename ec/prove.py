@@ -5,10 +5,13 @@ data chunk is left out, computed from the others as a reader would, and compared
 byte for byte. Which one follows from the generation, so over many segments each has its turn.
 
 All chunks must be there, also those that decoding has no need of: a degraded set proves nothing.
+Which chunks it is computed from does not depend on who answers first: a slow one is waited for, and
+none is asked to spare. A caller that will not wait for ever sets a limit of its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -54,12 +57,12 @@ async def prove(
     troubles: list[EcError] = []
     reader = SegmentReader(
         manifest, stores, codec=codec, offload=offload,
-        on_trouble=lambda _, error: troubles.append(error),
+        on_trouble=lambda _, error: troubles.append(error), hedge_s=math.inf,
     )  # fmt: skip
     first, last = manifest.cuts[chunk], manifest.cuts[chunk + 1]
     for start in range(first, last, PROVE_BYTES):
         end = min(start + PROVE_BYTES, last)
-        found = await reader.read(start, end, without=frozenset({chunk}))
+        found = await reader.read(start, end, without=frozenset({chunk}), spare=False)
         if found.gaps or troubles:
             raise NotEnoughChunksError(f"chunk {chunk} cannot be computed: {troubles[:1]}")
         if not await offload.run(_is_equal, source, start, found.data):

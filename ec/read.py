@@ -64,6 +64,7 @@ class _Call:
 
     usable: set[int]
     preferred: Sequence[int] = ()
+    spare: bool = True
     pieces: list[Piece] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
 
@@ -107,16 +108,17 @@ class SegmentReader:
 
     async def read(
         self, start: int, end: int, *, without: frozenset[int] = frozenset(),
-        preferred: Sequence[int] = (),
+        preferred: Sequence[int] = (), spare: bool = True,
     ) -> ReadResult:  # fmt: skip
         """Return the segment's bytes `start` to `end`.
 
         Args:
             without: chunks that must not be used, as if they were lost.
             preferred: those to decode from first.
+            spare: whether a small range is decoded from whichever k of k + 1 chunks come first.
         """
         assert 0 <= start <= end <= self._shape.source_bytes
-        call = _Call(set(self._first - without), preferred)
+        call = _Call(set(self._first - without), preferred, spare)
         await self._read_part(call, ByteRange(start, end))
         others = self._stores.keys() - self._first - without
         if call.gaps and others:
@@ -132,7 +134,9 @@ class SegmentReader:
 
     async def _read_part(self, call: _Call, wanted: ByteRange) -> None:
         """Carry out the plan for a range, its steps side by side."""
-        plan = plan_read(self._shape, wanted, call.usable, preferred=call.preferred)
+        plan = plan_read(
+            self._shape, wanted, call.usable, preferred=call.preferred, spare=call.spare
+        )
         async with trio.open_nursery() as nursery:
             for step in plan.steps:
                 nursery.start_soon(self._take_step, call, step)

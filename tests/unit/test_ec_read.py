@@ -280,6 +280,20 @@ async def test_a_proof_compares_with_the_source() -> None:
         assert rig.nodes[chunk].read_bytes == 0
 
 
+async def test_a_proof_reads_the_same_chunks_whoever_is_fast(autojump_clock: MockClock) -> None:
+    """A small range too is computed from the first k that are left, however slow one of them is."""
+    for _ in range(10):
+        rig = Rig()
+        chunk = left_out(SAMPLE.manifest)
+        used = [index for index in range(5) if index != chunk]
+        rig.nodes[used[0]].delay_s = 10 * HEDGE_S
+        await prove(
+            Bytes(SAMPLE.source), SAMPLE.manifest, dict(enumerate(rig.nodes)),
+            codec=CODEC, offload=InlineOffload(),
+        )  # fmt: skip
+        assert [index for index, node in enumerate(rig.nodes) if node.read_bytes] == used
+
+
 def flip_source(source: bytes) -> bytes:
     at = SAMPLE.manifest.cuts[2] - 1
     return source[:at] + bytes([source[at] ^ 1]) + source[at + 1 :]
