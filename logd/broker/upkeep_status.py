@@ -13,7 +13,6 @@ from logd.broker.cold_segments import ColdSegments
 from logd.broker.problems import Problem
 from logd.cold.tier import ColdTier
 from logd.policy.cold.values import LIVE, NodeState
-from logd.policy.tiering import profile_advice
 
 if TYPE_CHECKING:
     from logd.cold.upkeep import Upkeep
@@ -86,6 +85,9 @@ def _waiting(upkeep: Upkeep) -> Iterator[Problem]:
 
 def _no_spare(tier: ColdTier) -> Iterator[Problem]:
     """Say that a lost chunk would have no target, before there is one."""
+    # A server that codes nothing does not come here, and need not have imported it.
+    from logd.policy.tiering import profile_advice
+
     active = sum(tier.nodes.node(name).state is NodeState.ACTIVE for name in tier.nodes.names())
     profiles = {each.profile for each in tier.generations() if each.state in LIVE}
     for profile in sorted(profiles):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
-from logd.broker.cleaning import ProcessCleaner
 from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
 from logd.broker.maintenance import Maintenance
 from logd.broker.partition import Partition
+from logd.broker.process_cleaner import ProcessCleaner
 from logd.broker.retention import Retention
 from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices

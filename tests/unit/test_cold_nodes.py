@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -360,16 +358,6 @@ async def test_a_place_that_has_seen_more_is_not_added(rig: ColdRig) -> None:
     rig.make_node("a", sequence=77)
     with pytest.raises(NodeRefusedError, match="77"):
         await rig.nodes.add("a", rig.place("a"))
-
-
-def test_a_server_without_nodes_does_not_import_the_library() -> None:
-    """Nor the client of HTTP: a start that codes nothing does not pay for coding."""
-    script = (
-        "import sys, logd.server.program;"
-        "print([name for name in sys.modules if name in ('ec', 'h11')])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout.strip() == b"[]"
 
 
 async def test_what_no_node_is_called(rig: ColdRig) -> None:
