@@ -80,6 +80,21 @@ class Files:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return OpenFile(os.open(path, flags, 0o640), path)
 
+    def open_direct(self, path: str, *, writable: bool) -> OpenFile | None:
+        """Open an existing file past the page cache (O_DIRECT); None where its file system has no
+        such way.
+
+        Positions, lengths and addresses are multiples of the device's logical block then.
+        """
+        access = os.O_RDWR if writable else os.O_RDONLY
+        try:
+            fd = os.open(path, access | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None
+            raise
+        return OpenFile(fd, path)
+
     # --- reading and writing ----------------------------------------------------------------
 
     def read_at(self, file: OpenFile, position: int, size: int) -> bytes:

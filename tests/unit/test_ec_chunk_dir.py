@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -328,3 +329,42 @@ def test_syncs_on_the_way_bound_what_is_left(path: str, disk: Disk) -> None:
         write.write([SAMPLE.files[0][at : at + 7_000]])
     write.finish()
     assert len(synced) == 1 + len(SAMPLE.files[0]) // 21_000
+
+
+@pytest.mark.parametrize("refuses", ["when opened", "when used"])
+def test_without_a_direct_way_chunks_are_written_all_the_same(
+    path: str, disk: Disk, monkeypatch: pytest.MonkeyPatch, refuses: str
+) -> None:
+    """Memory file systems have none, and some say so only when it is used, to reads as well."""
+    plain = path + "/chunks/other"
+
+    def open_direct(name: str, *, writable: bool) -> OpenFile | None:
+        assert writable
+        if refuses == "when opened":
+            return None
+        return Refusing(os.open(name, os.O_RDONLY), plain)
+
+    monkeypatch.setattr(disk, "open_direct", open_direct)
+    home = ChunkDirectory.open(disk, path)
+    put(home)
+    assert bytes(home.read(SAMPLE.ids[0], 0, 5)) == SAMPLE.payloads[0][:5]
+
+
+class Refusing(OpenFile):
+    """A handle that a file system gives, and then refuses to use."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "fd" and sys._getframe(1).f_code.co_name in ("read_into", "write_at"):
+            raise OSError(errno.EINVAL, "no such way")
+        return super().__getattribute__(name)
+
+
+def test_what_was_written_is_not_left_in_the_cache(path: str, disk: Disk) -> None:
+    """Nor does reading it back bring it there: it is for others, who come again."""
+    home = ChunkDirectory.open(disk, path)
+    put(home)
+    name = os.path.join(path, "chunks", SAMPLE.ids[0].name)
+    if disk.open_direct(name, writable=False) is None:
+        pytest.skip("this file system has no direct way")
+    pages = len(SAMPLE.payloads[0]) // 4096 * 4096
+    assert not disk.is_cached(disk.open_read(name), 0, min(pages, 65536))
