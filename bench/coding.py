@@ -145,11 +145,10 @@ def encode_files(spec: dict[str, Any]) -> dict[str, Any]:
                       (None,) * profile.k)  # fmt: skip
     manifest = draft(segment, profile, generation=1, encoding="1" * 32, writer="bench")
 
+    codec = Codec(profile, choose("auto")[0])
+
     async def run() -> None:
-        await encode(
-            _Source(source), manifest, Indexes(), stores,
-            codec=Codec(profile, choose("auto")[0]), offload=offload,
-        )  # fmt: skip
+        await encode(_Source(source), manifest, Indexes(), stores, codec=codec, offload=offload)
 
     resident = _resident_bytes()
     used, begin = ProcessorTime.now(), time.perf_counter()

@@ -75,12 +75,13 @@ def rebuild_chunks(spec: dict[str, Any]) -> dict[str, Any]:
         at: _store(files, directory / f"node-{at}", offload) for at in range(lost, profile.chunks)
     }
 
+    codec = Codec(profile, choose("auto")[0])
+
     async def run() -> tuple[float, int]:
         head = await survivors[lost].head(chunk_of(lost))
         rebuild = Rebuild(
-            head.manifest, survivors, targets, codec=Codec(profile, choose("auto")[0]),
-            offload=offload, on_trouble=_fail,
-        )  # fmt: skip
+            head.manifest, survivors, targets, codec=codec, offload=offload, on_trouble=_fail
+        )
         begin = time.perf_counter()
         await rebuild.run()
         return time.perf_counter() - begin, rebuild.read_bytes
