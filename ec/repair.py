@@ -33,13 +33,16 @@ from ec.geometry import BLOCK_BYTES, ByteRange
 from ec.indexes import Indexes, join
 from ec.manifest import Manifest
 from ec.offload import Offload
+from ec.profile import Profile
 from ec.read import OnTrouble
 from ec.segment import chunk_indexes, file_bytes
 from ec.store.protocol import Store, Upload
 
-# Of every chunk at once.
+# Of a chunk that is copied, at once; and the least of every chunk of a repair.
 WINDOW_BYTES: Final = 1024 * 1024
 assert WINDOW_BYTES % BLOCK_BYTES == 0
+# Of two windows of k survivors and one of what is made: long ones cost fewer changes of threads.
+BUFFER_BYTES: Final = 32 * 1024 * 1024
 
 # The same range of some chunks; None where a chunk has ended before.
 Windows = dict[int, memoryview | bytes | None]
@@ -76,12 +79,20 @@ async def _copy_payload(chunk: ChunkId, size: int, source: Store, upload: Upload
         await upload.write([before])
 
 
+def window_bytes_of(profile: Profile, made: int) -> int:
+    """Return how long a window of each chunk is where so many chunks are made at once."""
+    assert 1 <= made <= profile.m
+    blocks = BUFFER_BYTES // ((2 * profile.k + made) * BLOCK_BYTES)
+    return max(WINDOW_BYTES, blocks * BLOCK_BYTES)
+
+
 class Rebuild:
     """Computes lost chunks of one encoding.
 
     Args:
         survivors: chunk index -> where it is; those that turn out bad are left out and reported.
         targets: chunk index -> where the chunk that is made shall be.
+        window_bytes: of each chunk at once, whole blocks; None for what suits the profile.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class Rebuild:
         codec: Codec,
         offload: Offload,
         on_trouble: OnTrouble,
+        window_bytes: int | None = None,
     ) -> None:
         assert codec.profile == manifest.profile
         assert targets
@@ -104,6 +116,8 @@ class Rebuild:
         self._codec = codec
         self._offload = offload
         self._on_trouble = on_trouble
+        self._window_bytes = window_bytes or window_bytes_of(manifest.profile, len(targets))
+        assert self._window_bytes % BLOCK_BYTES == 0
         self._found = {index: bytearray() for index in targets}
         self.read_bytes = 0
 
@@ -139,7 +153,7 @@ class Rebuild:
     async def _make_payloads(self, uploads: Mapping[int, Upload]) -> None:
         """Read one window of k survivors while the one before is computed and sent."""
         longest = max(self._shape.payload_bytes(index) for index in self._targets)
-        size = min(longest, WINDOW_BYTES)
+        size = min(longest, self._window_bytes)
         buffers = {index: aligned_buffer(size) for index in self._targets}
         before: ByteRange | None = None
         found: Windows = {}
