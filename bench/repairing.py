@@ -99,7 +99,7 @@ def rebuild_chunks(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _store(files: Files, path: Path, offload: ThreadOffload) -> LocalStore:
-    return LocalStore(ChunkDirectory.open(files, str(path)), offload)
+    return LocalStore(ChunkDirectory.open(files, str(path)), offload, past_cache=True)
 
 
 def _fail(_: int, error: Exception) -> None:

@@ -64,6 +64,8 @@ class ChunkReader:
         self._file = file
         self.path = path
         self.head = head
+        self._direct: Handle = None
+        self._direct_was_asked = False
         # One byte a block; a byte is set whole, so threads do not disturb each other.
         self._verified = bytearray(head.blocks)
 
@@ -91,8 +93,11 @@ class ChunkReader:
             check_identity(head, expected, path=path)
         return cls(files, file, path, head)
 
-    def read(self, start: int, end: int) -> memoryview:
+    def read(self, start: int, end: int, *, past_cache: bool = False) -> memoryview:
         """Return the payload's bytes `start` to `end`, verified.
+
+        Args:
+            past_cache: nobody will want them again soon: they need not stay in the page cache.
 
         Raises:
             ChunkDamagedError: a block around it is bad. OSError: it cannot be read.
@@ -103,8 +108,8 @@ class ChunkReader:
         if not blocks:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, length)
-        buffer = memoryview(bytearray(span.size))
-        self._fill(buffer, blocks.start)
+        buffer = aligned_buffer(span.size)
+        self._fill(buffer, blocks.start, self._direct_way() if past_cache else None)
         return buffer[start - span.start : end - span.start]
 
     def verify_blocks(self, first: int, end: int, direct: Handle = None) -> None:
@@ -210,6 +215,13 @@ class ChunkReader:
             reason = "the file ends here"
             raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
         check_blocks(self.head, first, buffer, path=self.path)
+
+    def _direct_way(self) -> Handle:
+        """Return the file opened past the page cache; None where that cannot be."""
+        if not self._direct_was_asked:
+            self._direct = self._files.open_direct(self._file, writable=False)
+            self._direct_was_asked = True
+        return self._direct
 
     def _read_pages(self, direct: Handle, at: int, buffer: memoryview) -> int:
         """Read the buffer's whole pages past the cache; return how much came, 0 where none does."""

@@ -27,8 +27,8 @@ class FileSystem(Protocol):
         """Create a file, or empty the one that is there."""
         ...
 
-    def open_direct(self, path: str, *, writable: bool) -> Handle:
-        """Open an existing file past the page cache; None where its file system has no such way.
+    def open_direct(self, file: Handle, *, writable: bool) -> Handle:
+        """Open an open file once more, past the page cache; None where there is no such way.
 
         Positions, lengths and addresses are multiples of `ec.alignment.ALIGNMENT_BYTES` then; a
         file system may still refuse at the first call (EINVAL).

@@ -45,7 +45,7 @@ class OrderedFile:
         self._files = files
         self.file: Handle = files.create_or_truncate(path)
         files.allocate(self.file, 0, size)
-        self.direct: Handle = files.open_direct(path, writable=True)
+        self.direct: Handle = files.open_direct(self.file, writable=True)
         self._at = 0  # Where the next byte goes that is not in the stage.
         self._stage: memoryview | None = None
         self._staged_bytes = 0

@@ -23,6 +23,7 @@ from ec.errors import (
     NoSpaceError,
     StoreError,
 )
+from ec.geometry import BLOCK_BYTES
 from ec.node_dir import initialise
 from ec.node_identity import (
     FILE_NAME,
@@ -336,18 +337,16 @@ def test_without_a_direct_way_chunks_are_written_all_the_same(
     path: str, disk: Disk, monkeypatch: pytest.MonkeyPatch, refuses: str
 ) -> None:
     """Memory file systems have none, and some say so only when it is used, to reads as well."""
-    plain = path + "/chunks/other"
 
-    def open_direct(name: str, *, writable: bool) -> OpenFile | None:
-        assert writable
-        if refuses == "when opened":
-            return None
-        return Refusing(os.open(name, os.O_RDONLY), plain)
+    def open_direct(file: OpenFile, *, writable: bool) -> OpenFile | None:
+        return None if refuses == "when opened" else Refusing(os.dup(file.fd), file.path)
 
     monkeypatch.setattr(disk, "open_direct", open_direct)
     home = ChunkDirectory.open(disk, path)
     put(home)
-    assert bytes(home.read(SAMPLE.ids[0], 0, 5)) == SAMPLE.payloads[0][:5]
+    for past_cache in (False, True):
+        found = home.read(SAMPLE.ids[0], 0, 70_000, past_cache=past_cache)
+        assert bytes(found) == SAMPLE.payloads[0][:70_000]
 
 
 class Refusing(OpenFile):
@@ -364,7 +363,11 @@ def test_what_was_written_is_not_left_in_the_cache(path: str, disk: Disk) -> Non
     home = ChunkDirectory.open(disk, path)
     put(home)
     name = os.path.join(path, "chunks", SAMPLE.ids[0].name)
-    if disk.open_direct(name, writable=False) is None:
+    file = disk.open_read(name)
+    if disk.open_direct(file, writable=False) is None:
         pytest.skip("this file system has no direct way")
-    pages = len(SAMPLE.payloads[0]) // 4096 * 4096
-    assert not disk.is_cached(disk.open_read(name), 0, min(pages, 65536))
+    assert not disk.is_cached(file, 0, BLOCK_BYTES)
+    home.read(SAMPLE.ids[0], 0, BLOCK_BYTES, past_cache=True)
+    assert not disk.is_cached(file, 0, BLOCK_BYTES)
+    home.read(SAMPLE.ids[0], 0, BLOCK_BYTES)
+    assert disk.is_cached(file, 0, BLOCK_BYTES)

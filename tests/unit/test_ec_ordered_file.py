@@ -30,8 +30,8 @@ class Ways(Files):
         self.way = way
         self.direct_bytes = 0
 
-    def open_direct(self, path: str, *, writable: bool) -> OpenFile | None:
-        return None if self.way == "none" else super().open_direct(path, writable=writable)
+    def open_direct(self, file: OpenFile, *, writable: bool) -> OpenFile | None:
+        return None if self.way == "none" else super().open_direct(file, writable=writable)
 
     def write_at(self, file: OpenFile, position: int, buffers: Sequence[Buffer]) -> int:
         if is_direct(file):
