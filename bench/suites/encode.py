@@ -48,7 +48,7 @@ def _code(run: Run, profile: str, kernel: str) -> Plan:
         _job(run, "code", profile=profile, kernel=kernel),
         ceiling=_ceiling(run, "bare-code", profile=profile) if bare else None,
         ceiling_name=CEILING if bare else None,
-        conditions={"k": k, "m": m, "kernel": kernel, "curve": "parity chunks times data chunks",
+        conditions={"k": k, "m": m, "coded_by": kernel, "curve": "parity chunks times data chunks",
                     "x": k * m, "chart": f"coding from memory, {kernel}"},
     )  # fmt: skip
 

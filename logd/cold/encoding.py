@@ -314,7 +314,7 @@ class Encoder:
         gates = {device: trio.Semaphore(1) for device in devices.values()}
         stores = {
             index: WatchedStore(store, gates[devices[store.node]])
-            for index, store in self._tier.stores(generation).items()
+            for index, store in self._tier.stores(generation, "encode").items()
         }
         try:
             manifest = await self._write(partition, generation, source, cut, stores)

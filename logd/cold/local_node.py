@@ -90,6 +90,7 @@ class LocalNode:
         self._reserve_bytes = reserve_bytes
         self._directory: ChunkDirectory | None = None
         self._is_closed = False
+        self._past_cache = False
 
     @property
     def node(self) -> str:
@@ -103,10 +104,20 @@ class LocalNode:
         Raises:
             NodeNotMountedError: it is not.
         """
-        directory = self._directory
+        directory = self._open_directory()
         if directory is None:
             raise NodeNotMountedError(f"{self._path}: is not open: no disk was seen there")
-        return LocalStore(directory, self._work, asking=self._reading)
+        return LocalStore(directory, self._work, asking=self._reading, past_cache=self._past_cache)
+
+    def past_cache(self) -> LocalNode:
+        """Return the same node for those who read what nobody will want again soon.
+
+        It shares this one's directory, and is never opened or closed itself.
+        """
+        return _PastCache(self)
+
+    def _open_directory(self) -> ChunkDirectory | None:
+        return self._directory
 
     def close(self) -> None:
         """Let go of the directory and its lock."""
@@ -191,6 +202,25 @@ class LocalNode:
     async def note_catalog_sequence(self, sequence: int) -> None:
         """See `Store`."""
         await self.opened.note_catalog_sequence(sequence)
+
+
+class _PastCache(LocalNode):
+    """See `LocalNode.past_cache`."""
+
+    def __init__(self, node: LocalNode) -> None:
+        super().__init__(
+            node._files, node._path, node._expected, work=node._work, reading=node._reading,
+            asking=node._asking, answer_s=node._answer_s, reserve_bytes=node._reserve_bytes,
+        )  # fmt: skip
+        self._whole = node
+        self._past_cache = True
+
+    def _open_directory(self) -> ChunkDirectory | None:
+        return self._whole._open_directory()
+
+    async def health(self) -> Health:
+        """See `Store`: the node itself opens its directory."""
+        return await self._whole.health()
 
 
 def reserve_of(total_bytes: int, reserve_bytes: int | None) -> int:

@@ -366,3 +366,26 @@ async def test_what_no_node_is_called(rig: ColdRig) -> None:
         with pytest.raises(UnknownNodeError, match="'x'"):
             question("x")
     assert not rig.nodes.is_live("x")
+
+
+async def test_who_reads_once_shares_a_local_node_but_not_its_page_cache(rig: ColdRig) -> None:
+    """Encoding, repair and scrub read past the cache, from the same open directory; encoding has
+    the breaker of readers."""
+    await rig.nodes.add("a", rig.place("a"))
+    serve, encoding = rig.nodes.store("a"), rig.nodes.store("a", "encode")
+    assert encoding.breaker is serve.breaker
+    assert rig.nodes.store("a", "repair").breaker is not serve.breaker
+    write = await encoding.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
+    await write.write([SAMPLE.files[0]])
+    await write.finish()
+    name = rig.place(f"a/chunks/{SAMPLE.ids[0].name}")
+    file = rig.files.open_read(name)
+    if rig.files.open_direct(file, writable=False) is None:
+        pytest.skip("this file system has no direct way")
+    for store, is_cached in ((encoding, False), (serve, True)):
+        found = await store.read(SAMPLE.ids[0], 0, 4096)
+        assert bytes(found) == SAMPLE.payloads[0][:4096]
+        assert rig.files.is_cached(file, 0, 4096) is is_cached
+    rig.move("a", "gone")
+    with pytest.raises(NodeNotMountedError):
+        await encoding.read(SAMPLE.ids[0], 0, 4096)
