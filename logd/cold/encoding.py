@@ -38,7 +38,7 @@ from ec.segment import Segment as EcSegment
 from ec.segment import draft
 from logd.cold.coding_source import CodingSource, CountedSource, Cut, cut_segment, source_of
 from logd.cold.life_metrics import LifeMetrics
-from logd.cold.partition_view import ColdPartition
+from logd.cold.partition_view import ColdPartition, key_of
 from logd.cold.recompressing import Recompression
 from logd.cold.segment_errors import (
     AlreadyCodedError,
@@ -57,6 +57,7 @@ from logd.policy.cold.preflight import NodeFacts, Refusal, chunk_bytes_max, pref
 from logd.policy.cold.proof import ChunkCheck, Proof
 from logd.policy.cold.values import (
     ENCODING_BYTES,
+    ColdState,
     Generation,
     NodeState,
     Profile,
@@ -146,7 +147,7 @@ class Encoder:
             NodesRefusedError: the nodes cannot take it; the message shows the arithmetic.
             ColdFailedError: given up. StorageError: the catalog or the log could not be used.
         """
-        key = SegmentKey(partition.topic_id, partition.index, base_offset)
+        key = key_of(partition, base_offset)
         async with self._slots:
             lease = self._tier.leases.take(Work.ENCODE, [key])
             if lease is None:
@@ -241,11 +242,24 @@ class Encoder:
             try:
                 await self._write_and_commit(partition, generation, source, cut, live)
             except BaseException as error:  # A cancellation too: nobody goes on with it.
+                reason = self._reason(generation, error)
                 await self._give_up(generation, error)
-                if isinstance(error, EcError | OSError):
-                    raise ColdFailedError(f"{generation}: {error}") from error
+                if isinstance(error, EcError | OSError | ColdStateError):
+                    raise ColdFailedError(reason) from error
                 raise
         return self._tier.generation(generation.encoding) or generation
+
+    def _reason(self, generation: Generation, error: BaseException) -> str:
+        """Return why an encoding is given up, for people; nobody has recorded that yet."""
+        now = self._tier.generation(generation.encoding)
+        is_planned = now is not None and now.state is ColdState.PLANNED
+        if is_planned or not isinstance(error, ColdStateError):
+            return f"{generation.key}: {error}"
+        return (
+            f"{generation.key}: its topic, or these records, were deleted while it was coded, so "
+            "the encoding was given up and its chunks are removed; where the topic is still there, "
+            "`logd cold encode` codes what is left of it"
+        )
 
     # --- nodes ------------------------------------------------------------------------------------
 

@@ -121,18 +121,20 @@ class PartitionFacts:
         visible_offset: the lower of high watermark and synced offset.
         coded: base offsets that have a planned or live generation.
         leased: base offsets that somebody works on.
+        topic_name: for people.
     """
 
     topic_id: bytes
     partition: int
     segments: Sequence[SegmentFacts]
     visible_offset: int
+    topic_name: str = ""
     coded: Collection[int] = frozenset()
     leased: Collection[int] = frozenset()
 
     def key_of(self, segment: SegmentFacts) -> SegmentKey:
         """Return the name of one of its segments."""
-        return SegmentKey(self.topic_id, self.partition, segment.base_offset)
+        return SegmentKey(self.topic_id, self.partition, segment.base_offset, topic=self.topic_name)
 
 
 class Wait(Enum):

@@ -12,7 +12,6 @@ from logd.cold.segment_errors import (
     NodesRefusedError,
     SegmentBusyError,
 )
-from logd.errors import ColdStateError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import NodeState, SegmentKey
 from tests.unit.life_rig import ColdRig
@@ -196,7 +195,7 @@ async def test_cancelled_means_aborted(directory: str, autojump_clock: MockClock
 
 
 async def test_a_deleted_topic_ends_it(directory: str, autojump_clock: MockClock) -> None:
-    """The commit is refused, and what is ABORTED by then needs no second abort."""
+    """The commit is refused, in words that say why, and needs no second abort."""
     rig = await coded_rig(directory)
     rig.nodes["a"].mode = "slow"
 
@@ -207,7 +206,9 @@ async def test_a_deleted_topic_ends_it(directory: str, autojump_clock: MockClock
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(delete)
-        with pytest.raises(ColdStateError):
+        with pytest.raises(
+            ColdFailedError, match=r"topic t, partition 0, segment at offset 0: its topic.*deleted"
+        ):
             await rig.life.encoder.encode(rig.partition, rig.bases[0])
     assert rig.states() == ["aborted"]
     rig.nodes["a"].mode = "well"
