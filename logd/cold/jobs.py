@@ -311,7 +311,7 @@ class ColdJobs:
 
     def _is_outdated(self, job: Job, item: _Item, live: Generation) -> bool:
         """Return whether a coded segment is to be coded anew."""
-        return job.kind == "recode" and live.profile != self._encoder.profile_of(item.partition)
+        return job.kind == "recode" and self._encoder.is_outdated(item.partition, live)
 
     async def _encode_now(self, item: _Item, live: Generation | None) -> Generation:
         """Code a segment that has no encoding, or another instead of the one it has."""

@@ -24,6 +24,11 @@ async def coded_rig(directory: str, **changes: object) -> ColdRig:
     return rig
 
 
+def damage(rig: ColdRig, base: int) -> None:
+    with open(f"{rig.directory}/t-0/{base:020d}.log", "r+b") as file:
+        file.write(bytes(100))
+
+
 async def test_a_segment_is_coded_and_proved(directory: str, autojump_clock: MockClock) -> None:
     """COMMITTED with six chunks on six nodes, each right, that give the segment back."""
     rig = await coded_rig(directory)
@@ -248,3 +253,29 @@ async def test_promised_space_is_not_promised_twice(
         nursery.start_soon(encode, rig.bases[0])
         nursery.start_soon(encode, rig.bases[1])
     assert sorted(outcomes) == ["coded", "refused"]
+
+
+async def test_auto_goes_by_nodes_with_room(directory: str, autojump_clock: MockClock) -> None:
+    """Seven nodes of which one is full code 4+2; one that is dead is waited for before recoding."""
+    rig = ColdRig(directory, names="abcdefg")
+    rig.nodes["g"].free_bytes = 1000
+    await rig.start(cold_profile="auto", segments=2)
+    coded = await rig.life.encoder.encode(rig.partition, rig.bases[0])
+    assert str(coded.profile) == "4+2"
+    rig.nodes["g"].free_bytes = 2**40
+    assert rig.life.encoder.is_outdated(rig.partition, coded)
+    rig.nodes.set_live("g", False)
+    with pytest.raises(NodesRefusedError, match=r"means 4\+3 with all nodes there, and 4\+2"):
+        rig.life.encoder.is_outdated(rig.partition, coded)
+
+
+async def test_what_the_nodes_cannot_take_is_not_read(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """A refusal costs no reading of the segment, however often it is tried."""
+    rig = await coded_rig(directory)
+    for node in rig.nodes.by_name.values():
+        node.free_bytes = 1000
+    damage(rig, rig.bases[0])  # Whoever reads it finds that out.
+    with pytest.raises(NodesRefusedError, match="each with room for one chunk"):
+        await rig.life.encoder.encode(rig.partition, rig.bases[0])
