@@ -160,6 +160,10 @@ class ColdSegments:
         """Return how many coded segments have which margin, as `logd status` shows it."""
         return dict(NO_MARGINS) if self.life is None else self.life.figures().margins()
 
+    def unknown_chunks(self) -> int:
+        """Return of how many chunks nothing is known now; margins count them as there."""
+        return 0 if self.life is None else self.life.figures().unknown_chunks
+
     async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
         """Add to rows of `logd segments` what is known of the coded ones among them."""
         life = self.life

@@ -97,6 +97,7 @@ class ChunkHealth:
 
     Args:
         wall_ms: the wall clock.
+        looks_through: somebody looks nodes through as they come; if not, they are believed.
 
     Attributes:
         on_change: called when a node's health, a finding or a generation changed.
@@ -104,11 +105,18 @@ class ChunkHealth:
     """
 
     def __init__(
-        self, tier: ColdTier, findings: ChunkFindings, *, wall_ms: Callable[[], int]
+        self,
+        tier: ColdTier,
+        findings: ChunkFindings,
+        *,
+        wall_ms: Callable[[], int],
+        looks_through: bool = True,
     ) -> None:
         self._tier = tier
         self._findings = findings
         self._wall_ms = wall_ms
+        self._looks_through = looks_through
+        self._has_changed = True
         self._dead_since_ms: dict[str, int] = {}
         self._unseen_since_ms: dict[str, int] = {}
         self._looked_at: set[str] = set()
@@ -135,7 +143,7 @@ class ChunkHealth:
                 facts=facts,
                 dead_since_ms=self._died_ms(facts.name, facts.health),
                 is_refused=nodes.breaker(facts.name, "repair") == _OPEN,
-                is_unseen=facts.name not in self._looked_at,
+                is_unseen=self._looks_through and facts.name not in self._looked_at,
             )
         return found
 
@@ -163,6 +171,7 @@ class ChunkHealth:
 
     def look(self) -> list[tuple[SegmentCondition, SegmentMargin]]:
         """Return condition and margins of every live generation."""
+        self._has_changed = False
         views = self.nodes()
         stale = {name for name in views.keys() | self._views.keys() if self._differs(name, views)}
         self._views = views
@@ -183,6 +192,16 @@ class ChunkHealth:
                 seen = _Seen(generation, condition, segment_margin(condition, views))
             self._seen[generation.encoding] = seen
         return [(seen.condition, seen.margin) for seen in self._seen.values()]
+
+    def find(self, generation: Generation) -> tuple[SegmentCondition, SegmentMargin]:
+        """Return condition and margins of one generation, as of the last change."""
+        if self._has_changed:
+            self.look()
+        seen = self._seen.get(generation.encoding)
+        if seen is not None:
+            return seen.condition, seen.margin
+        condition = examine(generation, self._views, self._known)
+        return condition, segment_margin(condition, self._views)
 
     def _differs(self, name: str, views: dict[str, NodeCondition]) -> bool:
         """Return whether a node changed in what conditions and margins depend on."""
@@ -280,6 +299,7 @@ class ChunkHealth:
         self._changed()
 
     def _changed(self) -> None:
+        self._has_changed = True
         for call in self.on_change:
             call()
 

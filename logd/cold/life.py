@@ -13,6 +13,7 @@ import trio
 
 from logd.clock import Clock
 from logd.cold.chunk_findings import ChunkFindings
+from logd.cold.chunk_health import ChunkHealth
 from logd.cold.encoding import Encoder
 from logd.cold.figures import ColdFigures, ColdView
 from logd.cold.inventory import Inventory
@@ -128,7 +129,6 @@ class ColdLife:
         )
         self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
         self.verifier = Verifier(tier, self.findings, events)
-        self.view = ColdView(tier, self.findings)
         self._figures: tuple[float, ColdFigures] | None = None
         register_life_gauges(
             services.metrics,
@@ -137,6 +137,12 @@ class ColdLife:
             to_remove=lambda: self.removal.waiting,
         )
         self.upkeep = self._make_upkeep()
+        health = None if self.upkeep is None else self.upkeep.health
+        self.view = ColdView(
+            tier,
+            self.findings,
+            health or ChunkHealth(tier, self.findings, wall_ms=now_ms, looks_through=False),
+        )
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         tier.on_change.append(self._changed)

@@ -289,6 +289,28 @@ async def test_breakers_of_purposes_are_apart(rig: ColdRig) -> None:
     assert (rig.nodes.breaker("a", "repair"), rig.nodes.breaker("a")) == ("open", "closed")
 
 
+async def test_a_node_that_is_back_is_used_at_the_next_probe(
+    rig: ColdRig, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its breakers, open for 30 s, let calls through, and whoever waits for it is told."""
+    await rig.add("a")
+    async with rig.running():
+        store = rig.nodes.store("a")
+        rig.move("a", "away")
+        period = store.breaker.admit(trio.current_time())
+        assert period is not None
+        for _ in range(10):
+            store.breaker.record(period, trio.current_time(), seconds=1, failed=True)
+        await trio.sleep(3)
+        assert rig.nodes.breaker("a") == "open"
+        rig.move("away", "a")
+        rig.changes.clear()
+        await trio.sleep(3)
+        assert rig.nodes.breaker("a") == "half-open"
+        assert "a" in rig.changes
+        assert await store.list() == ()
+
+
 # --- the catalog's sequence -----------------------------------------------------------------------
 
 
