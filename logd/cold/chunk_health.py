@@ -42,6 +42,8 @@ RECORDS_MAX: Final = 1000
 
 _OPEN: Final = "open"
 
+IsHot = Callable[[Generation], bool]
+
 TopicName = Callable[[bytes], str | None]
 """Returns the name of a topic, None where it is gone."""
 
@@ -97,6 +99,7 @@ class ChunkHealth:
 
     Args:
         wall_ms: the wall clock.
+        hot: returns what tells whether a generation's segment is still here, as a hot copy.
 
     Attributes:
         on_change: called when a node's health, a finding or a generation changed.
@@ -104,11 +107,17 @@ class ChunkHealth:
     """
 
     def __init__(
-        self, tier: ColdTier, findings: ChunkFindings, *, wall_ms: Callable[[], int]
+        self,
+        tier: ColdTier,
+        findings: ChunkFindings,
+        *,
+        wall_ms: Callable[[], int],
+        hot: Callable[[], IsHot] = lambda: lambda _: False,
     ) -> None:
         self._tier = tier
         self._findings = findings
         self._wall_ms = wall_ms
+        self._hot = hot
         self._dead_since_ms: dict[str, int] = {}
         self._unseen_since_ms: dict[str, int] = {}
         self._looked_at: set[str] = set()
@@ -182,7 +191,11 @@ class ChunkHealth:
                 condition = examine(generation, views, self._known)
                 seen = _Seen(generation, condition, segment_margin(condition, views))
             self._seen[generation.encoding] = seen
-        return [(seen.condition, seen.margin) for seen in self._seen.values()]
+        found = [(seen.condition, seen.margin) for seen in self._seen.values()]
+        if any(margin.is_lost for _, margin in found):
+            is_hot = self._hot()
+            found = [(condition, _with_hot(margin, is_hot)) for condition, margin in found]
+        return found
 
     def _differs(self, name: str, views: dict[str, NodeCondition]) -> bool:
         """Return whether a node changed in what conditions and margins depend on."""
@@ -288,6 +301,12 @@ def _essence(node: NodeCondition) -> tuple[object, ...]:
     facts = node.facts
     known = (node.dead_since_ms, node.is_refused, node.is_unseen)
     return facts.health, facts.state, facts.rack, known
+
+
+def _with_hot(margin: SegmentMargin, is_hot: IsHot) -> SegmentMargin:
+    if margin.is_lost and is_hot(margin.generation):
+        return replace(margin, has_hot_copy=True)
+    return margin
 
 
 def segment_margin(condition: SegmentCondition, nodes: dict[str, NodeCondition]) -> SegmentMargin:

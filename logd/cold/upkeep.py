@@ -16,7 +16,9 @@ from ec.chunk_id import ChunkId
 from ec.errors import EcError
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName
+from logd.cold.encoding import Encoder
 from logd.cold.health_metrics import register_health_metrics
+from logd.cold.hot_copies import HotCopies
 from logd.cold.missing import MissingChunks
 from logd.cold.node_moving import NodeMoving
 from logd.cold.outlook import Outlook
@@ -93,17 +95,19 @@ class Upkeep:
         metrics: Registry,
         now_ms: Callable[[], int],
         give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]],
+        encoder: Encoder,
     ) -> None:
         self._tier = tier
         self._findings = findings
         self._topic_name = services.topic_name
-        self.health = ChunkHealth(tier, findings, wall_ms=now_ms)
+        hot = HotCopies(partitions, encoder)
+        self.health = ChunkHealth(tier, findings, wall_ms=now_ms, hot=hot.look)
         self.missing = MissingChunks(
             tier, findings, looked_through=self.health.looked_through, events=events
         )
         self.repairer = Repairer(
             tier, findings, self.health, services.repair, events=events,
-            metrics=RepairMetrics(metrics),
+            metrics=RepairMetrics(metrics), hot=hot,
         )  # fmt: skip
         self.jobs = RepairJobs(
             tier, self.health, self.missing, self.repairer, dead_ms=services.dead_ms,

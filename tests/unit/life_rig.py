@@ -200,7 +200,7 @@ class SimNodes:
             for name in self.names()
         ]
 
-    def breaker(self, name: str) -> str:
+    def breaker(self, name: str, _purpose: str = "serve") -> str:
         return self.breakers.get(name, "closed")
 
     def candidates(self) -> list[Candidate]:
