@@ -63,7 +63,10 @@ REST_S: Final = 0.05
 """Between two plans, however much changes."""
 
 MEASURE_S: Final = 0.05
-"""The rate is measured over pieces of at least this length."""
+"""The rate is measured over pieces of at least this length, or up to the end of a repair."""
+
+GAP_S: Final = 1.0
+"""Shorter times between two repairs belong to the work, and to its rate."""
 
 MOVES_MAX: Final = 10_000
 
@@ -239,8 +242,7 @@ class Repairer:
         if lease is None and keys:
             return
         running = Running(generation, item.margin.nodes, trio.current_time())
-        if not self.running:
-            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+        self._begin_piece()
         self.running[item.encoding] = running
 
         async def work() -> None:
@@ -251,6 +253,7 @@ class Repairer:
                 if lease is not None:
                     self._tier.leases.give_back(lease)
                 del self.running[item.encoding]
+                self._end_piece()
                 self.wake()
 
         nursery.start_soon(work)
@@ -415,10 +418,22 @@ class Repairer:
             self.counts.written_bytes += count
             self._metrics.written_bytes.add(count)
         self._piece_bytes += count
-        passed_s = trio.current_time() - self._piece_began_s
-        if passed_s >= MEASURE_S:
-            self.rate = self.rate.with_piece(self._piece_bytes, seconds=passed_s)
+        if trio.current_time() - self._piece_began_s >= MEASURE_S:
+            self._end_piece()
+
+    def _begin_piece(self) -> None:
+        """Measure from now on, if nothing was done for a while."""
+        is_idle = not self.running and self.moving is None
+        if is_idle and trio.current_time() - self._piece_began_s > GAP_S:
             self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+
+    def _end_piece(self) -> None:
+        """Take what was moved, and how long it took, into the rate."""
+        now_s = trio.current_time()
+        if now_s > self._piece_began_s:
+            passed_s = now_s - self._piece_began_s
+            self.rate = self.rate.with_piece(self._piece_bytes, seconds=passed_s)
+            self._piece_began_s, self._piece_bytes = now_s, 0
 
     # --- moves ------------------------------------------------------------------------------------
 
@@ -444,9 +459,9 @@ class Repairer:
             lease = self._tier.leases.take(Work.MOVE, {now.key})
             if lease is None:
                 continue
+            self._begin_piece()
             self.moving = move
             running = Running(now, now.profile.m, trio.current_time())
-            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
             nursery.start_soon(self._move, move, running, lease)
             return
 
@@ -460,6 +475,7 @@ class Repairer:
         finally:
             self._tier.leases.give_back(lease)
             self.moving = None
+            self._end_piece()
             self.wake()
 
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import trio
 from trio.testing import MockClock
 
@@ -65,6 +64,13 @@ def lose(rig: UpkeptRig, names: str) -> None:
         rig.nodes.set_live(name, is_live=False)
 
 
+def spoil(path: str) -> None:
+    """Write over some bytes of a file."""
+    with open(path, "r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff" * 20)
+
+
 async def test_a_segment_that_is_here_is_coded_anew(
     directory: str, autojump_clock: MockClock
 ) -> None:
@@ -115,17 +121,12 @@ async def test_without_nodes_enough_it_waits_and_is_not_lost(
         await rig.check_readable()
 
 
-async def test_a_damaged_copy_is_no_copy(
-    directory: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_damaged_copy_is_no_copy(directory: str, autojump_clock: MockClock) -> None:
     """Where the log knows that the file is damaged, the segment is unrecoverable, and says so."""
     async with coded(directory, "abcdefghijk") as rig:
         old = rig.live(rig.bases[0])
         assert old is not None
-        path = f"{directory}/t-0/{rig.bases[0]:020d}.log"
-        with open(path, "r+b") as file:
-            file.seek(5000)
-            file.write(b"\xff" * 20)
+        spoil(f"{directory}/t-0/{rig.bases[0]:020d}.log")
         lose(rig, "".join(list(old.held.values())[:3]))
         await until(lambda: rig.log.damage.ranges != ())
         await until(lambda: len(rig.upkeep.repairer.plan().unrecoverable) == 1)
