@@ -154,6 +154,7 @@ class ColdLife:
         )  # fmt: skip
         # What a repair that was cut short left on its target is found there, not put aside.
         self.inventory.is_needed = upkeep.is_needed
+        self.inventory.on_put_aside = upkeep.book.put_aside
         return upkeep
 
     async def run(self) -> None:

@@ -2,66 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import Any
-
 import trio
 from trio.testing import MockClock
 
-from logd.cold.life import LifeServices
-from logd.cold.repairing import RepairSettings
-from logd.cold.scrubbing import ScrubSettings
-from logd.cold.upkeep import Upkeep, UpkeepServices
 from logd.policy.cold.repair_plan import Hold
-from logd.storage.scrub_note import ScrubNote
-from logd.units import DAY_MS, HOUR_MS
-from tests.unit.life_rig import ColdRig
 from tests.unit.test_cold_life import until
-
-
-class UpkeptRig(ColdRig):
-    """A cold tier that looks after itself."""
-
-    def services(self) -> LifeServices:
-        upkeep = UpkeepServices(
-            repair=RepairSettings(delay_ms=HOUR_MS, rate_bytes=0),
-            scrub=ScrubSettings(cycle_ms=14 * DAY_MS, rate_bytes=0), dead_ms=60_000,
-            random=self.rng, topic_name=lambda _: "t", read_note=ScrubNote,
-            write_note=lambda _: None,
-        )  # fmt: skip
-        return replace(super().services(), upkeep=upkeep)
-
-    @property
-    def upkeep(self) -> Upkeep:
-        """What looks after the segments."""
-        assert self.life.upkeep is not None
-        return self.life.upkeep
-
-    def queue(self) -> list[dict[str, Any]]:
-        """The items of the repair queue as people see them."""
-        items: list[dict[str, Any]] = self.upkeep.repair_queue()["items"]
-        return items
-
-
-@asynccontextmanager
-async def coded(directory: str, names: str, **changes: Any) -> AsyncIterator[UpkeptRig]:
-    """Two committed segments whose hot copies stay an hour; everything runs."""
-    rig = UpkeptRig(directory, names=names)
-    await rig.start(segments=2, **({"cold_grace_ms": HOUR_MS} | changes))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rig.life.run)
-        await until(lambda: rig.states() == ["committed"] * 2)
-        yield rig
-        await rig.life.stop()
-
-
-def lose(rig: UpkeptRig, names: str) -> None:
-    """Nodes die with all that they have."""
-    for name in names:
-        rig.nodes[name].files.clear()
-        rig.nodes.set_live(name, is_live=False)
+from tests.unit.upkept_rig import coded
 
 
 def spoil(path: str) -> None:
@@ -79,7 +25,7 @@ async def test_a_segment_that_is_here_is_coded_anew(
         old = rig.live(rig.bases[0])
         assert old is not None
         gone = list(old.held.values())[:3]
-        lose(rig, "".join(gone))
+        rig.lose("".join(gone))
         shown = {item["base_offset"]: item for item in rig.queue()}[rig.bases[0]]
         assert (shown["methods"], shown["margin"], shown["state"]) == (["hot copy"], -1, "ready")
         assert "3 chunks are left, 4 are needed; its hot copy is here" in shown["reason"]
@@ -105,7 +51,7 @@ async def test_without_nodes_enough_it_waits_and_is_not_lost(
 ) -> None:
     """Six nodes of which three are dead: no target, with the sum; when they are back it ends."""
     async with coded(directory, "abcdef") as rig:
-        lose(rig, "abc")
+        rig.lose("abc")
         await trio.sleep(60)
         assert [item["state"] for item in rig.queue()] == ["no-target"] * 2
         assert "its hot copy is here, and is to be coded anew: 3 of 6" in rig.queue()[0]["reason"]
@@ -127,7 +73,7 @@ async def test_a_damaged_copy_is_no_copy(directory: str, autojump_clock: MockClo
         old = rig.live(rig.bases[0])
         assert old is not None
         spoil(f"{directory}/t-0/{rig.bases[0]:020d}.log")
-        lose(rig, "".join(list(old.held.values())[:3]))
+        rig.lose("".join(list(old.held.values())[:3]))
         await until(lambda: rig.log.damage.ranges != ())
         await until(lambda: len(rig.upkeep.repairer.plan().unrecoverable) == 1)
         [item] = rig.upkeep.repairer.plan().unrecoverable
