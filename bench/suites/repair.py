@@ -9,6 +9,7 @@ from __future__ import annotations
 from bench.measurement import Measurement, Window
 from bench.process import run_job
 from bench.runner import JOB_TIMEOUT_S, Plan, Run, as_megabytes, window_of
+from bench.suites.loss import loss_rows
 from bench.suites.shapes import MIB, counted
 from ec.profile import Profile
 
@@ -18,7 +19,7 @@ CEILING = "k chunks read side by side, decoded, written, synced and read back"
 
 
 def repair_rows(run: Run) -> list[Measurement]:
-    """One lost chunk and m of them, for two profiles."""
+    """One lost chunk and m of them, for two profiles; with curves a whole node."""
     rows: list[Measurement] = []
     for profile in PROFILES:
         directory = str(run.directory / f"repair-{profile}")
@@ -28,7 +29,7 @@ def repair_rows(run: Run) -> list[Measurement]:
         run_job("encode", spec, timeout_s=JOB_TIMEOUT_S)
         losses = sorted({1, Profile.parse(profile).m})
         rows += run.rows([_plan(directory, profile, lost) for lost in losses])
-    return rows
+    return rows + loss_rows(run)
 
 
 def _plan(directory: str, profile: str, lost: int) -> Plan:

@@ -45,6 +45,8 @@ def upkeep_status(coded: ColdSegments, *, cycle_ms: int) -> dict[str, Any]:
                 "eta_s": None,
                 "verified_bytes": 0,
                 "findings": [],
+                "found_total": {},
+                "quarantined": {"total": 0, "latest": []},
                 "oldest_unverified_s": None,
             },
         }

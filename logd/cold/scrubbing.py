@@ -86,6 +86,7 @@ class ScrubServices:
         read_note: returns the cursors of the last run, and whether it was paused; blocking.
         write_note: keeps them; blocking.
         give_up_hot: lets a damaged hot copy go for its chunks; raises LogdError where it cannot.
+        history: what is shown of findings beside the latest.
     """
 
     partitions: Partitions
@@ -98,6 +99,7 @@ class ScrubServices:
     write_note: Callable[[ScrubNote], None]
     give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]]
     topic_name: TopicName
+    history: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass(slots=True, eq=False)
@@ -221,6 +223,7 @@ class Scrubber:
             "findings": [
                 record.as_document(self._services.topic_name) for record in self._health.records()
             ],
+            **self._services.history(),
             "oldest_unverified_s": max(oldest) // SECOND_MS if oldest else None,
             "warnings": self.warnings(),
             "places": [self._describe(place) for place in places],
