@@ -59,7 +59,7 @@ from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.broker.upkeep_status import upkeep_problems
 from logd.clock import Clock
-from logd.cold.compacting import held_for_compaction
+from logd.cold.compacting import CodedCompaction
 from logd.cold.index_mending import IndexMending
 from logd.cold.nodes import NodeServices
 from logd.cold.reading import ColdReads, Waiter
@@ -73,7 +73,6 @@ from logd.net.idle import close_idle
 from logd.net.listen import KafkaListener
 from logd.net.serve import ServeLoop
 from logd.offload import ThreadOffload
-from logd.policy.cold.coverage import uncoded_before
 from logd.process_limits import connection_limits, raise_descriptor_limit
 from logd.storage.clean_stop import CleanLog, CleanStop
 from logd.storage.data_directory import DataDirectory
@@ -352,6 +351,7 @@ class Server:
         )
 
     def _make_coded(self) -> None:
+        self._factory.is_coded = self._cold.is_live
         self._coded = self._broker.coded = ColdSegments(
             self._cold, self._offload, self._life_services, topic_name=self._name_of_topic
         )
@@ -427,9 +427,7 @@ class Server:
             ProcessCleaner(self._offload),
             self._metrics,
             bound=self._compaction_bound,
-            hold=lambda partition, bases: held_for_compaction(
-                self._cold, (partition.topic_id, partition.index), bases
-            ),
+            coded=CodedCompaction(self._cold, self._coded.ready),
             now_ms=self._retention.clock.now_ms,
             prepare=self._prepare_compaction,
         )
@@ -437,8 +435,7 @@ class Server:
 
     def _compaction_bound(self, partition: Partition) -> int:
         if partition.topic_name != OFFSETS_TOPIC:
-            coded = self._cold.generations(partition.topic_id, partition.index)
-            return min(partition.high_watermark, uncoded_before(coded))
+            return partition.high_watermark
         return min(partition.high_watermark, self._offsets_log.compaction_bound(partition.index))
 
     async def _prepare_compaction(self, partition: Partition) -> None:
