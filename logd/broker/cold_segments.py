@@ -100,7 +100,8 @@ class ColdSegments:
             recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
-            NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
+            NoStorageNodesError: there is no node. ColdRefusedError: the server reads the topic
+                itself, or is stopping.
         """
         jobs = (await self.ready()).jobs
         return jobs.as_document(jobs.begin_encode(topic, partitions, recode=recode))
