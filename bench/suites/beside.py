@@ -28,7 +28,7 @@ APPENDED_BYTES: Final = 16 * KIB
 PER_SECOND: Final = 200
 FETCHED_BYTES: Final = MIB
 WINDOW_S: Final = 2.0
-FETCHED, APPENDED = "fetched", "appended"
+FETCHED, APPENDED, COLD = "fetched", "appended", "cold"
 FETCHED_BATCHES: Final = 64
 CEILING: Final = "the same a moment before, while the cold tier rests"
 
@@ -36,21 +36,19 @@ CEILING: Final = "the same a moment before, while the cold tier rests"
 def encode_beside_rows(run: Run) -> list[Measurement]:
     """Appends while segments are coded."""
     with _server(run, "beside-encode") as server:
-        turn = iter(range(1000))
 
         def begin() -> None:
-            topic = f"cold-{next(turn)}"
-            _fill(server, topic)
-            run_logd(server, "cold", "encode", topic, "--no-wait")
+            _fill(server, COLD)
+            run_logd(server, "cold", "encode", COLD, "--no-wait")
 
-        return [_row(run, server, "encoding", "append", begin)]
+        return [_row(run, server, "encoding", "append", begin, lambda: server.delete_topic(COLD))]
 
 
 def repair_beside_rows(run: Run) -> list[Measurement]:
     """Appends, and fetches of what is warm, while a lost node's chunks are made again."""
     with _server(run, "beside-repair") as server:
-        _fill(server, "cold")
-        run_logd(server, "cold", "encode", "cold")
+        _fill(server, COLD)
+        run_logd(server, "cold", "encode", COLD)
         _await_rest(server)
 
         def begin() -> None:
@@ -97,11 +95,13 @@ def _is_working(server: Server) -> bool:
     return bool(_chunks(server, suffix=".tmp"))
 
 
-def _await(what: str, is_so: Callable[[], bool]) -> None:
+def _await_work(server: Server) -> None:
+    """Return when a chunk is being written, or was."""
+    before = len(_chunks(server))
     deadline = time.monotonic() + CODED_S
-    while not is_so():
+    while not _is_working(server) and len(_chunks(server)) <= before:
         if time.monotonic() > deadline:
-            raise BenchError(f"{what}: not within {CODED_S:g} s")
+            raise BenchError(f"the cold tier does not begin; log: {server.log_tail()}")
         time.sleep(0.01)
 
 
@@ -118,8 +118,14 @@ def _await_rest(server: Server) -> None:
 
 
 def _row(
-    run: Run, server: Server, work: str, kind: str, begin: Callable[[], None]
+    run: Run,
+    server: Server,
+    work: str,
+    kind: str,
+    begin: Callable[[], None],
+    end: Callable[[], None] = lambda: None,
 ) -> Measurement:
+    """Measure a row; `begin` starts the cold tier's work, `end` takes away what came of it."""
     noted: dict[str, Any] = {"profile": PROFILE, "flush_mode": "commit"}
 
     def foreground() -> Window:
@@ -130,10 +136,11 @@ def _row(
     def ours() -> Window:
         resting.append(foreground())
         begin()
-        _await(f"{work} begins", lambda: _is_working(server))
+        _await_work(server)
         window = foreground()
         noted["worked_throughout"] = _is_working(server)
         _await_rest(server)
+        end()
         return window
 
     name = "durable 16 KiB, 200/s" if kind == "append" else "fetch 1 MiB of warm data"
