@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import trio
+import xxhash
 
 from bench.bare_disk import PIECE_BYTES, answer_of
 from bench.bare_reads import drop
@@ -28,6 +29,7 @@ from bench.processor_time import ProcessorTime
 from ec.chunk_dir import ChunkDirectory
 from ec.chunk_id import ChunkId
 from ec.codec import Codec
+from ec.geometry import BLOCK_BYTES
 from ec.kernels.choose import choose
 from ec.node_dir import CHUNKS, initialise
 from ec.node_identity import NodeIdentity
@@ -104,6 +106,60 @@ def _store(files: Files, path: Path, offload: ThreadOffload) -> LocalStore:
 
 def _fail(_: int, error: Exception) -> None:
     raise error
+
+
+def scrub_chunks(spec: dict[str, Any]) -> dict[str, Any]:
+    """Verify every chunk once, as a node does when it is scrubbed; `cold`: from the device."""
+    directory, profile = Path(spec["directory"]), Profile.parse(spec["profile"])
+    nodes = [
+        ChunkDirectory.open(Files(), str(directory / f"node-{at}")) for at in range(profile.chunks)
+    ]
+
+    def verify(index: int) -> int:
+        chunk = chunk_of(index)
+        found = (
+            nodes[index].verify(chunk) if spec["cold"] else nodes[index].reader(chunk).findings()
+        )
+        assert not found
+        return chunk_path(directory, index).stat().st_size
+
+    return _each_once(verify, profile, directory, cold=spec["cold"])
+
+
+def bare_scrub(spec: dict[str, Any]) -> dict[str, Any]:
+    """Read every chunk file once and hash its blocks, and no more."""
+    directory, profile = Path(spec["directory"]), Profile.parse(spec["profile"])
+    buffer = bytearray(PIECE_BYTES)
+    blocks = [
+        memoryview(buffer)[at : at + BLOCK_BYTES] for at in range(0, PIECE_BYTES, BLOCK_BYTES)
+    ]
+
+    def read(index: int) -> int:
+        fd = os.open(chunk_path(directory, index), os.O_RDONLY)
+        size = os.fstat(fd).st_size
+        for at in range(0, size, PIECE_BYTES):
+            os.preadv(fd, [buffer], at)
+            for block in blocks:
+                xxhash.xxh3_64_digest(block)
+        os.close(fd)
+        return size
+
+    return _each_once(read, profile, directory, cold=spec["cold"])
+
+
+def _each_once(
+    work: Callable[[int], int], profile: Profile, directory: Path, *, cold: bool
+) -> dict[str, Any]:
+    for index in range(profile.chunks):
+        if cold:
+            for fd in _dropped([chunk_path(directory, index)]):
+                os.close(fd)
+        else:
+            work(index)
+    used, begin = ProcessorTime.now(), time.perf_counter()
+    size = sum(work(index) for index in range(profile.chunks))
+    elapsed, spent = time.perf_counter() - begin, used.spent()
+    return {**answer_of([(elapsed, 1)], elapsed, size, None), **spent}
 
 
 def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:

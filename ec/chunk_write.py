@@ -127,6 +127,8 @@ class ChunkWrite:
     def _sync_on_the_way(self, size: int) -> None:
         assert self._file is not None
         every_bytes = self._home.sync_every_bytes
+        if self._file.direct is not None:
+            return  # What is in the device's cache, whoever syncs empties in any case.
         self._unsynced_bytes += size
         if every_bytes is not None and self._unsynced_bytes >= every_bytes:
             self._file.sync()

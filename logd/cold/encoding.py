@@ -48,7 +48,7 @@ from logd.cold.segment_errors import (
     busy,
 )
 from logd.cold.tier import ColdTier
-from logd.cold.watched_store import WatchedStore
+from logd.cold.watched_store import DeviceGate, WatchedStore
 from logd.errors import ColdStateError, StorageError
 from logd.events import EventLog
 from logd.offload import Offload
@@ -72,8 +72,8 @@ ENCODES_AT_ONCE: Final = 1
 disk wait twice as long without being done sooner."""
 
 WINDOW_BYTES: Final = 512 * KIB
-"""Of each chunk at a time. All chunks of a window are written, and on local disks synced, before
-the next: an append that is synced meanwhile waits for one window at most."""
+"""Of each chunk at a time. All chunks of a window are written before the next, two at once on a
+device: an append that is synced meanwhile waits for little of it."""
 
 SLOWEST_BYTES_PER_S: Final = MIB
 PATIENCE_S: Final = 60.0
@@ -439,7 +439,7 @@ class Encoder:
     ) -> Commit:
         """Write and prove all chunks; return what is committed then."""
         devices = {node.name: node.device or node.name for node in self._tier.nodes.facts()}
-        gates = {device: trio.Semaphore(1) for device in devices.values()}
+        gates = {device: DeviceGate() for device in devices.values()}
         stores = {
             index: WatchedStore(store, gates[devices[store.node]])
             for index, store in self._tier.stores(generation, "encode").items()

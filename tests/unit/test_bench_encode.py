@@ -20,6 +20,7 @@ def rows(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(encode, "PROFILES", ("4+2",))
     patch.setattr(encode, "GIB", 16 * MIB)
+    patch.setattr(encode, "encode_beside_rows", lambda run: [])
     options = Options(seconds=0.05, repetitions=1, prime_bytes=0)
     with patch.context(), open_run(tmp_path_factory.mktemp("encode"), options) as run:
         found = encode.encode_rows(run)
