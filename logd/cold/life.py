@@ -137,16 +137,20 @@ class ColdLife:
             to_remove=lambda: self.removal.waiting,
         )
         self.upkeep = self._make_upkeep()
-        health = None if self.upkeep is None else self.upkeep.health
-        self.view = ColdView(
-            tier,
-            self.findings,
-            health or ChunkHealth(tier, self.findings, wall_ms=now_ms, looks_through=False),
-        )
+        self.view = self._make_view()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         tier.on_change.append(self._changed)
         tier.nodes.on_change.append(self._node_changed)
+
+    def _make_view(self) -> ColdView:
+        """Make what looks at segments for people: with repair's eyes, where it runs."""
+        if self.upkeep is not None:
+            return ColdView(self._tier, self.findings, self.upkeep.health)
+        health = ChunkHealth(
+            self._tier, self.findings, wall_ms=self._services.now_ms, looks_through=False
+        )
+        return ColdView(self._tier, self.findings, health)
 
     def _make_upkeep(self) -> Upkeep | None:
         """Make what looks after coded segments."""

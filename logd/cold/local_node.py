@@ -6,7 +6,7 @@ when its disk is gone. Between the two every call says that nothing is known.
 
 Health is asked in a thread of its own, and whoever is tired of waiting goes (`gate.AskingGate`): a
 disk that hangs takes the threads of this one node with it, and nobody else's. So does every other
-call (`gate.WorkGate`), and while one hangs the node does not count as well. Each time the identity
+call (`work_gate`), and while one hangs the node does not count as well. Each time the identity
 file is read again: what is mounted now may be another disk.
 """
 
@@ -35,8 +35,9 @@ from ec.node_identity import NodeIdentity, read_identity
 from ec.store.http_client import Timeouts, patience
 from ec.store.local import LocalStore
 from ec.store.protocol import Health
-from logd.cold.gate import AskingGate, LooseGate, WorkGate
+from logd.cold.gate import AskingGate, LooseGate
 from logd.cold.local_upload import HangProofUpload
+from logd.cold.work_gate import WorkGate
 from logd.units import KIB
 
 SYNC_EVERY_BYTES: Final = 512 * KIB

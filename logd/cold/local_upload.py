@@ -1,7 +1,7 @@
 """A chunk on its way to a directory here, on a disk that may hang.
 
 As the library's `LocalUpload`, with limits: each call has its time, and one that does not end in it
-is left to its thread (`gate.WorkGate`), which gives the write up when it returns. Until then the
+is left to its thread (`work_gate`), which gives the write up when it returns. Until then the
 chunk counts as being written, and nothing else is begun on the disk: so neither a second attempt
 nor a removal meets what the thread may still do. What it does at worst is to finish the chunk of an
 encoding that was given up, which is removed like the other chunks of that encoding.
@@ -17,7 +17,7 @@ import trio
 from ec.chunk_write import ChunkWrite, Receipt
 from ec.kernels.operands import Buffer
 from ec.store.http_client import Timeouts, patience
-from logd.cold.gate import WorkGate
+from logd.cold.work_gate import WorkGate
 
 T = TypeVar("T")
 

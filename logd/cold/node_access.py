@@ -31,8 +31,9 @@ from ec.store.guarded import GuardedStore
 from ec.store.http_client import Timeouts
 from ec.store.protocol import Health, Store, Upload
 from ec.store.remote import RemoteStore, parse_node_url, who_is
-from logd.cold.gate import AskingGate, LooseGate, WorkGate
+from logd.cold.gate import AskingGate, LooseGate
 from logd.cold.local_node import ExpectedIdentity, LocalNode, reserve_of
+from logd.cold.work_gate import WorkGate
 from logd.config import ServerSettings
 from logd.errors import NodeRefusedError
 from logd.offload import Offload

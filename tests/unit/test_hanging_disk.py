@@ -14,7 +14,7 @@ from ec.errors import EcError, StoreTimeoutError
 from ec.node_dir import initialise
 from ec.node_identity import NodeIdentity
 from ec.store.http_client import Timeouts
-from logd.cold import gate
+from logd.cold import work_gate
 from logd.cold.local_node import LocalNode
 from logd.cold.node_access import Access
 from logd.cold.node_watch import NodeWatch
@@ -103,7 +103,7 @@ class Rig:
 
 @pytest.fixture
 def rig(directory: str, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    monkeypatch.setattr(gate, "SEE_OUT_S", 0.05)
+    monkeypatch.setattr(work_gate, "SEE_OUT_S", 0.05)
     return Rig(directory)
 
 
