@@ -144,11 +144,13 @@ class ColdLife:
         tier.nodes.on_change.append(self._node_changed)
 
     def _make_view(self) -> ColdView:
-        tier, findings = self._tier, self.findings
+        """Make what looks at segments for people: with repair's eyes, where it runs."""
         if self.upkeep is not None:
-            return ColdView(tier, findings, self.upkeep.health)
-        health = ChunkHealth(tier, findings, wall_ms=self._services.now_ms, looks_through=False)
-        return ColdView(tier, findings, health)
+            return ColdView(self._tier, self.findings, self.upkeep.health)
+        health = ChunkHealth(
+            self._tier, self.findings, wall_ms=self._services.now_ms, looks_through=False
+        )
+        return ColdView(self._tier, self.findings, health)
 
     def _make_upkeep(self) -> Upkeep | None:
         """Make what looks after coded segments."""
