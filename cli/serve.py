@@ -160,7 +160,8 @@ def serve(
     given = {name: value for name, value in options.items() if value is not None}
     config = load_config(config_file, settings, given)
     from logd.config import split_address
-    from logd.server import ServeOptions, run
+    from logd.server.options import ServeOptions
+    from logd.server.program import run
 
     in_force = config.settings
     serve_options = ServeOptions(

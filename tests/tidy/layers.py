@@ -45,7 +45,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
-    ("logd.cold_start",),
     ("logd.server",),
     # Not part of the server; they may use all of it.
     ("bench",),
