@@ -222,7 +222,10 @@ def _begin(logd: Logd, *arguments: str) -> Any:
 def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
     tmp_path: Path, rng: random.Random
 ) -> None:
-    """Committed, its hot file still here and rotten: scrub finds it, and readers get the chunks."""
+    """Committed, its hot file still here and rotten: scrub finds it, and readers get the chunks.
+
+    Before that the other way round: three nodes are lost, and what is here is coded anew.
+    """
     with server_with_nodes(tmp_path, "cold.grace.ms=3600000") as server:
         logd = Logd(server)
         data = lines(rng, 5_000)
@@ -230,6 +233,20 @@ def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
                  "--config", "cold.profile=4+2")  # fmt: skip
         logd.json("produce", "t", stdin=data)
         logd.json("cold", "encode", "t")
+        for node in "abc":
+            shutil.rmtree(tmp_path / node)
+        until(
+            lambda: [row["state"] for row in ask(logd, "nodes")].count("dead") == 3,
+            "three nodes are dead",
+        )
+        assert ask(logd, "status")["segments_by_margin"]["lost"] == 0
+        items = ask(logd, "repair?dry_run=true")["items"]
+        assert {item["state"] for item in items} == {"no-target"}
+        assert any("its hot copy is here" in item["reason"] for item in items)
+        for node in "abc":
+            logd.json("node", "replace", node)
+        until(lambda: is_whole(logd), "what was lost is made again or coded anew")
+        assert {row["generation"] for row in coded_rows(logd)} >= {2}
         first, second, *_ = sorted((tmp_path / "data" / "topics" / "t-0").glob("*.log"))
         flip(second, 5000)
         logd.json("scrub", "start", "--wait")
