@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import trio
 
@@ -31,7 +32,7 @@ from ec.manifest import Manifest
 from ec.repair import Rebuild, copy
 from logd.cold.attempts import Attempts
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
-from logd.cold.chunk_health import ChunkHealth, now_ms
+from logd.cold.chunk_health import ChunkHealth, TopicName, now_ms
 from logd.cold.hot_copies import HotCopies
 from logd.cold.limited_store import LimitedStore, NodeBudget
 from logd.cold.repair_metrics import RepairMetrics
@@ -74,6 +75,7 @@ GAP_S: Final = 1.0
 """Shorter times between two repairs belong to the work, and to its rate."""
 
 MOVES_MAX: Final = 10_000
+MOVES_SHOWN_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +453,26 @@ class Repairer:
         )
         assert len(self.moves) <= 2 * MOVES_MAX
         self.wake()
+
+    def move_documents(self, topic_name: TopicName) -> list[dict[str, Any]]:
+        """Return the first moves that are to be made, and why they wait, as the admin port does."""
+        running = [] if self.moving is None else [(self.moving, "running", "")]
+        why = "one chunk is moved at a time, and when nothing is to be repaired"
+        queued = [(each, "queued", why) for each in islice(self.moves, MOVES_SHOWN_MAX)]
+        return [
+            {
+                "topic": topic_name(move.generation.key.topic_id)
+                or move.generation.key.topic_id.hex(),
+                "partition": move.generation.key.partition,
+                "base_offset": move.generation.key.base_offset,
+                "chunk": move.index,
+                "source": move.source,
+                "target": move.target,
+                "state": state,
+                "reason": reason,
+            }
+            for move, state, reason in running + queued
+        ]
 
     def _begin_move(self, nursery: trio.Nursery) -> None:
         """Begin the first move that still makes sense."""

@@ -200,4 +200,5 @@ class Upkeep:
             **self.repair_summary(),
             "items": [item_document(item, eta, self._topic_name) for item in plan.items],
             "moves": self.moving.moves_left(),
+            "move_items": self.repairer.move_documents(self._topic_name),
         }

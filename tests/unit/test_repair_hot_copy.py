@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
+from logd.broker.cold_segments import ColdSegments
 from logd.policy.cold.repair_plan import Hold
 from tests.unit.test_cold_life import until
 from tests.unit.upkept_rig import coded
@@ -60,6 +61,13 @@ async def test_without_nodes_enough_it_waits_and_is_not_lost(
         await until(lambda: job.is_done)
         assert (job.unrecoverable, job.below_target) == ([], 2)
         assert rig.life.figures().margins()["lost"] == 0
+        segments = ColdSegments(rig.tier, rig.offload, rig.services, topic_name=lambda _: "t")
+        segments.life = rig.life
+        said = {each.kind: each for each in segments.problems()}
+        assert "segment_lost" not in said
+        problem = said["segments_below_margin"]
+        assert problem.severity == "damage"
+        assert "fewer than 4 chunks that can be reached, and its hot copy" in problem.message
         for name in "abc":
             rig.nodes.set_live(name, is_live=True)
         await until(lambda: rig.upkeep.health.counts().is_well and not rig.queue())
