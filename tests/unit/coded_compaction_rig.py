@@ -120,7 +120,10 @@ class CodedRig(ColdRig):
     async def rows(self) -> list[Row]:
         """Return all records from the log start on, hot or cold, each segment as it is read."""
         found: list[Row] = []
-        for segment in self.log.segment_list.items:
+        for base_offset in [segment.base_offset for segment in self.log.segment_list.items]:
+            # Anew each time: it may be released while another one is read.
+            segment = self.log.segment_list.with_base(base_offset)
+            assert segment is not None
             if segment.released is None:
                 data = self.hot_bytes(segment.base_offset)
             else:
