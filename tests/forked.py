@@ -104,7 +104,10 @@ class ForkedLogd:
 
 
 def run_logd(
-    *arguments: str, stdin: bytes = b"", environment: Mapping[str, str], timeout_s: float
+    *arguments: str,
+    stdin: bytes = b"",
+    environment: Mapping[str, str] = os.environ,
+    timeout_s: float = START_TIMEOUT_S,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one command to its end, as subprocess.run does; it is ended in any case."""
     with (
