@@ -41,7 +41,7 @@ from logd.broker.group_loading import load_groups
 from logd.broker.group_status import group_problems
 from logd.broker.group_upkeep import GroupUpkeep
 from logd.broker.groups import Coordinator
-from logd.broker.maintenance import Maintenance
+from logd.broker.maintenance import BALLAST_BYTES, Maintenance, look_at_disk
 from logd.broker.node_status import node_problems, register_node_metrics
 from logd.broker.offsets_log import OffsetsLog
 from logd.broker.partition import Partition
@@ -80,7 +80,7 @@ from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
 from logd.storage.open_files import OpenFiles
 from logd.storage.sync_journal import SyncJournal
-from logd.units import INT32_MAX, MIB
+from logd.units import INT32_MAX
 
 if TYPE_CHECKING:
     from logd.cold.life import LifeServices
@@ -91,9 +91,6 @@ EXIT_FAILED: Final = 1
 
 STOP_TIMEOUT_S: Final = 30.0
 """How long a clean stop waits for syncs before it gives up and leaves no marker."""
-
-BALLAST_BYTES: Final = MIB
-"""Space that is given up when the disk is full, for the state files of what frees space."""
 
 BOOT_ID_PATH: Final = "/proc/sys/kernel/random/boot_id"
 
@@ -233,7 +230,7 @@ class Server:
         self._disk = DiskSpace(
             reserve_bytes=self._directory.reserve_bytes(self._settings.disk_reserve_bytes)
         )
-        self._disk.checked(self._files.free_bytes(self._options.data))
+        look_at_disk(self._disk, self._directory)
         self._disk.on_change = self._disk_changed
         self._unlinker = Unlinker(self._files, self._offload, self._timers, self._events)
         self._services = PartitionServices(
@@ -249,7 +246,7 @@ class Server:
             unsynced_max_bytes=self._settings.flush_unsynced_max_bytes,
             end_turn=self._end_turn,
             unlink_later=self._unlinker.unlink_later,
-            release_ballast=self._directory.release_ballast,
+            lend_ballast=self._directory.lent_ballast,
             retention_check_ms=self._settings.log_retention_check_interval_ms,
         )
 

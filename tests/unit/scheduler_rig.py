@@ -264,7 +264,7 @@ class Rig:
             unsynced_max_bytes=MIB,
             end_turn=self.settle,
             unlink_later=lambda paths, _delay_s: self.unlinked.extend(paths),
-            release_ballast=lambda: False,
+            lend_ballast=nullcontext,
         )
 
     async def _prepare(self, partition: Partition) -> None:
