@@ -398,15 +398,18 @@ def test_the_reserve_is_what_is_said_or_a_twentieth_or_a_gibibyte(path: str) -> 
     assert open_directory(path, files=OnFileSystem(total=1000 * GIB)).reserve_bytes(None) == GIB
 
 
-def test_ballast_is_made_released_and_made_again(path: str) -> None:
-    """Real blocks, of the size that was asked for."""
+def test_ballast_is_made_lent_and_made_again(path: str) -> None:
+    """Real blocks, of the size that was asked for; and not while somebody needs the space."""
     directory = open_directory(path)
-    assert not directory.release_ballast()
+    with directory.lent_ballast():  # There is none yet.
+        assert not directory.ensure_ballast(65_536)
     for size in (65_536, 131_072, 131_072):
         assert directory.ensure_ballast(size)
         assert os.stat(f"{path}/ballast").st_size == size
         assert os.stat(f"{path}/ballast").st_blocks * 512 >= size
-    assert directory.release_ballast()
+    with directory.lent_ballast():
+        assert not os.path.exists(f"{path}/ballast")
+        assert not directory.ensure_ballast(65_536)
     assert not os.path.exists(f"{path}/ballast")
     assert directory.ensure_ballast(65_536)
 
