@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -159,6 +160,7 @@ def serve(
     }
     given = {name: value for name, value in options.items() if value is not None}
     config = load_config(config_file, settings, given)
+    gc.disable()  # The imports below make many objects, too; `run` says when it is enabled again.
     from logd.config import split_address
     from logd.server.options import ServeOptions
     from logd.server.program import run

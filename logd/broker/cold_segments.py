@@ -100,7 +100,8 @@ class ColdSegments:
             recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
-            NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
+            NoStorageNodesError: there is no node. ColdRefusedError: the server reads the topic
+                itself, or is stopping.
         """
         jobs = (await self.ready()).jobs
         return jobs.as_document(jobs.begin_encode(topic, partitions, recode=recode))
@@ -159,6 +160,10 @@ class ColdSegments:
     def margins(self) -> dict[str, int]:
         """Return how many coded segments have which margin, as `logd status` shows it."""
         return dict(NO_MARGINS) if self.life is None else self.life.figures().margins()
+
+    def unknown_chunks(self) -> int:
+        """Return of how many chunks nothing is known now; margins count them as there."""
+        return 0 if self.life is None else self.life.figures().unknown_chunks
 
     async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
         """Add to rows of `logd segments` what is known of the coded ones among them."""

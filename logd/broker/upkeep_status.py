@@ -14,7 +14,6 @@ from logd.broker.problems import Problem
 from logd.cold.tier import ColdTier
 from logd.policy.cold.values import LIVE, NodeState
 from logd.policy.node_health import NodeHealth
-from logd.policy.tiering import profile_advice
 
 if TYPE_CHECKING:
     from logd.cold.upkeep import Upkeep
@@ -89,6 +88,9 @@ def _waiting(upkeep: Upkeep) -> Iterator[Problem]:
 
 def _no_spare(tier: ColdTier) -> Iterator[Problem]:
     """Say that a lost chunk would have no target, before there is one."""
+    # A server that codes nothing does not come here, and need not have imported it.
+    from logd.policy.tiering import profile_advice
+
     active = sum(
         node.state is NodeState.ACTIVE and node.health is not NodeHealth.DEAD
         for node in tier.nodes.facts()

@@ -66,6 +66,7 @@ class ChunkHealth:
 
     Args:
         wall_ms: the wall clock.
+        looks_through: somebody looks nodes through as they come; if not, they are believed.
         hot: returns what tells whether a generation's segment is still here, as a hot copy.
 
     Attributes:
@@ -80,11 +81,14 @@ class ChunkHealth:
         findings: ChunkFindings,
         *,
         wall_ms: Callable[[], int],
+        looks_through: bool = True,
         hot: Callable[[], IsHot] = lambda: lambda _: False,
     ) -> None:
         self._tier = tier
         self._findings = findings
         self._wall_ms = wall_ms
+        self._looks_through = looks_through
+        self._has_changed = True
         self._hot = hot
         self._dead_since_ms: dict[str, int] = {}
         self._unseen_since_ms: dict[str, int] = {}
@@ -113,7 +117,7 @@ class ChunkHealth:
                 facts=facts,
                 dead_since_ms=self._died_ms(facts.name, facts.health),
                 is_refused=nodes.breaker(facts.name, "repair") == _OPEN,
-                is_unseen=facts.name not in self._looked_at,
+                is_unseen=self._looks_through and facts.name not in self._looked_at,
             )
         return found
 
@@ -141,6 +145,7 @@ class ChunkHealth:
 
     def look(self) -> list[tuple[SegmentCondition, SegmentMargin]]:
         """Return condition and margins of every live generation."""
+        self._has_changed = False
         views = self.nodes()
         stale = {name for name in views.keys() | self._views.keys() if self._differs(name, views)}
         self._views = views
@@ -165,6 +170,18 @@ class ChunkHealth:
             is_hot = self._hot()
             found = [(condition, _with_hot(margin, is_hot)) for condition, margin in found]
         return found
+
+    def find(self, generation: Generation) -> tuple[SegmentCondition, SegmentMargin]:
+        """Return condition and margins of one generation, as of the last change."""
+        if self._has_changed:
+            self.look()
+        seen = self._seen.get(generation.encoding)
+        if seen is not None:
+            condition, margin = seen.condition, seen.margin
+        else:
+            condition = examine(generation, self._views, self._known)
+            margin = segment_margin(condition, self._views)
+        return condition, _with_hot(margin, self._hot()) if margin.is_lost else margin
 
     def _differs(self, name: str, views: dict[str, NodeCondition]) -> bool:
         """Return whether a node changed in what conditions and margins depend on."""
@@ -282,6 +299,7 @@ class ChunkHealth:
         self._changed()
 
     def _changed(self) -> None:
+        self._has_changed = True
         for call in self.on_change:
             call()
 

@@ -53,9 +53,14 @@ from logd.policy.cold.repair_plan import (
     plan_repairs,
 )
 from logd.policy.cold.values import LIVE, Generation, NodeState, Profile
+from logd.units import MIB
 
 RUNNING_MAX: Final = 2
 """Segments that are repaired at once: each holds a window of k chunks and of what is made."""
+
+WINDOW_BYTES: Final = MIB
+"""Of each chunk at a time. A disk that the logs use as well reads k of them before an append's sync
+has its turn; longer ones would cost less CPU."""
 
 IDLE_S: Final = 30.0
 """How often a plan is made though nothing seems to have changed: breakers close by time alone."""
@@ -321,6 +326,7 @@ class Repairer:
             codec=self._tier.codec(generation.profile),
             offload=self._tier.offload,
             on_trouble=trouble,
+            window_bytes=WINDOW_BYTES,
         )
         await rebuild.run()
         for index, node in targets.items():

@@ -28,7 +28,7 @@ import errno
 import json
 import os.path
 import uuid
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from logd import __version__
 from logd.errors import CorruptFileError, DataDirectoryError, UnsupportedFormatError
@@ -37,10 +37,12 @@ from logd.storage import layout
 from logd.storage.clean_stop import CleanStop, read_clean_stop, write_clean_stop
 from logd.storage.clock_note import read_clock_note, write_clock_note
 from logd.storage.files import Files, OpenFile
-from logd.storage.findings_note import FindingsNote, read_findings_note, write_findings_note
-from logd.storage.scrub_note import ScrubNote, read_scrub_note, write_scrub_note
 from logd.storage.state_file import read_state, remove_state, write_state
 from logd.units import GIB, KIB
+
+if TYPE_CHECKING:
+    from logd.storage.findings_note import FindingsNote
+    from logd.storage.scrub_note import ScrubNote
 
 FORMAT_VERSION: Final = 1
 BOOT_VERSION: Final = 1
@@ -257,6 +259,9 @@ class DataDirectory:
     def read_scrub_note(self) -> ScrubNote:
         """Return how far scrub had come; where nobody knows, nowhere. Blocking."""
         assert self._lock is not None, "the data directory is closed"
+        # Here and below: a server that has nothing to scrub imports nothing of scrub.
+        from logd.storage.scrub_note import ScrubNote, read_scrub_note
+
         try:
             return read_scrub_note(self._files, self._path_of(layout.SCRUB_NAME))
         except (FileNotFoundError, CorruptFileError, UnsupportedFormatError):
@@ -269,6 +274,8 @@ class DataDirectory:
             OSError: the last note stays.
         """
         assert self._lock is not None, "the data directory is closed"
+        from logd.storage.scrub_note import write_scrub_note
+
         write_scrub_note(self._files, self._path_of(layout.SCRUB_NAME), note)
 
     def read_findings_note(self) -> FindingsNote:
@@ -278,6 +285,8 @@ class DataDirectory:
             OSError: it cannot be read.
         """
         assert self._lock is not None, "the data directory is closed"
+        from logd.storage.findings_note import FindingsNote, read_findings_note
+
         try:
             return read_findings_note(self._files, self._path_of(layout.FINDINGS_NAME))
         except (FileNotFoundError, CorruptFileError, UnsupportedFormatError):
@@ -290,6 +299,8 @@ class DataDirectory:
             OSError: the last note stays.
         """
         assert self._lock is not None, "the data directory is closed"
+        from logd.storage.findings_note import write_findings_note
+
         write_findings_note(self._files, self._path_of(layout.FINDINGS_NAME), note)
 
     # --- space ------------------------------------------------------------------------------------

@@ -62,6 +62,8 @@ CLEANED_SUFFIX: Final = ".cleaned"
 # What compaction knows of a partition, and the manifest of a replacement that is under way.
 COMPACTION_NAME: Final = "compaction"
 REPLACEMENT_NAME: Final = "replacement"
+# The same, while the catalog has not said yet whether it happens.
+PREPARED_NAME: Final = "replacement.prepared"
 
 TOPIC_ID_BYTES: Final = 16
 TOPIC_NAME_CHARACTERS_MAX: Final = 249
