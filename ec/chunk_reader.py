@@ -124,8 +124,12 @@ class ChunkReader:
         assert 0 <= first <= end <= self.head.blocks
         buffer = aligned_buffer(min(end - first, STEP_BLOCKS) * BLOCK_BYTES)
         for block in range(first, end, STEP_BLOCKS):
-            span = block_span(block, min(block + STEP_BLOCKS, end), self.head.payload_bytes)
-            self._fill(buffer[: span.size], block, direct)
+            self._verify_step(block, min(block + STEP_BLOCKS, end), buffer, direct)
+
+    def _verify_step(self, first: int, end: int, buffer: memoryview, direct: Handle = None) -> None:
+        """Verify as many blocks as fit the buffer."""
+        span = block_span(first, end, self.head.payload_bytes)
+        self._fill(buffer[: span.size], first, direct)
 
     def verify(self, direct: Handle = None) -> None:
         """Read the whole payload and check it; the head was checked when it was opened.
@@ -142,10 +146,11 @@ class ChunkReader:
             OSError: it cannot be read, for another reason than a bad sector.
         """
         found: list[ChunkDamagedError] = []
+        buffer = aligned_buffer(min(self.head.blocks, STEP_BLOCKS) * BLOCK_BYTES)
         for block in range(0, self.head.blocks, STEP_BLOCKS):
             end = min(block + STEP_BLOCKS, self.head.blocks)
             try:
-                self.verify_blocks(block, end)
+                self._verify_step(block, end, buffer)
             except ChunkDamagedError:
                 found += [bad for at in range(block, end) if (bad := self._finding(at))]
         return tuple(found)
