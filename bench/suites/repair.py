@@ -11,6 +11,7 @@ from bench.measurement import Measurement, Window
 from bench.process import run_job
 from bench.runner import JOB_TIMEOUT_S, Plan, Run, as_megabytes, window_of
 from bench.suites.beside import repair_beside_rows
+from bench.suites.loss import loss_rows
 from bench.suites.shapes import MIB, counted
 from ec.profile import Profile
 
@@ -20,7 +21,7 @@ CEILING = "k chunks read side by side, decoded, written, synced and read back"
 
 
 def repair_rows(run: Run) -> list[Measurement]:
-    """One lost chunk and m of them, for two profiles."""
+    """One lost chunk and m of them, for two profiles; with curves a whole node."""
     rows: list[Measurement] = []
     for profile in PROFILES:
         directory = str(run.directory / f"repair-{profile}")
@@ -32,7 +33,7 @@ def repair_rows(run: Run) -> list[Measurement]:
         rows += run.rows([_plan(directory, profile, lost) for lost in losses])
         if profile == PROFILES[0]:
             rows += run.rows([_scrub_plan(directory, profile, cold=cold) for cold in (True, False)])
-    return rows + repair_beside_rows(run)
+    return rows + repair_beside_rows(run) + loss_rows(run)
 
 
 def _scrub_plan(directory: str, profile: str, *, cold: bool) -> Plan:

@@ -136,16 +136,22 @@ class NodeWatch:
         )
 
     async def probe(self, timeout_s: float) -> bool:
-        """Ask the node how it is; return whether its health is another than before."""
+        """Ask the node how it is, and tell its breakers; return whether anything changed by it."""
+        asked_s = trio.current_time()
         answer = await self.access.ask(self.record, self.store, timeout_s=timeout_s)
         before, now_ms = self.health, int(trio.current_time() * 1000)
         if isinstance(answer, Failure):
             self.last_error = answer.reason
             self.history = self.history.probed(answer.result, now_ms=now_ms)
+            for store in self.guarded.values():
+                store.breaker.went_away()
         else:
             self.last_error, self.seen = "", answer
             self.told = answer.identity.catalog_sequence
             self.history = self.history.probed(ProbeResult.ANSWERED, now_ms=now_ms)
+            closer = [store.breaker.answered(asked_s=asked_s) for store in self.guarded.values()]
+            if any(closer):
+                return True  # Who waits for the node looks again.
         return self.health is not before
 
     async def tell(self, sequence: int) -> None:

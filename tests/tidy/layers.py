@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ec.chunk_write",),
     ("ec.chunk_dir",),
     # DRIVER
-    ("logd.clock", "logd.process_limits", "ec.offload"),
+    ("logd.clock", "logd.process_limits", "ec.alarms", "ec.offload"),
     ("logd.events", "ec.store"),
     ("logd.offload", "logd.cleaner_process", "ec.node"),
     ("ec.encode", "ec.read"),
@@ -45,7 +45,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
-    ("logd.cold_start",),
     ("logd.server",),
     # Not part of the server; they may use all of it.
     ("bench",),
