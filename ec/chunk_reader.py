@@ -64,8 +64,6 @@ class ChunkReader:
         self._file = file
         self.path = path
         self.head = head
-        self._direct: Handle = None
-        self._direct_was_asked = False
         # One byte a block; a byte is set whole, so threads do not disturb each other.
         self._verified = bytearray(head.blocks)
 
@@ -109,7 +107,9 @@ class ChunkReader:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, length)
         buffer = aligned_buffer(span.size)
-        self._fill(buffer, blocks.start, self._direct_way() if past_cache else None)
+        # Not kept open: that costs less than a hundredth of a read, and would be one more each.
+        direct = self._files.open_direct(self._file, writable=False) if past_cache else None
+        self._fill(buffer, blocks.start, direct)
         return buffer[start - span.start : end - span.start]
 
     def verify_blocks(self, first: int, end: int, direct: Handle = None) -> None:
@@ -220,13 +220,6 @@ class ChunkReader:
             reason = "the file ends here"
             raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
         check_blocks(self.head, first, buffer, path=self.path)
-
-    def _direct_way(self) -> Handle:
-        """Return the file opened past the page cache; None where that cannot be."""
-        if not self._direct_was_asked:
-            self._direct = self._files.open_direct(self._file, writable=False)
-            self._direct_was_asked = True
-        return self._direct
 
     def _read_pages(self, direct: Handle, at: int, buffer: memoryview) -> int:
         """Read the buffer's whole pages past the cache; return how much came, 0 where none does."""
