@@ -195,6 +195,32 @@ async def test_deleted_keys_stay_deleted(directory: str, autojump_clock: MockClo
     check_no_orphans(rig)
 
 
+async def test_what_a_round_leaves_is_compressed_again(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """With cold.compression successors are coded, and read, in their compressed form."""
+    rig = await made(directory, cold_compression="zstd")
+    rig.put(*((b"key-%d" % number, b"long " * 100) for number in range(9)))
+    rig.seal()
+    async with running(rig):
+        await code_all(rig)
+        for number in range(5, 12):
+            rig.put((b"key-%d" % number, b"longer " * 100))
+        rig.seal()
+        result = await rig.compact()
+        assert isinstance(result, CleanResult)
+        await all_released(rig)
+        coded = sum(each.source_bytes for each in rig.tier.generations())
+        assert coded < result.after.log_bytes / 2
+        await rig.check(is_clean=True)
+        rig.put((b"key-1", b"x"))
+        rig.seal()
+        await rig.compact()
+        await all_released(rig)
+        await rig.check(is_clean=True)
+    check_no_orphans(rig)
+
+
 # --- what keeps a round from its work -------------------------------------------------------------
 
 
@@ -304,6 +330,34 @@ async def test_what_is_thawed_for_a_round_in_vain_is_released_again(
     async with running(rig):
         await until(lambda: set(rig.hot()).isdisjoint(coded_before))
     await rig.check()
+
+
+async def test_a_round_that_is_cut_short_leaves_nothing(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """By a stop, or because its topic is deleted: at whatever call to a node."""
+    for call in ("read", "begin", "finish"):
+        place = f"{directory}/{call}"
+        os.mkdir(place)
+        rig = await coded(place)
+        with trio.CancelScope() as scope:
+
+            def cut(found: str, *, _call: str = call, _scope: trio.CancelScope = scope) -> None:
+                if found == _call:
+                    _scope.cancel()
+
+            rig.nodes["d"].before_call = cut
+            await rig.compact()
+        assert scope.cancelled_caught
+        rig.nodes["d"].before_call = lambda _: None
+        await rig.check()
+        assert not len(rig.tier.leases)
+        assert ColdState.PLANNED not in {each.state for each in rig.tier.generations()}
+        async with running(rig):
+            await rig.compact()
+            await until(lambda: is_settled(rig))  # noqa: B023  called in this turn
+        await rig.check(is_clean=True)
+        check_no_orphans(rig)
 
 
 async def test_the_catalog_says_no(directory: str, autojump_clock: MockClock) -> None:
