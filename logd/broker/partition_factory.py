@@ -130,7 +130,7 @@ class LogPartitionFactory:
         clean = self._clean.logs.get(key) if self._clean is not None else None
         if clean is not None:
             try:
-                return self._open_clean(spec, clean), None
+                return self._open_clean(spec, clean, settings), None
             except CorruptFileError as error:
                 # Somebody changed the directory meanwhile; recovery finds out what is there.
                 self._services.events.warning("not as the clean stop left it", reason=str(error))
@@ -157,14 +157,14 @@ class LogPartitionFactory:
         noted = self._services.journal.boot_id_of(*key)
         return (noted or self._last_boot_id) == self._boot_id
 
-    def _open_clean(self, spec: PartitionSpec, clean: CleanLog) -> Log:
+    def _open_clean(self, spec: PartitionSpec, clean: CleanLog, settings: LogSettings) -> Log:
         return Log.open_clean(
             self._services.files,
             self._directory(spec),
             topic_id=spec.topic_id,
             topic=spec.topic,
             partition=spec.index,
-            settings=self._log_settings(spec),
+            settings=settings,
             open_files=self._open_files,
             released=self._released(spec.topic_id, spec.index),
             clean=clean,

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import trio
 
 from logd.cold.encoding import ENCODES_AT_ONCE, Encoder
-from logd.cold.partition_view import ColdPartition
+from logd.cold.partition_view import ColdPartition, key_of
 from logd.cold.segment_errors import (
     AlreadyCodedError,
     ColdFailedError,
@@ -236,7 +236,7 @@ class ColdJobs:
     async def _items(self, job: Job, partition: ColdPartition) -> list[_Item]:
         """Return the segments of a partition that a job goes through."""
         if partition.offline is not None:
-            key = SegmentKey(partition.topic_id, partition.index, 0)
+            key = key_of(partition, 0)
             job.fail(job.topic, key, f"the partition is offline: {partition.offline}")
             return []
         if job.kind == "thaw":
@@ -311,7 +311,7 @@ class ColdJobs:
 
     def _is_outdated(self, job: Job, item: _Item, live: Generation) -> bool:
         """Return whether a coded segment is to be coded anew."""
-        return job.kind == "recode" and live.profile != self._encoder.profile_of(item.partition)
+        return job.kind == "recode" and self._encoder.is_outdated(item.partition, live)
 
     async def _encode_now(self, item: _Item, live: Generation | None) -> Generation:
         """Code a segment that has no encoding, or another instead of the one it has."""

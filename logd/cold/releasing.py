@@ -162,6 +162,7 @@ class Releaser:
             return log.release(
                 base_offset,
                 size_bytes=generation.source_bytes,
+                next_offset=generation.next_offset,
                 min_timestamp_ms=generation.min_timestamp_ms,
                 indexes=indexes,
             )

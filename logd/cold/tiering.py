@@ -349,6 +349,7 @@ class Tiering:
         return PartitionFacts(
             topic_id=partition.topic_id,
             partition=partition.index,
+            topic_name=partition.topic_name,
             segments=self._with_retries(place, looked.facts),
             visible_offset=min(partition.high_watermark, partition.log.synced_offset),
             coded=coded_bases(self._tier.generations(*place)),

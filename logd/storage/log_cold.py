@@ -116,7 +116,7 @@ class ColdLog(ReadableLog):
         base_offset: int,
         *,
         size_bytes: int,
-        next_offset: int | None = None,
+        next_offset: int,
         min_timestamp_ms: int = NO_TIMESTAMP,
         indexes: Indexes | None = None,
     ) -> tuple[str, ...]:
@@ -127,7 +127,8 @@ class ColdLog(ReadableLog):
 
         Args:
             size_bytes: of what was coded.
-            next_offset: the offset behind the last record of what was coded, to be compared.
+            next_offset: the offset at which what was coded ends: behind its last record, or where
+                the next segment begins. A segment that ends elsewhere is another one.
             min_timestamp_ms: of its records, for `segments`.
             indexes: of what was coded, if that is not the .log but its recompressed form.
 

@@ -371,7 +371,7 @@ def _fill(
 def test_a_plan_can_be_read() -> None:
     """A line for what comes back, and one for each chunk that is put aside."""
     lines = str(plan_rebuild([*chunks(bad="2"), *chunks(7, nodes="xyz", bad="01")], KNOWN))
-    assert "g1 2+1 committed: 3 of 3 chunks" in lines
+    assert "(generation 1, 2+1, committed): 3 of 3 chunks" in lines
     assert lines.count("quarantine") == 3
     assert ColdState.COMMITTED.value in lines
 

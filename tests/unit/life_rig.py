@@ -165,6 +165,7 @@ class SimNodes:
     def __init__(self, nodes: Sequence[SimNode]) -> None:
         self.by_name = {node.node: node for node in nodes}
         self.states = dict.fromkeys(self.by_name, NodeState.ACTIVE)
+        self.suspects: set[str] = set()
         self.breakers: dict[str, str] = {}
         self.stale: str | None = None
         self.on_change: list[Callable[[str], None]] = []
@@ -174,9 +175,15 @@ class SimNodes:
 
     def set_live(self, name: str, is_live: bool) -> None:
         """Let probes find out how a node is."""
+        self.suspects.discard(name)
         self.by_name[name].is_live = is_live
         for call in self.on_change:
             call(name)
+
+    def set_suspect(self, name: str) -> None:
+        """Let a node not answer probes for a while."""
+        self.set_live(name, is_live=False)
+        self.suspects.add(name)
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.by_name))
@@ -188,6 +195,8 @@ class SimNodes:
         return self.by_name[name].is_live
 
     def health(self, name: str) -> NodeHealth:
+        if name in self.suspects:
+            return NodeHealth.SUSPECT
         return NodeHealth.LIVE if self.is_live(name) else NodeHealth.DEAD
 
     def facts(self) -> list[NodeFacts]:
@@ -201,7 +210,7 @@ class SimNodes:
             for name in self.names()
         ]
 
-    def breaker(self, name: str) -> str:
+    def breaker(self, name: str, _purpose: str = "serve") -> str:
         return self.breakers.get(name, "closed")
 
     def candidates(self) -> list[Candidate]:

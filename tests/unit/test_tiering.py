@@ -290,16 +290,56 @@ def test_what_is_checked_for_release() -> None:
 )  # fmt: skip
 def test_the_profile_by_number_of_nodes(nodes: int, profile: str) -> None:
     """What `auto` means; what is set explicitly is taken as it is."""
-    assert str(choose_profile("auto", nodes)) == profile
-    assert str(choose_profile("2+1", nodes)) == "2+1"
+    several = [node(f"n{at}") for at in range(nodes)]
+    assert str(choose_profile("auto", several)) == profile
+    assert str(choose_profile("2+1", several)) == "2+1"
 
 
 @pytest.mark.parametrize("nodes", [0, 3])
 def test_too_few_nodes_for_any_profile(nodes: int) -> None:
     """Below four `auto` codes nothing, and says so."""
-    assert choose_profile("auto", nodes) == (
-        f"cold.profile=auto codes with 4 storage nodes or more, there are {nodes}"
-    )
+    found = choose_profile("auto", [node(f"n{at}") for at in range(nodes)])
+    assert f"auto codes with 4 storage nodes or more, there are {nodes}; add some" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "profile"),
+    [
+        ({}, "4+3"),
+        ({"free_bytes": MIB}, "4+2"),
+        ({"free_bytes": 2 * GIB, "kept_bytes": 2 * GIB - MIB}, "4+2"),
+        ({"state": NodeState.DRAINING}, "4+2"),
+        ({"health": NodeHealth.DEAD}, "4+2"),
+        ({"health": NodeHealth.SUSPECT}, "4+3"),
+        ({"health": NodeHealth.SUSPECT, "free_bytes": None}, "4+3"),
+        ({"is_kept_from": True}, "4+3"),
+        ({"is_kept_from": True, "free_bytes": MIB}, "4+2"),
+    ],
+)
+def test_auto_counts_the_nodes_that_can_take_a_chunk(
+    changes: dict[str, object], profile: str
+) -> None:
+    """One of seven that is full, dead or leaving does not count; one that may be back soon does."""
+    nodes = [*SIX, replace(node("g"), **changes)]
+    assert str(choose_profile("auto", nodes, source_bytes=64 * MIB)) == profile
+
+
+def test_auto_knows_racks_and_says_what_is_in_the_way() -> None:
+    """Ten nodes in two racks take 2+2 only; what takes nothing is named with the sum."""
+    racks = [replace(node(f"n{at}"), rack="rs"[at % 2]) for at in range(10)]
+    assert str(choose_profile("auto", racks)) == "2+2"
+    full = [replace(each, free_bytes=MIB) for each in SIX[:3]]
+    found = choose_profile("auto", [*full, *SIX[3:]], source_bytes=64 * MIB)
+    assert "2+2 needs 4 nodes, each with room for one chunk; of 6 nodes 3 can" in str(found)
+    assert "a has 1.0 MiB for chunks" in str(found)
+
+
+def test_dead_nodes_count_for_what_will_be_coded() -> None:
+    """What is chosen when they are back is asked with `counts_dead`; who is full stays out."""
+    dead = replace(node("g"), health=NodeHealth.DEAD, free_bytes=None)
+    assert str(choose_profile("auto", [*SIX, dead], counts_dead=True)) == "4+3"
+    full = replace(node("g"), free_bytes=MIB)
+    assert str(choose_profile("auto", [*SIX, full], source_bytes=GIB, counts_dead=True)) == "4+2"
 
 
 @pytest.mark.parametrize(

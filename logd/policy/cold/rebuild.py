@@ -109,8 +109,8 @@ class RebuildPlan:
             for each, _ in self.generations
         ]
         lines += [
-            f"quarantine {each.name.key} g{each.name.number} chunk {each.name.index} "
-            f"on {each.name.node}: {each.reason}"
+            f"quarantine chunk {each.name.index} on {each.name.node} of {each.name.key}, "
+            f"generation {each.name.number}: {each.reason}"
             for each in self.quarantine
         ]
         return "\n".join(lines)
