@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from ec.chunk_id import ChunkId
 from logd.broker.cleaning import CleaningFailedError
-from logd.cold.segment_errors import ColdFailedError, NodesRefusedError
+from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, NodesRefusedError
 from logd.errors import ColdStateError, LogFailedError, SegmentsChangedError, StorageError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import LIVE, ColdState, SegmentKey
@@ -401,6 +402,32 @@ async def test_nobody_knows_what_the_catalog_said(
             await until(lambda: is_settled(rig))  # noqa: B023  called in this turn
         check_no_orphans(rig)
         await rig.check(is_clean=is_durable)
+
+
+async def test_what_a_start_reads_itself_is_not_coded(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """The topic of committed offsets: a start must not wait for nodes."""
+    rig = await made(directory)
+    with pytest.raises(ColdRefusedError, match="__consumer_offsets"):
+        rig.life.jobs.begin_encode("__consumer_offsets", [rig.partition])
+
+
+async def test_chunks_of_more_than_the_segment_here_release_nothing(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """A catalog that was made anew may know of what a round wrote and never committed."""
+    rig = await made(directory, cold_grace_ms=600_000)
+    rig.put_segments(2)
+    async with running(rig):
+        job = rig.life.jobs.begin_encode("t", [rig.partition])
+        await until(lambda: job.seconds is not None)
+        live = rig.live(rig.bases[0])
+        assert live is not None
+        longer = replace(live, next_offset=rig.bases[2])
+        with pytest.raises(ColdFailedError, match="the segment here"):
+            await rig.life.releaser.release(rig.partition, longer)
+        assert rig.hot() == rig.bases
 
 
 # --- many rounds ----------------------------------------------------------------------------------
