@@ -102,7 +102,7 @@ class PartitionParts:
     def _factory(self) -> LogPartitionFactory:
         ground = self._ground
         directory = ground.directory
-        return LogPartitionFactory(
+        factory = LogPartitionFactory(
             self.services,
             OpenFiles(ground.files, limit=ground.settings.open_files_max),
             topics_path=directory.topics_path,
@@ -111,6 +111,8 @@ class PartitionParts:
             last_boot_id=directory.last_boot_id,
             released=self._opened.cold.released,
         )
+        factory.is_coded = self._opened.cold.is_live
+        return factory
 
     def _topics(self) -> Topics:
         ground = self._ground

@@ -106,7 +106,7 @@ class Server:
         self._broker = broker = self._new_broker()
         self._coded = CodedParts(ground, opened, parts, broker)
         self._groups = GroupParts(ground, parts, broker)
-        self._upkeep = UpkeepParts(ground, parts.services, broker, self._groups)
+        self._upkeep = UpkeepParts(ground, parts.services, broker, self._groups, self._coded)
         self._ports = Ports(ground, parts.services, broker, self._offload)
         register_gauges(ground.metrics, broker, lambda: self._ports.loop.connections)
         register_node_metrics(ground.metrics, opened.cold)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Final
 
 from logd.broker.compaction import Compaction
@@ -15,9 +13,9 @@ from logd.broker.retention import Retention
 from logd.broker.retention_clock import RetentionClock
 from logd.broker.services import PartitionServices
 from logd.broker.topic_names import OFFSETS_TOPIC
-from logd.cold.compacting import held_for_compaction
+from logd.cold.compacting import CodedCompaction
 from logd.metrics import LATENCY_BOUNDS_SECONDS
-from logd.policy.cold.coverage import uncoded_before
+from logd.server.coded import CodedParts
 from logd.server.ground import Ground
 from logd.server.groups import GroupParts
 from logd.units import MIB
@@ -30,9 +28,13 @@ class UpkeepParts:
     """See the module. Tells the broker of its parts."""
 
     def __init__(
-        self, ground: Ground, services: PartitionServices, broker: Broker, groups: GroupParts
+        self,
+        ground: Ground,
+        services: PartitionServices,
+        broker: Broker,
+        groups: GroupParts,
+        coded: CodedParts,
     ) -> None:
-        self._tier = broker.cold
         self._offsets_log = groups.log
         clock = RetentionClock(
             services,
@@ -48,7 +50,7 @@ class UpkeepParts:
             ProcessCleaner(services.offload),
             ground.metrics,
             bound=self._compaction_bound,
-            hold=self._held,
+            coded=CodedCompaction(broker.cold, coded.segments.ready),
             now_ms=clock.now_ms,
             prepare=groups.snapshot_before_compaction,
         )
@@ -67,9 +69,5 @@ class UpkeepParts:
 
     def _compaction_bound(self, partition: Partition) -> int:
         if partition.topic_name != OFFSETS_TOPIC:
-            coded = self._tier.generations(partition.topic_id, partition.index)
-            return min(partition.high_watermark, uncoded_before(coded))
+            return partition.high_watermark
         return min(partition.high_watermark, self._offsets_log.compaction_bound(partition.index))
-
-    def _held(self, partition: Partition, bases: Sequence[int]) -> AbstractContextManager[None]:
-        return held_for_compaction(self._tier, (partition.topic_id, partition.index), bases)

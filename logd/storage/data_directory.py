@@ -9,7 +9,7 @@ Names are in `layout`. Beside the topics, the catalog and the sync journal it ho
   directory with other things in it and without `meta` is somebody else's and is refused.
 * `boot`: a state file (payload version 1): the boot id of the run that wrote last, as text.
 * `clean-stop`: see clean_stop.
-* `clock`: see clock_note; `scrub`: see scrub_note.
+* `clock`: see clock_note; `scrub`: see scrub_note; `findings`: see findings_note.
 * `ballast`: zeros of no meaning. When the disk is full, releasing them makes room for what frees
   more.
 
@@ -41,6 +41,7 @@ from logd.storage.state_file import read_state, remove_state, write_state
 from logd.units import GIB, KIB
 
 if TYPE_CHECKING:
+    from logd.storage.findings_note import FindingsNote
     from logd.storage.scrub_note import ScrubNote
 
 FORMAT_VERSION: Final = 1
@@ -276,6 +277,31 @@ class DataDirectory:
         from logd.storage.scrub_note import write_scrub_note
 
         write_scrub_note(self._files, self._path_of(layout.SCRUB_NAME), note)
+
+    def read_findings_note(self) -> FindingsNote:
+        """Return what was found of chunks; where nobody knows, nothing. Blocking.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        assert self._lock is not None, "the data directory is closed"
+        from logd.storage.findings_note import FindingsNote, read_findings_note
+
+        try:
+            return read_findings_note(self._files, self._path_of(layout.FINDINGS_NAME))
+        except (FileNotFoundError, CorruptFileError, UnsupportedFormatError):
+            return FindingsNote()  # What still is wrong is found again.
+
+    def write_findings_note(self, note: FindingsNote) -> None:
+        """Keep what was found of chunks; durable once this returns. Blocking.
+
+        Raises:
+            OSError: the last note stays.
+        """
+        assert self._lock is not None, "the data directory is closed"
+        from logd.storage.findings_note import write_findings_note
+
+        write_findings_note(self._files, self._path_of(layout.FINDINGS_NAME), note)
 
     # --- space ------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
     partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged, groups.snapshot
     compaction                             how far the log is compacted
     replacement                            names the segments that are being replaced (swap)
+    replacement.prepared                   likewise, where the catalog decides (swap_prepared)
     *.deleted, *.cleaned, *.tmp            leftovers: what was on its way out, or never finished
     *.swap                                 a replacement that Kafka's cleaner left half done
     <20 digits>.snapshot, .txnindex        Kafka's, of no use here, left alone
@@ -31,6 +32,7 @@ from logd.storage.layout import (
     GROUPS_SNAPSHOT_NAME,
     INDEX_SUFFIX,
     LOG_SUFFIX,
+    PREPARED_NAME,
     PRODUCERS_SUFFIX,
     REPLACEMENT_NAME,
     TEMP_SUFFIX,
@@ -53,6 +55,7 @@ _OWN_NAMES: Final = frozenset(
         GROUPS_SNAPSHOT_NAME,
         COMPACTION_NAME,
         REPLACEMENT_NAME,
+        PREPARED_NAME,
     )
 )
 _KAFKA_SUFFIXES: Final = frozenset((".snapshot", ".txnindex"))

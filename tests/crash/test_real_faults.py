@@ -161,7 +161,7 @@ def boots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     probe = subprocess.run([start, "-c", ""], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         pytest.skip(f"no boot id of one's own here: {probe.stderr.strip()}")
-    monkeypatch.setattr(sys, "executable", str(start))
+    monkeypatch.setattr(ServerProcess, "interpreter", str(start))
     return boot_id
 
 
