@@ -231,10 +231,18 @@ class StorageNodes:
             NodeRefusedError: a node that the catalog does not know cannot be added. One that it
                 knows is only said not to be at its new place.
         """
+        places: dict[str, str] = {}
         for word in words:
             name, _, place = word.partition("=")
+            other = places.setdefault(place, name)
+            if other != name:
+                raise NodeRefusedError(f"{place} is said to be two nodes, {other} and {name}")
             try:
-                await self.add(name, place, may_rename=False)
+                record = await self.add(name, place, may_rename=False)
+                if record.name != name:
+                    self._services.events.warning(
+                        "storage node keeps its name", node=record.name, said=name, place=place
+                    )
             except NodeRefusedError as error:
                 if name not in self._nodes:
                     raise

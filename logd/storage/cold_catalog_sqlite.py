@@ -165,7 +165,10 @@ class SqliteColdCatalog:
                 (name,),
             )
             if held:
-                raise NodeRefusedError(f"node {name} is the place of {held} chunks; drain it first")
+                raise NodeRefusedError(
+                    f"node {name} is the place of {held} chunks; move them first (`logd node drain "
+                    f"{name}`), or let an empty place take its name (`logd node replace {name}`)"
+                )
             given_up = database.rows("SELECT encoding FROM placement WHERE node = ?", (name,))
             database.change("DELETE FROM placement WHERE node = ?", (name,))
             for (encoding,) in given_up:

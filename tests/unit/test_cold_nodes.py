@@ -160,6 +160,9 @@ async def test_a_name_that_is_taken_is_not_given(rig: ColdRig) -> None:
     await rig.nodes.register([f"c={rig.place('a')}"])
     assert rig.nodes.names() == ("a", "b")
     assert identity_at(rig, "a").node == "a"
+    assert "keeps its name" in rig.log.getvalue()
+    with pytest.raises(NodeRefusedError, match="said to be two nodes, a and c"):
+        await rig.nodes.register([f"a={rig.place('a')}", f"c={rig.place('a')}"])
 
 
 async def test_another_clusters_node_is_refused_in_words(rig: ColdRig) -> None:

@@ -61,7 +61,7 @@ async def test_every_chunk_is_verified_parity_too(
 async def test_a_pass_that_is_asked_for_at_once_is_made(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
-    """Who asks as soon as the server runs is told that it runs, and all is verified, not nothing."""
+    """Who asks as soon as the server runs is told that it runs, and all is verified."""
     rig.code("abcdef")
     async with rig.running():
         await rig.scrubber.begun()
