@@ -19,7 +19,7 @@ and compared in threads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,7 @@ from logd.cold.segment_errors import (
     busy,
 )
 from logd.cold.tier import ColdTier
-from logd.cold.watched_store import WatchedStore
+from logd.cold.watched_store import DeviceGate, WatchedStore
 from logd.errors import ColdStateError, StorageError
 from logd.events import EventLog
 from logd.offload import Offload
@@ -64,6 +64,7 @@ from logd.policy.cold.values import (
 )
 from logd.policy.tiering import choose_profile
 from logd.storage.cold_catalog import Commit, EncodePlan
+from logd.storage.segment_source import SegmentSource
 from logd.units import KIB, MIB
 
 ENCODES_AT_ONCE: Final = 1
@@ -71,8 +72,8 @@ ENCODES_AT_ONCE: Final = 1
 disk wait twice as long without being done sooner."""
 
 WINDOW_BYTES: Final = 512 * KIB
-"""Of each chunk at a time. All chunks of a window are written, and on local disks synced, before
-the next: an append that is synced meanwhile waits for one window at most."""
+"""Of each chunk at a time. All chunks of a window are written before the next, two at once on a
+device: an append that is synced meanwhile waits for little of it."""
 
 SLOWEST_BYTES_PER_S: Final = MIB
 PATIENCE_S: Final = 60.0
@@ -166,9 +167,58 @@ class Encoder:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
         self._check_nodes(partition, key)
-        source = await self._open(partition, key)
+        superseded = () if live is None else (live.encoding,)
+        return await self._encode_opened(
+            partition,
+            key,
+            partial(source_of, partition.log, key.base_offset),
+            end_of=lambda source: _end_offset(partition, key, source),
+            settle=lambda commit: self.commit([commit], superseded=superseded),
+        )
+
+    async def encode_uncommitted(
+        self,
+        partition: ColdPartition,
+        key: SegmentKey,
+        open_source: Callable[[], SegmentSource],
+        *,
+        end_offset: int,
+    ) -> Commit:
+        """Code what is to become a segment; return what `commit` takes. It stays PLANNED.
+
+        Who calls this has the segment leased, and commits it or gives it up.
+
+        Args:
+            open_source: blocking; opens its bytes.
+            end_offset: where the next segment will begin.
+
+        Raises:
+            As `encode`; nothing is left of it then.
+        """
+        assert key in self._tier.leases
+        made: list[Commit] = []
+
+        async def keep(commit: Commit) -> None:
+            made.append(commit)
+
+        async with self._slots:
+            await self._encode_opened(
+                partition, key, open_source, end_of=lambda _: end_offset, settle=keep
+            )
+        return made[0]
+
+    async def _encode_opened(
+        self,
+        partition: ColdPartition,
+        key: SegmentKey,
+        open_source: Callable[[], SegmentSource],
+        *,
+        end_of: Callable[[CodingSource], int],
+        settle: Callable[[Commit], Awaitable[None]],
+    ) -> Generation:
+        source = await self._open(partition, open_source)
         try:
-            end_offset = _end_offset(partition, key, source)
+            end_offset = end_of(source)
             self.running[key] = Running(source.size_bytes)
             with _in_time(key, source.size_bytes):
                 index_bytes = await self._offload.run("cold", _index_bytes, source)
@@ -176,21 +226,23 @@ class Encoder:
                     partition, source_bytes=source.size_bytes, index_bytes=index_bytes
                 )
                 return await self._encode_source(
-                    partition, key, source, profile, end_offset=end_offset, live=live
+                    partition, key, source, profile, end_offset=end_offset, settle=settle
                 )
         finally:
             self.running.pop(key, None)
             with trio.CancelScope(shield=True):
                 await self._offload.run("cold", source.close)
 
-    async def _open(self, partition: ColdPartition, key: SegmentKey) -> CodingSource:
+    async def _open(
+        self, partition: ColdPartition, open_source: Callable[[], SegmentSource]
+    ) -> CodingSource:
         """Open what is to be coded: the segment, or its recompressed form.
 
         Raises:
             StorageError, LogdError: it cannot be read, or there is no space for the other form.
         """
         log = partition.log
-        source = await self._offload.run("cold", source_of, log, key.base_offset)
+        source = await self._offload.run("cold", open_source)
         try:
             return await self._recompression.apply(log, source, partition.settings)
         except BaseException:  # A cancellation too: nobody else closes it.
@@ -262,7 +314,7 @@ class Encoder:
         profile: Profile,
         *,
         end_offset: int,
-        live: Generation | None,
+        settle: Callable[[Commit], Awaitable[None]],
     ) -> Generation:
         async with self._choosing_kernel:
             # The first time it is tried out which kernel computes right: not on the loop.
@@ -287,10 +339,10 @@ class Encoder:
                 )
             )
             try:
-                await self._write_and_commit(partition, generation, source, cut, live)
+                await settle(await self._write_all(partition, generation, source, cut))
             except BaseException as error:  # A cancellation too: nobody goes on with it.
                 reason = self._reason(generation, error)
-                await self._give_up(generation, error)
+                await self.give_up(generation.encoding, error)
                 if isinstance(error, EcError | OSError | ColdStateError):
                     raise ColdFailedError(reason) from error
                 raise
@@ -366,31 +418,38 @@ class Encoder:
 
     # --- bytes ------------------------------------------------------------------------------------
 
-    async def _write_and_commit(
+    async def commit(self, commits: Sequence[Commit], *, superseded: Sequence[str]) -> None:
+        """Commit what is proved, and supersede what it follows, in one transaction.
+
+        Raises:
+            ColdStateError, StorageError: the catalog refused; nothing has changed.
+        """
+        await self._tier.commit(commits, superseded=superseded)
+        for commit in commits:
+            generation = self._tier.generation(commit.encoding)
+            self._metrics.encoded.add()
+            self._metrics.encoded_bytes.add(0 if generation is None else generation.source_bytes)
+
+    async def _write_all(
         self,
         partition: ColdPartition,
         generation: Generation,
         source: CodingSource,
         cut: Cut,
-        live: Generation | None,
-    ) -> None:
+    ) -> Commit:
+        """Write and prove all chunks; return what is committed then."""
         devices = {node.name: node.device or node.name for node in self._tier.nodes.facts()}
-        gates = {device: trio.Semaphore(1) for device in devices.values()}
+        gates = {device: DeviceGate() for device in devices.values()}
         stores = {
             index: WatchedStore(store, gates[devices[store.node]])
-            for index, store in self._tier.stores(generation).items()
+            for index, store in self._tier.stores(generation, "encode").items()
         }
         try:
             manifest = await self._write(partition, generation, source, cut, stores)
         finally:
             self._note_troubles(stores)
         data = encode_manifest(manifest)
-        await self._tier.commit(
-            [Commit(generation.encoding, data, _proof(generation, manifest))],
-            superseded=() if live is None else (live.encoding,),
-        )
-        self._metrics.encoded.add()
-        self._metrics.encoded_bytes.add(generation.source_bytes)
+        return Commit(generation.encoding, data, _proof(generation, manifest))
 
     async def _write(
         self,
@@ -437,7 +496,7 @@ class Encoder:
             self._failed_at_s.pop(store.node, None)
         self._failed_at_s.update((store.node, trio.current_time()) for store in failed)
 
-    async def _give_up(self, generation: Generation, error: BaseException) -> None:
+    async def give_up(self, encoding: str, error: BaseException) -> None:
         """Record that nobody goes on; its chunks are removed from now on.
 
         Where even that fails, the record stays PLANNED and the tiering loop sees to it.
@@ -445,13 +504,13 @@ class Encoder:
         self._metrics.given_up.add()
         with trio.CancelScope(shield=True):
             try:
-                await self._tier.abort(generation.encoding)
+                await self._tier.abort(encoding)
             except ColdStateError:
                 pass  # Its topic was deleted meanwhile: it is aborted already.
             except StorageError as refused:
                 self._events.error(
                     "encoding not recorded as given up",
-                    generation=str(generation),
+                    encoding=encoding,
                     reason=str(refused),
                     after=repr(error),
                 )

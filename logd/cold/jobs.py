@@ -35,7 +35,7 @@ from logd.cold.tiering import Tiering
 from logd.errors import ColdStateError, LogdError
 from logd.events import EventLog
 from logd.policy.cold.values import ColdState, Generation, SegmentKey
-from logd.policy.tiering import SegmentFacts, TieringRules, Wait, plan_tiering
+from logd.policy.tiering import NEVER_CODED, SegmentFacts, TieringRules, Wait, plan_tiering
 
 JOBS_KEPT: Final = 100
 """Jobs that are over and can still be asked for."""
@@ -152,10 +152,10 @@ class ColdJobs:
             recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
-            ColdRefusedError: the topic is compacted, or the server is stopping.
+            ColdRefusedError: the server reads the topic itself, or is stopping.
         """
-        if any(each.settings.compacted for each in partitions):
-            raise ColdRefusedError(f"topic {topic} is compacted: what is compacted is not coded")
+        if topic in NEVER_CODED:
+            raise ColdRefusedError(f"topic {topic} is not coded: a start of the server reads it")
         return self._begin("recode" if recode else "encode", topic, partitions)
 
     def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:

@@ -160,10 +160,11 @@ class ColdLife:
         upkeep = Upkeep(
             self._tier, self.findings, services.upkeep, partitions=services.partitions,
             offload=services.offload, events=services.events, metrics=services.metrics,
-            now_ms=services.now_ms, give_up_hot=self.releaser.give_up_hot,
+            now_ms=services.now_ms, give_up_hot=self.releaser.give_up_hot, encoder=self.encoder,
         )  # fmt: skip
         # What a repair that was cut short left on its target is found there, not put aside.
         self.inventory.is_needed = upkeep.is_needed
+        self.inventory.on_put_aside = upkeep.book.put_aside
         return upkeep
 
     async def run(self) -> None:

@@ -100,6 +100,7 @@ class LocalNode:
         self._reserve_bytes = reserve_bytes
         self._directory: ChunkDirectory | None = None
         self._is_closed = False
+        self._past_cache = False
 
     @property
     def node(self) -> str:
@@ -113,7 +114,16 @@ class LocalNode:
         Raises:
             NodeNotMountedError: it is not.
         """
-        return LocalStore(self._open_directory(), self._work, asking=self._reading)
+        return LocalStore(
+            self._open_directory(), self._work, asking=self._reading, past_cache=self._past_cache
+        )
+
+    def past_cache(self) -> LocalNode:
+        """Return the same node for those who read what nobody will want again soon.
+
+        It shares this one's directory, and is never opened or closed itself.
+        """
+        return _PastCache(self)
 
     def _open_directory(self) -> ChunkDirectory:
         if self._directory is None:
@@ -222,6 +232,25 @@ class LocalNode:
         """See `Store`."""
         with self._patience(self._timeouts.durable_s, "noting the catalog's sequence"):
             await self.opened.note_catalog_sequence(sequence)
+
+
+class _PastCache(LocalNode):
+    """See `LocalNode.past_cache`."""
+
+    def __init__(self, node: LocalNode) -> None:
+        super().__init__(
+            node._files, node._path, node._expected, work=node._work, reading=node._reading,
+            asking=node._asking, timeouts=node._timeouts, reserve_bytes=node._reserve_bytes,
+        )  # fmt: skip
+        self._whole = node
+        self._past_cache = True
+
+    def _open_directory(self) -> ChunkDirectory:
+        return self._whole._open_directory()
+
+    async def health(self) -> Health:
+        """See `Store`: the node itself opens its directory."""
+        return await self._whole.health()
 
 
 def reserve_of(total_bytes: int, reserve_bytes: int | None) -> int:

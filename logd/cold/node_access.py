@@ -137,9 +137,10 @@ class Access:
             reserve_bytes=self.reserve_bytes,
         )  # fmt: skip
 
-    def guard(self, store: Store) -> FencedStore:
-        """Return the store behind a breaker of its own."""
-        return FencedStore(store, breaker=Breaker(self.breaker), rng=self.rng, fence=self.fence)
+    def guard(self, store: Store, breaker: Breaker | None = None) -> FencedStore:
+        """Return the store behind a breaker: of its own, where none is given."""
+        breaker = breaker or Breaker(self.breaker)
+        return FencedStore(store, breaker=breaker, rng=self.rng, fence=self.fence)
 
     def expected(self, node: StorageNode) -> ExpectedIdentity:
         """Return what a node's identity must say."""

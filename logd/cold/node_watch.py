@@ -33,8 +33,11 @@ from logd.policy.node_health import (
 TELL_S: Final = 5.0
 """How long a node has to remember how far the catalog has come."""
 
-Purpose = Literal["serve", "repair", "scrub"]
-"""Who asks: each has breakers of its own, so that repair does not take a node from readers."""
+Purpose = Literal["serve", "encode", "repair", "scrub"]
+"""Who asks: each has breakers of its own, so that repair does not take a node from readers.
+Encoding has those of serving: where a node answers no reader, nothing is stored.
+
+All but readers read what nobody will want again soon: past the page cache, on local disks."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +92,11 @@ class NodeWatch:
         """Return the store behind the breaker of a purpose."""
         found = self.guarded.get(purpose)
         if found is None:
-            found = self.guarded[purpose] = self.access.guard(self.store)
+            breaker = self.for_purpose("serve").breaker if purpose == "encode" else None
+            store = self.store
+            if purpose != "serve" and isinstance(store, LocalNode):
+                store = store.past_cache()
+            found = self.guarded[purpose] = self.access.guard(store, breaker)
         return found
 
     def breaker(self, purpose: Purpose) -> str:

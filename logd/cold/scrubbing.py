@@ -89,6 +89,7 @@ class ScrubServices:
         read_note: returns the cursors of the last run, and whether it was paused; blocking.
         write_note: keeps them; blocking.
         give_up_hot: lets a damaged hot copy go for its chunks; raises LogdError where it cannot.
+        history: what is shown of findings beside the latest.
     """
 
     partitions: Partitions
@@ -101,6 +102,7 @@ class ScrubServices:
     write_note: Callable[[ScrubNote], None]
     give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]]
     topic_name: TopicName
+    history: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +127,7 @@ class _DamagedSegment:
             "generation": None,
             "chunk": None,
             "node": None,
+            "block": None,
             "state": "corrupt",
             "reason": self.reason,
             "found_ms": self.found_ms,
@@ -263,6 +266,7 @@ class Scrubber:
                 *(each.as_document() for each in self._damaged.values()),
                 *(each.as_document(self._services.topic_name) for each in self._health.records()),
             ],
+            **self._services.history(),
             "oldest_unverified_s": max(oldest) // SECOND_MS if oldest else None,
             "warnings": self.warnings(),
             "places": [self._describe(place) for place in places],

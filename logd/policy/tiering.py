@@ -5,6 +5,9 @@ below the high watermark and the synced offset. Then cold.after.ms must have pas
 sealed, and cold.after.bytes of newer sealed segments must lie behind it. The oldest goes first. The
 active segment is never coded, nor one that has a generation already or that somebody works on.
 
+Of a compacted topic a segment is coded when a round of compaction went through all of it. Before,
+most of what would be coded is likely to go, and the next round would thaw it and code the rest.
+
 The plan says of every segment that is not coded why not, so `segments` can show it.
 """
 
@@ -114,10 +117,14 @@ class TieringRules:
     force: bool = False
 
 
-def tiering_rules(topic: TopicSettings, *, force: bool = False) -> TieringRules:
-    """Return a topic's rules; what is compacted is not coded, whatever the server's default is."""
+NEVER_CODED: Final = frozenset({"__consumer_offsets"})
+"""Topics that a start reads itself: it must not wait for storage nodes."""
+
+
+def tiering_rules(topic: TopicSettings, name: str, *, force: bool = False) -> TieringRules:
+    """Return the rules of a topic with this name."""
     return TieringRules(
-        enabled=topic.cold_enable and not topic.compacted,
+        enabled=topic.cold_enable and name not in NEVER_CODED,
         after_ms=topic.cold_after_ms,
         after_bytes=topic.cold_after_bytes,
         force=force,
@@ -155,6 +162,8 @@ class PartitionFacts:
         coded: base offsets that have a planned or live generation.
         leased: base offsets that somebody works on.
         topic_name: for people.
+        cleaned_below: of a compacted topic, up to where rounds of compaction went; None: it is not
+            compacted.
     """
 
     topic_id: bytes
@@ -164,6 +173,7 @@ class PartitionFacts:
     topic_name: str = ""
     coded: Collection[int] = frozenset()
     leased: Collection[int] = frozenset()
+    cleaned_below: int | None = None
 
     def key_of(self, segment: SegmentFacts) -> SegmentKey:
         """Return the name of one of its segments."""
@@ -179,6 +189,7 @@ class Wait(Enum):
     NOT_VISIBLE = "not all of it is synced and visible"
     CODED = "it is coded already"
     LEASED = "it is being worked on"
+    DIRTY = "it was not compacted yet"
     TOO_YOUNG = "cold.after.ms has not passed"
     KEPT_HOT = "cold.after.bytes keeps it hot"
     RETRY_LATER = "the last attempt failed"
@@ -298,6 +309,8 @@ def _wait(
         return Wait.LEASED, 0
     if rules.force:
         return None, 0
+    if facts.cleaned_below is not None and segment.next_offset > facts.cleaned_below:
+        return Wait.DIRTY, 0
     if now_ms < segment.retry_at_ms:
         return Wait.RETRY_LATER, segment.retry_at_ms - now_ms
     if now_ms < segment.sealed_ms + rules.after_ms:

@@ -397,12 +397,12 @@ class SqliteColdCatalog:
             self._move(generation, ColdEvent.RELEASE, now_ms)
         assert not generation.missing
 
-    def thaw(self, encoding: str, copy: HotCopy, *, now_ms: int) -> None:
+    def thaw(self, encoding: str, copy: HotCopy, *, is_held: bool = True, now_ms: int) -> None:
         """See `ColdCatalog`."""
         with self._change("thaw"):
             generation = self._find(encoding)
             _allow(generation, thaw_refusal(generation, copy))
-            self._move(generation, ColdEvent.THAW, now_ms)
+            self._move(generation, ColdEvent.THAW, now_ms, is_held=is_held)
         assert copy.is_synced
 
     def end_hold(self, encoding: str) -> None:
@@ -461,14 +461,16 @@ class SqliteColdCatalog:
             )
             return self._forget_if_empty(encoding)
 
-    def _move(self, generation: Generation, event: ColdEvent, now_ms: int) -> None:
+    def _move(
+        self, generation: Generation, event: ColdEvent, now_ms: int, *, is_held: bool = False
+    ) -> None:
         """Record the target of an event; the guard was asked."""
         target = step(generation.state, event).target
         assert target is not ColdState.GONE
         try:
             self._database.change(
                 "UPDATE generation SET state = ?, changed_ms = ?, is_held = ? WHERE encoding = ?",
-                (target.value, now_ms, int(event is ColdEvent.THAW), _blob(generation.encoding)),
+                (target.value, now_ms, int(is_held), _blob(generation.encoding)),
             )
         except BrokenRuleError as error:
             raise ColdStateError(f"{generation}: cannot {event.value}: {error}") from error

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 
 from logd.errors import SegmentsChangedError
 from logd.record.batch import NO_TIMESTAMP
+from logd.storage.clean_order import NewSegment
+from logd.storage.log_compact import cleaned_below
 from logd.storage.log_readable import ReadableLog
 from logd.storage.log_release import Indexes, find_sealed, put_indexes, release_segment
 from logd.storage.log_state import retry_if_replaced
 from logd.storage.log_thaw import ThawWriter, begin_thaw
 from logd.storage.segment import SIZE_UNKNOWN, Segment
-from logd.storage.segment_source import SegmentSource, open_source
+from logd.storage.segment_source import SegmentSource, open_cleaned_source, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,17 @@ class ColdLog(ReadableLog):
             DamagedRangeError: it is damaged, or cannot be read. LogFailedError: poisoned.
         """
         return open_source(self, self._reader, base_offset)
+
+    def cleaned_source(self, new: NewSegment, *, attempt: int, end_offset: int) -> SegmentSource:
+        """Open what a round of compaction wrote to be coded, before it is part of the log.
+
+        Blocking: reads all of it, and checks it; see `open_cleaned_source`.
+        """
+        return open_cleaned_source(self, new, attempt=attempt, end_offset=end_offset)
+
+    def cleaned_below(self) -> int:
+        """Return up to which offset the log was compacted. Blocking: reads a small file once."""
+        return cleaned_below(self)
 
     def release(
         self,

@@ -36,6 +36,7 @@ from logd.policy.cold.values import Generation, NodeState, StorageNode
 from logd.policy.node_health import NodeHealth
 from logd.storage.catalog import SqliteCatalog
 from logd.storage.log import Log, LogSettings
+from logd.storage.swap_prepared import settle_prepared
 from tests.contract.check_store import CLUSTER, MemoryStore, MemoryUpload
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import TOPIC_ID, append, batch_of
@@ -248,6 +249,8 @@ class ColdRig:
         stop_at: the step before which the process ends, from then on for whatever is tried.
     """
 
+    log_settings = SMALL
+
     def __init__(self, directory: str, *, names: str = "abcdef", seed: int = 1) -> None:
         self.directory = directory
         self.rng = random.Random(seed)
@@ -291,7 +294,7 @@ class ColdRig:
             self.catalog.cold.add_node(record)
         log = Log.create(
             self.files, f"{self.directory}/t-0", topic_id=TOPIC_ID, topic="t", partition=0,
-            settings=SMALL,
+            settings=self.log_settings,
         )  # fmt: skip
         self.partition = SimPartition(log, self.settings(**changes))
         self.fill(segments)
@@ -438,9 +441,10 @@ class ColdRig:
         self.catalog.close()
         self.open_catalog()
         await self.open_tier()
+        settle_prepared(self.files, f"{self.directory}/t-0", self.tier.is_live)
         log, _ = Log.recover(
             self.files, f"{self.directory}/t-0", topic_id=TOPIC_ID, topic="t", partition=0,
-            settings=SMALL, sync_point=None, same_boot=True,
+            settings=self.log_settings, sync_point=None, same_boot=True,
             released=self.tier.released(TOPIC_ID, 0),
         )  # fmt: skip
         self.partition = SimPartition(log, settings)

@@ -436,15 +436,6 @@ async def test_thaw_brings_all_back(directory: str, autojump_clock: MockClock) -
     await rig.check_readable()
 
 
-async def test_compacted_topics_are_refused(directory: str, autojump_clock: MockClock) -> None:
-    """What is compacted is not coded."""
-    rig = await made(directory, cold_enable=False, cleanup_policy=("compact",))
-    async with running(rig):
-        await trio.sleep(1)
-        with pytest.raises(ColdRefusedError, match="compacted"):
-            rig.life.jobs.begin_encode("t", [rig.partition])
-
-
 # --- figures --------------------------------------------------------------------------------------
 
 

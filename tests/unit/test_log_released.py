@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,57 +13,29 @@ from logd.errors import (
     SegmentsChangedError,
 )
 from logd.storage.file_slice import FileSlice
-from logd.storage.files import OpenFile
-from logd.storage.log import Log
 from logd.storage.released import ReleasedRange
-from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (
     SMALL,
     append,
-    bases,
     batch_of,
     overwrite,
     segment_path,
 )
 from tests.unit.released_rig import (
     Chunks,
+    NoLogFiles,
     filled,
+    hot_bytes,
+    log_bytes,
     open_again,
     recompressed,
     recover_again,
+    released,
     sealed_bases,
     split,
 )
 
 FIRST, MIDDLE, LAST = 0, 2, -1
-
-
-class NoLogFiles(FastFiles):
-    """Files that remember which .log was opened."""
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def open_read(self, path: str) -> OpenFile:
-        self.opened.append(path)
-        return super().open_read(path)
-
-
-def released(directory: str, which: list[int], chunks: Chunks) -> Log:
-    """Return a filled log of which some sealed segments are released."""
-    log = filled(directory)
-    everything = sealed_bases(log)
-    for at in which:
-        chunks.release(log, everything[at])
-    return log
-
-
-def hot_bytes(directory: str, base: int) -> bytes:
-    return Path(segment_path(directory, base)).read_bytes()
-
-
-def log_bytes(directory: str) -> int:
-    return sum(os.path.getsize(segment_path(directory, base)) for base in bases(directory))
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -136,17 +136,27 @@ def test_on_demand_only_what_must_be_is_kept() -> None:
     assert why(plan) == {0: Wait.LEASED, 20: Wait.NOT_VISIBLE, 30: Wait.ACTIVE}
 
 
+def test_of_a_compacted_topic_what_was_compacted_is_coded() -> None:
+    """A segment that no round went through to its end waits, unless somebody asks."""
+    facts = replace(partition(1, 2, 3), cleaned_below=20)
+    rules = TieringRules(enabled=True, after_ms=0, after_bytes=0)
+    plan = plan_tiering([(facts, rules)], now_ms=NOW_MS)
+    assert chosen(plan) == [0, 10]
+    assert why(plan) == {20: Wait.DIRTY, 30: Wait.ACTIVE}
+    forced = plan_tiering([(facts, replace(rules, force=True))], now_ms=NOW_MS)
+    assert chosen(forced) == [0, 10, 20]
+
+
 def test_rules_come_from_a_topics_settings() -> None:
-    """As they are set; a compacted topic is not coded, though the server's default says so."""
+    """As they are set, of compacted topics too; what a start reads itself is not coded."""
     server = load_server_settings(file=None, environment={}, flags={"cold.enable": "true"}).settings
     settings = topic_settings(server, {"cold.after.ms": "5", "cold.after.bytes": "6"})
-    assert tiering_rules(settings) == TieringRules(enabled=True, after_ms=5, after_bytes=6)
-    assert tiering_rules(settings, force=True).force
-    compacted = topic_settings(server, {"cleanup.policy": "compact,delete"})
-    assert compacted.cold_enable
-    assert not tiering_rules(compacted).enabled
-    with pytest.raises(InvalidConfigError, match="compact"):
-        topic_settings(server, {"cleanup.policy": "compact", "remote.storage.enable": "true"})
+    assert tiering_rules(settings, "t") == TieringRules(enabled=True, after_ms=5, after_bytes=6)
+    assert tiering_rules(settings, "t", force=True).force
+    for own in ({}, {"cold.enable": "true"}, {"remote.storage.enable": "true"}):
+        compacted = topic_settings(server, {"cleanup.policy": "compact,delete", **own})
+        assert tiering_rules(compacted, "t").enabled
+        assert not tiering_rules(compacted, "__consumer_offsets").enabled
     kept = topic_settings(server, {"cold.grace.ms": "7", "cold.hot.retention.ms": "8"})
     assert release_terms(kept) == ReleaseTerms(grace_ms=7, hot_retention_ms=8)
 
