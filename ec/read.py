@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from ec.alarms import Alarm, Alarms
 from ec.codec import Codec
 from ec.errors import ChunkRefusedError, EcError
 from ec.geometry import ByteRange, ChunkRange
@@ -79,6 +80,7 @@ class SegmentReader:
         on_trouble: told of every chunk that could not be used, also when the read succeeds.
         on_slow: told of every chunk that was overtaken by others.
         hedge_s: how long a chunk may take before others are asked as well.
+        alarms: what tells when that is over, if it runs; else each read has a task for it.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class SegmentReader:
         on_slow: OnSlow | None = None,
         hedge_s: float = HEDGE_S,
         last_resort: Mapping[int, Store] | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
         assert codec.profile == manifest.profile
         assert hedge_s > 0
@@ -105,6 +108,7 @@ class SegmentReader:
         self._on_trouble = on_trouble
         self._on_slow = on_slow or _ignore
         self._hedge_s = hedge_s
+        self._alarms = alarms
 
     async def read(
         self, start: int, end: int, *, without: frozenset[int] = frozenset(),
@@ -137,6 +141,9 @@ class SegmentReader:
         plan = plan_read(
             self._shape, wanted, call.usable, preferred=call.preferred, spare=call.spare
         )
+        if len(plan.steps) == 1:
+            await self._take_step(call, plan.steps[0])
+            return
         async with trio.open_nursery() as nursery:
             for step in plan.steps:
                 nursery.start_soon(self._take_step, call, step)
@@ -161,14 +168,7 @@ class SegmentReader:
         """Read a living chunk; when that takes long, compute the range from others as well."""
         found: list[Piece] = []
 
-        async def read() -> None:
-            data = await self._ask(call, step.part)
-            if data is not None:
-                found.append(Piece(step.source, data, is_decoded=False))
-            scope.cancel()
-
         async def hedge() -> None:
-            await trio.sleep(self._hedge_s)
             others = call.usable - {step.part.chunk}
             plan = plan_read(self._shape, step.source, others, preferred=call.preferred)
             for other in plan.steps:
@@ -177,13 +177,27 @@ class SegmentReader:
                     if piece is not None:
                         found.append(piece)
                         self._on_slow(step.part.chunk)
-                        scope.cancel()
+                        nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            scope = nursery.cancel_scope
-            nursery.start_soon(read)
-            nursery.start_soon(hedge)
+            alarm = self._after_delay(nursery, lambda: nursery.start_soon(hedge))
+            try:
+                data = await self._ask(call, step.part)
+                if data is not None:
+                    found.append(Piece(step.source, data, is_decoded=False))
+            finally:
+                alarm.cancel()
+            if nursery.child_tasks:
+                nursery.cancel_scope.cancel()
         return found[0] if found else None
+
+    def _after_delay(self, nursery: trio.Nursery, call: Callable[[], None]) -> Alarm:
+        """Have something called when the hedge delay is over, unless the alarm is cancelled."""
+        if self._alarms is not None and self._alarms.is_running:
+            return self._alarms.at(trio.current_time() + self._hedge_s, call)
+        alarm = _OwnAlarm(call)
+        nursery.start_soon(alarm.wait, self._hedge_s)
+        return alarm
 
     async def _ask(self, call: _Call, part: ChunkRange) -> memoryview | None:
         """Return a range of a chunk; None if it cannot be had, and the chunk is not asked again."""
@@ -226,25 +240,31 @@ class SegmentReader:
             nursery.start_soon(ask, part)
 
         async def ask(part: ChunkRange) -> None:
-            found = await self._ask(call, part)
-            asked.discard(part.chunk)
+            try:
+                found = await self._ask(call, part)
+            finally:
+                asked.discard(part.chunk)
             if found is not None:
                 windows[part.chunk] = found
             elif spares:
                 begin(spares.pop(0))
             if len(windows) >= k or not asked:
-                nursery.cancel_scope.cancel()
+                alarm.cancel()
+                if asked:
+                    nursery.cancel_scope.cancel()
 
-        async def widen() -> None:
-            await trio.sleep(self._hedge_s)
-            overtaken.update(asked if spares else ())
-            while spares:
-                begin(spares.pop(0))
+        def widen() -> None:
+            if asked and spares:  # Whoever is asked keeps the nursery open.
+                overtaken.update(asked)
+                while spares:
+                    begin(spares.pop(0))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(widen)
-            for part in step.survivors:
+            alarm = self._after_delay(nursery, widen)
+            for part in step.survivors[1:]:
                 begin(part)
+            asked.add(step.survivors[0].chunk)
+            await ask(step.survivors[0])
         if len(windows) < k:
             return None
         for index in overtaken - windows.keys():
@@ -256,6 +276,28 @@ class SegmentReader:
     ) -> None:
         padded = {index: _padded(window, part.size) for index, window in windows.items()}
         self._codec.rebuild(padded, {part.chunk: target})
+
+
+class _OwnAlarm(Alarm):
+    """An alarm with a task of its own, where there is no clock for all."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__(call)
+        self._scope = trio.CancelScope()
+
+    def cancel(self) -> None:
+        """See `Alarm`."""
+        super().cancel()
+        self._scope.cancel()
+
+    async def wait(self, seconds: float) -> None:
+        """Make the call after a while."""
+        with self._scope:
+            await trio.sleep(seconds)
+            if self.call is not None:
+                self.call()
 
 
 def _padded(window: memoryview, size: int) -> memoryview | bytes | None:

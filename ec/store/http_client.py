@@ -1,20 +1,28 @@
 """The client's side of HTTP/1.1 to one node: connections that are kept, each call with its limits.
 
-h11 writes and reads heads; bodies go past it, into and out of the caller's buffers. Nothing is
-tried again, but for one case: a kept connection that refuses the first byte of a request has
-certainly not delivered it, so that request goes over a new one.
+h11 writes and reads heads, but those that are in the one shape of our own (`ec.store.http_head`);
+bodies go past it, into and out of the caller's buffers. Nothing is tried again, but for one case: a
+kept connection that refuses the first byte of a request has certainly not delivered it, so that
+request goes over a new one.
+
+What costs here is not bytes but waits: each wakes the loop. So whatever can be sent or received at
+once is, and who waits for a body is woken when a good part of it has come (SO_RCVLOWAT).
 
 Every wait has an end. What goes wrong is one of four: `StoreTimeoutError`, `StoreUnavailableError`
 (not reached, broken off, or no HTTP), or what the node itself answered (`ec.store.wire`).
 
-Source: RFC 9112; h11's documentation.
+Source: RFC 9112; h11's documentation; socket(7) and tcp(7) of Linux.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 import h11
@@ -22,6 +30,7 @@ import trio
 
 from ec.errors import StoreTimeoutError, StoreUnavailableError
 from ec.kernels.operands import Buffer
+from ec.store.http_head import plain_answer, plain_get
 
 # Names and values, in order.
 Headers = Sequence[tuple[str, str]]
@@ -30,6 +39,8 @@ HEAD_BYTES_MAX: Final = 16 * 1024
 _RECEIVE_BYTES: Final = 16 * 1024
 # Handed to the kernel at once: others have their turn in between.
 _SEND_BYTES: Final = 1024 * 1024
+# Of a body: who waits for it is woken when so much has come, or all that is left.
+_WAKE_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +77,49 @@ class Reply:
     length: int
 
 
-@contextlib.contextmanager
-def patience(seconds: float, *, node: str, what: str) -> Iterator[None]:
-    """Do something with a node that must be done in time; its failures become ours.
+class patience:  # noqa: N801  It is used as a function.
+    """Do something with a node that must be done in time, in a `with`; its failures become ours.
 
     Raises:
         StoreTimeoutError, StoreUnavailableError.
     """
-    assert seconds > 0
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError as error:
-        raise StoreTimeoutError(f"{node}: {what}: not within {seconds:.3g} s") from error
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-        reason = _first_reason(error.__cause__ or error) or "broken off"
-        raise StoreUnavailableError(f"{node}: {what}: {reason}") from error
-    except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
-        raise StoreUnavailableError(f"{node}: {what}: answers no HTTP: {error}") from error
+
+    __slots__ = ("_node", "_scope", "_seconds", "_what")
+
+    def __init__(self, seconds: float, *, node: str, what: str) -> None:
+        assert seconds > 0
+        self._seconds = seconds
+        self._node = node
+        self._what = what
+        self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._scope.__exit__(kind, error, at)
+        if self._scope.cancelled_caught:
+            reason = f"{self._node}: {self._what}: not within {self._seconds:.3g} s"
+            raise StoreTimeoutError(reason) from error
+        if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | OSError):
+            broken = _first_reason(error.__cause__ or error) or "broken off"
+            raise StoreUnavailableError(f"{self._node}: {self._what}: {broken}") from error
+        if isinstance(error, h11.RemoteProtocolError | h11.LocalProtocolError):
+            reason = f"{self._node}: {self._what}: answers no HTTP: {error}"
+            raise StoreUnavailableError(reason) from error
 
 
 def _first_reason(error: BaseException) -> str:
     """Return why it failed; of attempts at several addresses, why the first did."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)  # What Trio says around it names the address once more.
     return str(error)
 
 
@@ -105,9 +135,14 @@ class Connection:
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._socket = stream.socket
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
+        # The same socket twice: what can be done at once is done without a turn of the loop.
+        self._plain = socket.socket(fileno=stream.socket.detach())
+        self._plain.setblocking(False)
+        self._socket = trio.socket.from_stdlib_socket(self._plain)
+        self._stream = trio.SocketStream(self._socket)
+        self._asked: tuple[str, str, Headers] = ("", "", ())
+        self._h11: h11.Connection | None = None
+        self._wake_bytes = 1
         self._early = b""
         self._left = 0
         self._keeps = False
@@ -115,7 +150,13 @@ class Connection:
 
     def has_news(self) -> bool:
         """Whether something is there to be read: bytes, or the end of them."""
-        return bool(self._socket.is_readable())
+        try:
+            self._plain.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def close(self) -> None:
         """Close it at once."""
@@ -126,26 +167,39 @@ class Connection:
         """Tell the other end that no more will come."""
         await self._stream.send_eof()
 
-    async def send_head(
-        self, method: str, target: str, headers: Headers, body: bytes = b""
-    ) -> None:
-        """Send the head of a request, and its body where that is at hand.
+    # --- Requests ---------------------------------------------------------------------------
+
+    def begin(self, method: str, target: str, headers: Headers, body: bytes = b"") -> bytes:
+        """Send of a request's head, and its body where that is at hand, what goes at once.
+
+        Returns:
+            What is left to send.
 
         Raises:
             NotSentError: not a byte of it left.
         """
         assert self._left == 0, "the last answer was read to its end"
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
         self.is_reusable = False
-        head = self._h11.send(h11.Request(method=method, target=target, headers=list(headers)))
-        assert head is not None
+        self._asked = method, target, headers
+        self._h11 = None
+        head = plain_get(target, headers) if method == "GET" and not body else None
+        if head is None:
+            self._h11, head = self._new_h11()
         data = head + body
         try:
-            sent = await self._socket.send(data)
+            return data[self._plain.send(data) :]
+        except BlockingIOError:
+            return data
         except OSError as error:
             raise NotSentError(str(error)) from error
-        if sent < len(data):
-            await self._stream.send_all(data[sent:])
+
+    def _new_h11(self) -> tuple[h11.Connection, bytes]:
+        """Return what judges the answer, and the head of the request that it has seen."""
+        method, target, headers = self._asked
+        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
+        head = parser.send(h11.Request(method=method, target=target, headers=list(headers)))
+        assert head is not None
+        return parser, head
 
     async def send(self, data: Buffer) -> None:
         """Send bytes of a body."""
@@ -153,39 +207,60 @@ class Connection:
         for at in range(0, len(view), _SEND_BYTES):
             await self._stream.send_all(view[at : at + _SEND_BYTES])
 
+    # --- Answers ----------------------------------------------------------------------------
+
     async def reply(self, *, interim: bool = False) -> Reply:
         """Return the head of the answer.
 
         Args:
             interim: whether 100 Continue is an answer.
         """
+        parser = self._h11
+        if parser is None:
+            data = await self._receive_some()
+            found = plain_answer(data)
+            if found is not None:
+                status, headers, size = found
+                return self._begin_body(status, headers, data[size:], is_11=True)
+            parser, _ = self._new_h11()
+            parser.receive_data(data)
+            self._h11 = parser
+        return await self._h11_reply(parser, interim=interim)
+
+    async def _h11_reply(self, parser: h11.Connection, *, interim: bool) -> Reply:
         while True:
-            event = self._h11.next_event()
+            event = parser.next_event()
             if event is h11.NEED_DATA:
-                self._h11.receive_data(await self._receive_some())
+                parser.receive_data(await self._receive_some())
             elif isinstance(event, h11.InformationalResponse):
                 if interim and event.status_code == 100:
                     return Reply(100, {}, 0)
             elif isinstance(event, h11.Response):
-                return self._begin_body(event)
+                headers = {
+                    name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers
+                }
+                early = parser.trailing_data[0]
+                is_11 = event.http_version == b"1.1"
+                return self._begin_body(event.status_code, headers, early, is_11=is_11)
             else:
                 raise trio.BrokenResourceError("closed without an answer")
 
     async def _receive_some(self) -> bytes:
         return await self._socket.recv(_RECEIVE_BYTES)
 
-    def _begin_body(self, event: h11.Response) -> Reply:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+    def _begin_body(
+        self, status: int, headers: dict[str, str], early: bytes, *, is_11: bool
+    ) -> Reply:
         if "content-length" not in headers or "transfer-encoding" in headers:
             raise h11.RemoteProtocolError("the answer does not say how long it is")
-        length = int(headers["content-length"])  # h11 has checked that it is digits.
+        length = int(headers["content-length"])  # It was checked that it is digits.
         assert length >= 0
-        self._early = self._h11.trailing_data[0]
+        self._early = early
         self._left = length
-        keeps = event.http_version == b"1.1" and "close" not in headers.get("connection", "")
+        keeps = is_11 and "close" not in headers.get("connection", "")
         self._keeps = keeps
-        self.is_reusable = keeps and length == 0 and not self._early
-        return Reply(event.status_code, headers, length)
+        self.is_reusable = keeps and length == 0 and not early
+        return Reply(status, headers, length)
 
     async def read_into(self, buffer: memoryview) -> None:
         """Fill the buffer with the next bytes of the answer's body, which has that many."""
@@ -193,14 +268,28 @@ class Connection:
         got = min(len(buffer), len(self._early))
         buffer[:got] = self._early[:got]
         self._early = self._early[got:]
+        self._left -= got
         while got < len(buffer):
-            count = await self._socket.recv_into(buffer[got:])
+            try:
+                count = self._plain.recv_into(buffer[got:])
+            except BlockingIOError:
+                self._wake_at(min(self._left, _WAKE_BYTES))
+                await trio.lowlevel.wait_readable(self._plain)
+                continue
             if count == 0:
                 raise trio.BrokenResourceError("broken off in the middle of an answer")
             got += count
-        self._left -= len(buffer)
+            self._left -= count
+        if self._left == 0:
+            self._wake_at(1)
         # What came behind the body was not asked for: such a connection is not used again.
         self.is_reusable = self._keeps and self._left == 0 and not self._early
+
+    def _wake_at(self, size: int) -> None:
+        """Have whoever waits woken when so many bytes are there; at an end, at once, as ever."""
+        if size != self._wake_bytes:
+            self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            self._wake_bytes = size
 
     async def read_all(self) -> bytes:
         """Return the whole body of the answer; its length was judged by the caller."""
@@ -271,22 +360,37 @@ class Pool:
             connection = self._kept()
             if connection is not None:
                 with contextlib.suppress(NotSentError):  # It went in the meantime; nobody heard.
-                    with patience(self._timeouts.answer_s, node=self._node, what=what):
-                        await connection.send_head(method, target, headers, body)
+                    await self._send(connection, method, target, headers, body)
                     return connection
                 connection.close()
             connection = await self._connect()
-            with patience(self._timeouts.answer_s, node=self._node, what=what):
-                try:
-                    await connection.send_head(method, target, headers, body)
-                except NotSentError as error:
-                    raise trio.BrokenResourceError from error
+            try:
+                await self._send(connection, method, target, headers, body)
+            except NotSentError as error:
+                raise StoreUnavailableError(f"{self._node}: {what}: {error}") from error
         except BaseException:  # Whatever it was, the connection's place is free again.
             if connection is not None:
                 connection.close()
             self._free.release()
             raise
         return connection
+
+    async def _send(
+        self, connection: Connection, method: str, target: str, headers: Headers, body: bytes
+    ) -> None:
+        """Send a request; nearly always all of it goes at once.
+
+        Raises:
+            NotSentError: not a byte of it left. StoreTimeoutError, StoreUnavailableError.
+        """
+        what = f"{method} {target}"
+        try:
+            rest = connection.begin(method, target, headers, body)
+        except h11.LocalProtocolError as error:
+            raise StoreUnavailableError(f"{self._node}: {what}: no HTTP: {error}") from error
+        if rest:
+            with patience(self._timeouts.answer_s, node=self._node, what=what):
+                await connection.send(rest)
 
     def _kept(self) -> Connection | None:
         while self._idle:

@@ -25,6 +25,7 @@ from typing import Final, Protocol, cast
 
 import trio
 
+from ec.alarms import Alarms
 from ec.breaker import BreakerState
 from ec.chunk_id import ChunkId
 from ec.chunk_reader import FileRange
@@ -147,6 +148,7 @@ class ChunkAccess:
 
     Attributes:
         on_damage: told of each chunk that is damaged or missing, once in `REPORT_AGAIN_S`.
+        alarms: what tells when a hedge delay is over; it is run by whoever owns the reads.
     """
 
     def __init__(self, tier: Tier, events: EventLog, metrics: Registry) -> None:
@@ -158,6 +160,7 @@ class ChunkAccess:
         self._rng = Random()
         self._reported: dict[tuple[str, int], float] = {}
         self.on_damage: OnDamage | None = None
+        self.alarms: Final = Alarms()
         self._hedges = metrics.counter(
             "logd_cold_hedges_total", "Chunks that were overtaken by others while they were read."
         )
@@ -246,7 +249,7 @@ class ChunkAccess:
             manifest, first,
             codec=self._codecs[generation.profile], offload=self._tier.offload,
             on_trouble=troubled, on_slow=lambda index: self._overtaken(stores[index].node),
-            hedge_s=self.hedge_s, last_resort=last,
+            hedge_s=self.hedge_s, last_resort=last, alarms=self.alarms,
         )  # fmt: skip
 
     def _overtaken(self, node: str) -> None:
@@ -274,6 +277,9 @@ class ChunkAccess:
         self._events.error(
             f"chunk {kind}",
             node=node,
+            topic=manifest.topic,
+            partition=manifest.partition,
+            base_offset=manifest.base_offset,
             chunk=manifest.chunk_id(index).name,
             block=_block_of(error),
             reason=str(error),

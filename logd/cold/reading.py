@@ -4,16 +4,17 @@ A reader asks on the loop (`look`) and is answered at once from what was read be
 when what it wants was. What is read are runs of batches (`logd.cold.runs`), each by one task that
 goes on whoever waits for it: a fetch that is tired of waiting finds the run when it comes again.
 
-    ask the nodes ──▶ blocks are verified (ec) ──▶ batches walked, CRCs checked (thread) ──▶ kept
+    ask the nodes ──▶ blocks are verified (ec) ──▶ batches walked, CRCs checked ──▶ kept
 
 So a byte is looked at twice before it leaves: by its block's checksum in the store that gave it,
 and by its batch's CRC-32C, once, when the run is made. The buffer that was verified is the buffer
 that is sent; where the chunk is a file here, its verified range is.
 
-Who reads where it stopped the last time reads in sequence: the next runs are read before it asks,
-up to `AHEAD_RUNS`, larger ones each time, across the border to the next coded segment; shared by
-all readers of the range. Memory is bounded: what is read ahead and what is being read never exceed
-cold.read.ahead.bytes (one run of what is asked for always may be read), and what nobody uses goes.
+Who reads where it stopped the last time reads in sequence, or is there by chance: the more often it
+goes on, the more of the next runs are read before it asks, up to `AHEAD_RUNS`, and the larger ones,
+across the border to the next coded segment; shared by all readers of the range. Memory is bounded:
+what is read ahead and what is being read never exceed cold.read.ahead.bytes (one run of what is
+asked for always may be read), and what nobody uses goes.
 
 Offsets that cannot be read answer with ColdRangeError; see `logd.cold.read_failures`.
 """
@@ -48,11 +49,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUN_BYTES: Final = MIB
-"""The first run of a reader; twice as much when it goes on. Longer buffers cost more per byte."""
+"""The first runs of a reader; twice as much each time when it goes on. A run costs some 0.7 ms of
+CPU here and on its node, however long it is."""
 
-RUN_DOUBLINGS: Final = 1
+RUN_DOUBLINGS: Final = 2
 AHEAD_RUNS: Final = 3
-AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * (RUN_BYTES << RUN_DOUBLINGS)
+SURE_LEVEL: Final = 2
+"""So often a reader must have gone on for a run to be read ahead of it: with fewer, readers at
+random places of a log of which all is read are mostly read ahead of, for nothing."""
+
+AHEAD_BYTES_MIN: Final = (AHEAD_RUNS + 1) * RUN_BYTES * 2
 READERS_MAX: Final = 4096
 """So many places are remembered at which readers stopped."""
 
@@ -188,6 +194,7 @@ class ColdReads:
         """Read for whoever asks, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._reader.work_in(nursery)
             self._admit()
             try:
                 while True:
@@ -197,6 +204,7 @@ class ColdReads:
                     self._misled.clear()
             finally:
                 self._nursery = None
+                self._reader.work_in(None)
 
     def _is_live(self, generation: Generation) -> bool:
         key = generation.key
@@ -343,9 +351,9 @@ class ColdReads:
         self._readers[*partition, next_offset] = level
         if len(self._readers) > READERS_MAX:
             self._readers.popitem(last=False)
-        if level:
+        if level >= SURE_LEVEL:
             last = self._runs.find(run.generation.encoding, next_offset - 1) or run
-            self._read_on(partition, last, level, AHEAD_RUNS)
+            self._read_on(partition, last, level, _ahead_of(level))
 
     def _read_on(self, partition: tuple[bytes, int], run: Run, level: int, count: int) -> None:
         """Have so many runs behind this one read, one behind the other."""
@@ -362,7 +370,8 @@ class ColdReads:
             if found is None:
                 self._begin(
                     _Load(
-                        partition, generation, offset, start, _size_of(level, generation, start),
+                        partition, generation, offset, start,
+                        self._size_of(level, generation, start),
                         is_ahead=True, level=level, further=count - done - 1,
                     )
                 )  # fmt: skip
@@ -386,16 +395,28 @@ class ColdReads:
         level = self._readers.get((*partition, at.wanted_offset), -1) + 1
         load = self._find_load(generation.encoding, start)
         if load is None:
-            size = _size_of(level, generation, start)
+            size = self._size_of(level, generation, start)
             load = _Load(
                 partition, generation, min(from_offset, at.wanted_offset), start, size,
-                is_ahead=False, level=level, further=AHEAD_RUNS if level else 0,
+                is_ahead=False, level=level, further=_ahead_of(level),
                 is_indexed=0 < start == at.position,
             )  # fmt: skip
             self._begin(load)
         load.is_ahead = False
         if waiter is not None:
             load.waiters[waiter] = None
+
+    def _size_of(self, level: int, generation: Generation, start: int) -> int:
+        """Return how much to read from a position on, for a reader that went on so often.
+
+        What several logs are read of at once shares the memory: a run that goes before its reader
+        comes was read in vain.
+        """
+        size = RUN_BYTES << max(0, min(level - SURE_LEVEL, RUN_DOUBLINGS))
+        share = self._limit_bytes // max(1, self._runs.encodings)
+        while size > RUN_BYTES and (AHEAD_RUNS + 1) * size > share:
+            size //= 2
+        return max(1, min(size, generation.source_bytes - start))
 
     def _find_load(self, encoding: str, position: int) -> _Load | None:
         for load in self._loads.get(encoding, ()):
@@ -513,10 +534,9 @@ class _Bell:
         self.rung.set()
 
 
-def _size_of(level: int, generation: Generation, start: int) -> int:
-    """Return how much to read from a position on, for a reader that went on so often."""
-    size = RUN_BYTES << min(level, RUN_DOUBLINGS)
-    return max(1, min(size, generation.source_bytes - start))
+def _ahead_of(level: int) -> int:
+    """Return how many runs are read ahead of a reader that went on so often."""
+    return max(0, min(level - SURE_LEVEL + 1, AHEAD_RUNS))
 
 
 def _end_of(batches: BatchRun) -> int:

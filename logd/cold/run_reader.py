@@ -1,6 +1,7 @@
 """From nodes to a run: the range is fetched, its batches are walked and checked, it is kept.
 
-    blocks are verified by the store that gives them (ec) ──▶ batches walked, CRCs checked (thread)
+    blocks are verified by the store that gives them (ec) ──▶ batches walked, CRCs checked (in a
+                                                              thread, but for few long ones)
 
 So a byte is looked at twice before it leaves. A first batch that is longer than what was read is
 read on. What fewer than k chunks are left for ends the run before; a run that would begin there
@@ -10,7 +11,7 @@ fails, and says from which offset on it may go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -22,6 +23,7 @@ from logd.metrics import Registry
 from logd.policy.cold.values import Generation
 from logd.storage.batch_run import BatchRun, scan_run
 from logd.storage.released import SourcePiece
+from logd.units import MIB
 
 if TYPE_CHECKING:
     from ec.errors import EcError
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
     from logd.cold.chunk_access import ChunkAccess, Fetched, OnDamage, Tier
 
 T = TypeVar("T")
+
+QUICK_BYTES_MAX: Final = 2 * MIB
+QUICK_BATCHES_MAX: Final = 32
+"""Bytes of at most so many batches are walked on the loop: a thread would cost more than that."""
+
+LENGTH_AT: Final = 8
+LENGTH_END: Final = 12
+"""Where a batch says how many bytes follow (docs/formats, Kafka's v2)."""
 
 
 class UnreadableError(ColdRangeError):
@@ -59,6 +69,13 @@ class RunReader:
         self._metrics = metrics
         self._access: ChunkAccess | None = None
         self.on_damage: OnDamage | None = None
+        self._nursery: trio.Nursery | None = None
+
+    def work_in(self, nursery: trio.Nursery | None) -> None:
+        """Have what reading needs in the background done in a nursery; None: no more."""
+        self._nursery = nursery
+        if nursery is not None and self._access is not None:
+            nursery.start_soon(self._access.alarms.run)
 
     def ready(self) -> ChunkAccess:
         """Return what asks the nodes; the coding library comes with the first read."""
@@ -67,6 +84,7 @@ class RunReader:
 
             self._access = ChunkAccess(self._tier, self._events, self._registry)
             self._access.on_damage = self._tell_damage
+            self.work_in(self._nursery)
         return self._access
 
     def _tell_damage(self, encoding: str, index: int, node: str, error: EcError) -> None:
@@ -86,7 +104,7 @@ class RunReader:
         manifest = await self.ready().manifest(generation)
         fetched = await self._fetch(generation, manifest, start, end)
         if fetched.missing is not None:
-            raise ColdRangeError(f"{generation.key} cannot be read: {fetched.missing.reason}")
+            raise ColdRangeError(f"{generation.key}: cannot be read: {fetched.missing.reason}")
         return b"".join(piece.data for piece in fetched.pieces)
 
     async def read_run(
@@ -141,7 +159,10 @@ class RunReader:
             assert missing is not None
             raise UnreadableError(missing.reason, _first_offset_from(manifest, missing.end))
         try:
-            batches = await self.in_thread(_scan, generation, start, views)
+            if _is_quick(views):
+                batches = _scan(generation, start, views)
+            else:
+                batches = await self.in_thread(_scan, generation, start, views)
         except CorruptFileError as error:
             raise UnreadableError(
                 str(error), _first_offset_from(manifest, error.position + 1)
@@ -149,6 +170,19 @@ class RunReader:
         if batches.needed_bytes and missing is not None:
             raise UnreadableError(missing.reason, _first_offset_from(manifest, missing.end))
         return batches
+
+
+def _is_quick(views: Sequence[memoryview]) -> bool:
+    """Whether walking some bytes takes less than handing them to a thread: few long batches."""
+    data = views[0]
+    if len(views) > 1 or len(data) > QUICK_BYTES_MAX:
+        return False
+    at, count = 0, 0
+    while at + LENGTH_END <= len(data) and count < QUICK_BATCHES_MAX:
+        # Whatever it says, this moves on; the walk itself looks at every field.
+        at += LENGTH_END + int.from_bytes(data[at + LENGTH_AT : at + LENGTH_END], "big")
+        count += 1
+    return at + LENGTH_END > len(data)
 
 
 def _parts(
@@ -170,7 +204,7 @@ def _scan(generation: Generation, start: int, views: Sequence[memoryview]) -> Ba
     piece = SourcePiece(
         data, start, generation.source_bytes,
         base_offset=generation.key.base_offset, end_bound=generation.next_offset,
-        name=f"{generation.key} g{generation.number}",
+        name=f"{generation.key}, generation {generation.number}",
     )  # fmt: skip
     return scan_run(piece)
 

@@ -158,6 +158,11 @@ class Runs:
                 return run
         return None
 
+    @property
+    def encodings(self) -> int:
+        """Of how many encodings there are runs."""
+        return len(self._by_encoding)
+
     def at(self, encoding: str, position: int) -> Run | None:
         """Return a run that has the batch at a position of the source."""
         for run in reversed(self._by_encoding.get(encoding, ())):

@@ -19,13 +19,13 @@ import h11
 import trio
 
 from logd.net.http_connection import HttpConnection
+from logd.net.http_head import Head
 from logd.net.http_messages import (
     Answer,
     HttpError,
     Limits,
     Request,
     Response,
-    announced_length,
     error_response,
     parse_target,
 )
@@ -108,7 +108,7 @@ class HttpServer:
             await connection.refuse(error)
         return False
 
-    async def _next_head(self, connection: HttpConnection) -> h11.Request | None:
+    async def _next_head(self, connection: HttpConnection) -> Head | None:
         if not connection.has_begun():
             with trio.move_on_after(self._limits.idle_s) as idle:
                 self._idle.add(idle)
@@ -131,7 +131,7 @@ class HttpServer:
     def _patience_s(self, size: int) -> float:
         return self._limits.request_s + size / self._limits.bytes_per_s_min
 
-    async def _answer(self, connection: HttpConnection, head: h11.Request) -> bool:
+    async def _answer(self, connection: HttpConnection, head: Head) -> bool:
         request = _as_request(head, connection)
         with trio.fail_after(self._patience_s(request.length_bytes or 0)) as patience:
             answer = await self._asked(request)
@@ -164,17 +164,16 @@ class HttpServer:
             return error_response(HttpError(500, "internal error, see the server's log"))
 
 
-def _as_request(head: h11.Request, connection: HttpConnection) -> Request:
+def _as_request(head: Head, connection: HttpConnection) -> Request:
     path, query = parse_target(head.target)
-    method = head.method.decode("ascii")
     return Request(
-        method="GET" if method == "HEAD" else method,
+        method="GET" if head.method == "HEAD" else head.method,
         path=path,
         query=query,
-        headers={name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers},
+        headers=head.headers,
         receive=connection.receive_body,
         receive_into=connection.receive_into,
-        length_bytes=announced_length(head),
-        head_only=method == "HEAD",
+        length_bytes=head.length_bytes,
+        head_only=head.method == "HEAD",
         peer=connection.peer,
     )

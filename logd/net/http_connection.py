@@ -1,6 +1,7 @@
 """One HTTP connection: heads through h11, bodies past it.
 
-h11 parses and writes heads, judges framing and knows whether a connection can be kept. A body whose
+h11 parses and writes heads, judges framing and knows whether a connection can be kept; only a GET
+without a body in the shape of our own goes past it (`http_head`). A body whose
 length was announced never goes through it: it is received into the handler's own buffers, and a
 response's body goes out as it is, files by sendfile. After such a body the next request gets a new
 `h11.Connection`, fed with what came behind.
@@ -16,6 +17,7 @@ from typing import Any, Final
 import h11
 import trio
 
+from logd.net.http_head import Head, plain_request, plain_response
 from logd.net.http_messages import (
     Answer,
     Body,
@@ -55,6 +57,10 @@ class HttpConnection:
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._limits = limits
         self._h11 = self._new_h11()
+        # A request that h11 has not seen, and its bytes; whether it is being answered.
+        self._plain: Head | None = None
+        self._plain_data = b""
+        self._answers = False
         # Of a body of announced length: what is still to come, and what came with its head.
         self._left: int | None = None
         self._early = b""
@@ -79,22 +85,29 @@ class HttpConnection:
 
     def has_begun(self) -> bool:
         """Return whether bytes of the next request are there."""
-        return bool(self._h11.trailing_data[0])
+        return self._plain is not None or bool(self._h11.trailing_data[0])
 
     async def wait_for_bytes(self) -> bool:
         """Return when the next request has begun; False when the peer has closed instead."""
-        return await self._receive_head()
+        data = await self._receive_some()
+        self._plain, self._plain_data = plain_request(data), data
+        if self._plain is None:
+            self._h11.receive_data(data)
+        return bool(data)
 
-    def head_at_hand(self) -> h11.Request | None:
+    def head_at_hand(self) -> Head | None:
         """Return the next request's head if all of it has come.
 
         Raises:
             h11.RemoteProtocolError: what has come is no request.
         """
+        if self._plain is not None:
+            self._left = 0
+            return self._plain
         event = self._h11.next_event()
         return None if event is h11.NEED_DATA else self._begun(event)
 
-    async def next_head(self) -> h11.Request | None:
+    async def next_head(self) -> Head | None:
         """Return the next request's head; None when the peer has closed the connection.
 
         Raises:
@@ -102,7 +115,7 @@ class HttpConnection:
         """
         return self._begun(await self._next_event())
 
-    def _begun(self, event: object) -> h11.Request | None:
+    def _begun(self, event: object) -> Head | None:
         if not isinstance(event, h11.Request):
             return None
         length = announced_length(event)
@@ -110,11 +123,18 @@ class HttpConnection:
         self._left = length
         if length:
             self._early = self._h11.trailing_data[0]
-        return event
+        return Head(
+            event.method.decode("ascii"),
+            event.target,
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers},
+            length,
+        )
 
     def start_next(self) -> None:
         """Make ready for the next request on the connection."""
-        if self._length:
+        if self._plain is not None:
+            self._plain = None
+        elif self._length:
             self._h11 = self._new_h11()
             if self._early:
                 self._h11.receive_data(self._early)
@@ -122,21 +142,20 @@ class HttpConnection:
         else:
             self._h11.start_next_cycle()
         self._left = None
+        self._answers = False
         self._length = self._body_bytes = 0
         self._waited_s = 0.0
 
-    async def _receive_head(self) -> bool:
+    async def _receive_some(self) -> bytes:
         # h11 judges only heads that are incomplete: none may arrive whole and too long.
         size = min(_RECEIVE_BYTES, self._limits.head_bytes)
-        data = bytes(await self._stream.receive_some(size))
-        self._h11.receive_data(data)
-        return bool(data)
+        return bytes(await self._stream.receive_some(size))
 
     async def _next_event(self) -> h11.Event:
         while True:
             event = self._h11.next_event()
             if event is h11.NEED_DATA:
-                await self._receive_head()
+                self._h11.receive_data(await self._receive_some())
                 continue
             assert not isinstance(event, type)  # PAUSED cannot be: each request is answered first.
             return event
@@ -240,13 +259,8 @@ class HttpConnection:
         self._closes = close or not self._can_skip_body()
         if self._closes:
             headers.append(("connection", "close"))
-        reason = HTTPStatus(answer.status).phrase
-        response = h11.Response(status_code=answer.status, headers=headers, reason=reason)
-        head = self._h11.send(response)
-        assert head is not None
-        if with_body and size:
-            stand_in: Any = _Announced(size)
-            self._h11.send_with_data_passthrough(h11.Data(data=stand_in))
+        head = self._head(answer.status, headers, size if with_body else 0)
+        self._answers = True
         if not with_body:
             await self._send_all(head)
         elif isinstance(body, bytes):
@@ -254,7 +268,25 @@ class HttpConnection:
         else:
             await self._send_all(head)
             await self._send_body(body)
-        self._h11.send(h11.EndOfMessage())
+        if self._plain is None:
+            self._h11.send(h11.EndOfMessage())
+
+    def _head(self, status: int, headers: list[tuple[str, str]], body_bytes: int) -> bytes:
+        """Return the head of an answer."""
+        if self._plain is not None:
+            plain = plain_response(status, headers)
+            if plain is not None:
+                return plain
+            self._plain = None
+            self._h11.receive_data(self._plain_data)
+            self._h11.next_event()
+        reason = HTTPStatus(status).phrase
+        head = self._h11.send(h11.Response(status_code=status, headers=headers, reason=reason))
+        assert head is not None
+        if body_bytes:
+            stand_in: Any = _Announced(body_bytes)
+            self._h11.send_with_data_passthrough(h11.Data(data=stand_in))
+        return head
 
     async def _send_body(self, body: Body) -> None:
         left = body.size
@@ -290,6 +322,8 @@ class HttpConnection:
             if self._left != 0:
                 await self._linger()
             return False
+        if self._plain is not None:
+            return True
         try:
             while self._left or (self._left is None and self._h11.their_state is h11.SEND_BODY):
                 if self._h11.they_are_waiting_for_100_continue or not await self.receive_body():
@@ -306,7 +340,9 @@ class HttpConnection:
 
     async def refuse(self, error: HttpError) -> None:
         """Say why, if that is still possible, and be done with the connection."""
-        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or (
+            self._plain is not None and self._answers
+        ):
             return
         with trio.move_on_after(_GOODBYE_S):
             answer = error_response(error)

@@ -36,7 +36,7 @@ from typing import Any, Final
 import confluent_kafka
 import pytest
 
-from logd.server import BOOT_ID_PATH
+from logd.server.ground import BOOT_ID_PATH
 from logd.units import KIB, MIB
 from tests.crash.test_full_disk import (
     SmallDisk,

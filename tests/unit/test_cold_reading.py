@@ -142,17 +142,21 @@ async def test_who_reads_in_sequence_is_read_ahead_of() -> None:
         await wait_all_tasks_blocked()
         assert rig.count("logd_cold_read_bytes_total") == RUN_BYTES
         found = await rig.read(LARGE.at(1050), MIB)
-        await wait_all_tasks_blocked()
+        found = await rig.read(LARGE.at(found.next_offset), MIB)
         for _ in range(4):
+            await wait_all_tasks_blocked()
             ahead = rig.look(LARGE.at(found.next_offset), MIB)
             assert ahead is not None
             found = ahead
         assert rig.count("logd_cold_read_ahead_hits_total") >= 1
-        assert rig.count("logd_cold_read_ahead_bytes_total") > MIB
+        assert rig.count("logd_cold_read_ahead_bytes_total") > 4 * MIB
     rig = Rig(LARGE)
     async with reading(rig):
         for offset in (1500, 1100, 1300):
-            await rig.read(LARGE.at(offset), 300_000)
+            found = await rig.read(LARGE.at(offset), 300_000)
+        await wait_all_tasks_blocked()
+        assert rig.count("logd_cold_read_bytes_total") == 3 * RUN_BYTES
+        await rig.read(LARGE.at(found.next_offset), 300_000)  # Where one ended, by chance.
         await wait_all_tasks_blocked()
         assert rig.count("logd_cold_read_bytes_total") == 3 * RUN_BYTES
 
@@ -164,6 +168,7 @@ async def test_reading_ahead_crosses_to_the_next_coded_segment() -> None:
     rig = Rig(first, second)
     async with reading(rig):
         found = await rig.read(first.at(1000), 100_000)
+        found = await rig.read(first.at(found.next_offset), 100_000)
         found = await rig.read(first.at(found.next_offset), 400_000)
         assert found.next_offset == second.base_offset
         await wait_all_tasks_blocked()
@@ -222,10 +227,11 @@ async def test_what_was_read_ahead_and_then_asked_for_waits_too(autojump_clock: 
         await rig.read(LARGE.at(1000), MIB)
         for node in rig.tier.nodes.values():
             node.delay_s = 0.1
-        ahead = await rig.read(LARGE.at(1050), MIB)
-        kept = rig.reads._runs.find(LARGE.generation.encoding, ahead.next_offset)
-        assert kept is not None
-        wanted = LARGE.at(kept.next_offset)
+        found = await rig.read(LARGE.at(1050), MIB)
+        found = await rig.read(LARGE.at(found.next_offset), MIB)
+        (load,) = rig.reads._loads[LARGE.generation.encoding]
+        assert load.is_ahead
+        wanted = LARGE.at(load.from_offset)
         assert rig.look(wanted, waiter=Woken()) is None
         await trio.sleep(1)
         for node in rig.tier.nodes.values():
@@ -269,7 +275,9 @@ async def test_a_damaged_block_is_read_around_and_told() -> None:
         assert await read_through(rig, SMALL, 100_000) == SMALL.source
     assert rig.damage == [(SMALL.generation.encoding, 2, "n2")]
     assert rig.count("logd_cold_read_findings_total", kind="damaged") >= 1
-    assert f"node=n2 chunk={chunk} block=1 " in rig.log.getvalue()
+    (line,) = rig.log.getvalue().splitlines()
+    assert "chunk damaged node=n2 topic=sample partition=3 " in line
+    assert f" chunk={chunk} block=1 " in line
 
 
 async def test_a_chunk_that_is_missing_is_told_and_one_out_of_reach_is_not() -> None:

@@ -207,7 +207,7 @@ async def test_a_kept_connection_that_was_closed_is_no_error(rig: RemoteRig) -> 
     assert again is not kept
     again._socket.shutdown(trio.socket.SHUT_WR)
     with pytest.raises(NotSentError):
-        await again.send_head("GET", "/", [("host", "x")])
+        again.begin("GET", "/", [("host", "x")])
     assert (await store.health()).identity == IDENTITY
 
 
