@@ -43,6 +43,7 @@ DATA_CHUNKS: Final = 4
 NODES: Final = "abcdef"
 SEGMENT_BYTES: Final = 256 * MIB
 BATCH_BYTES: Final = 64 * KIB
+RECORD_BYTES: Final = KIB
 HOT, COLD = "hot", "cold"
 P50_P99: Final = ("p50", "p99")
 CODED_S: Final = 120.0
@@ -62,9 +63,9 @@ def degraded_rows(run: Run) -> list[Measurement]:
         with _coded(run, "processes", places) as (server, log):
             rows += [_sequential(run, server, log, size, "processes") for size in (MIB, 10 * MIB)]
             chunks = _chunks(run, server)
-            rows += _one_by_one(run, server, log, lost=None)
+            rows += _one_by_one(run, server, log, chunks, is_lost=False)
             stop(nodes[chunks[0].node][1])
-            rows += _one_by_one(run, server, log, lost=chunks)
+            rows += _one_by_one(run, server, log, chunks, is_lost=True)
     return rows
 
 
@@ -103,7 +104,9 @@ def _coded(
     ]
     server = Server(home / "data", arguments=nodes)
     with server:
-        batch, records = make_batch(BATCH_BYTES, timestamp_ms=time.time_ns() // 1_000_000)
+        batch, records = make_batch(
+            BATCH_BYTES, timestamp_ms=time.time_ns() // 1_000_000, record_bytes=RECORD_BYTES
+        )
         count = SEGMENT_BYTES // len(batch) + 1
         for topic, is_cold in ((HOT, "false"), (COLD, "true")):
             server.create_topic(
@@ -180,13 +183,14 @@ def _sequential(
 
 
 def _one_by_one(
-    run: Run, server: Server, log: dict[str, int], *, lost: list[_Chunk] | None
+    run: Run, server: Server, log: dict[str, int], chunks: list[_Chunk], *, is_lost: bool
 ) -> list[Measurement]:
     """One MiB at a time from the first chunk, each place once; with its node there, or gone."""
     batches = MIB // log["batch_bytes"]
     step = batches * log["batch_records"]
-    end_offset = min(log["end_offset"], SEGMENT_BYTES // log["batch_bytes"] * log["batch_records"])
-    places = list(range(step, end_offset // DATA_CHUNKS - 2 * step, step))
+    # Only what lies in that chunk: the others' nodes are there in any case.
+    first_chunk = chunks[0].path.stat().st_size // log["batch_bytes"] * log["batch_records"]
+    places = list(range(step, first_chunk - 2 * step, step))
     load: dict[str, Any] = {"max_bytes": MIB, "connections": 1, **log}
 
     def ours() -> Window:
@@ -201,10 +205,9 @@ def _one_by_one(
         )  # fmt: skip
 
     def bare() -> Window:
-        assert lost is not None
         spec = {
             "topic": COLD, "records_bytes": batches * log["batch_bytes"],
-            "paths": [str(chunk.path) for chunk in lost],
+            "paths": [str(chunk.path) for chunk in chunks],
         }  # fmt: skip
         with run.bare("serve-decoded", **spec) as (address, pid):
             return run.job(
@@ -212,9 +215,8 @@ def _one_by_one(
             )
 
     def bare_processes() -> Window:
-        assert lost is not None
         size = batches * log["batch_bytes"]
-        paths = [str(chunk.path) for chunk in lost]
+        paths = [str(chunk.path) for chunk in chunks]
         with ExitStack() as nodes:
             addresses = [
                 nodes.enter_context(run.bare("serve-ranges", path=path, range_bytes=size))[0]
@@ -243,7 +245,7 @@ def _one_by_one(
             conditions={"profile": PROFILE, "places": len(places)},
         )  # fmt: skip
 
-    if lost is None:
+    if not is_lost:
         beside = "the same log, hot"
         return [row(f"healthy fetch 1 MiB, one at a time, {at}", hot, beside) for at in P50_P99]
     files, processes = (f"4 parallel reads {of}, decode, send" for of in ("here", "from processes"))
