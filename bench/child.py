@@ -152,6 +152,8 @@ def _repairing() -> dict[str, Job]:
     return {
         "rebuild-chunks": repairing.rebuild_chunks,
         "bare-rebuild": repairing.bare_rebuild,
+        "scrub-chunks": repairing.scrub_chunks,
+        "bare-scrub": repairing.bare_scrub,
     }
 
 

@@ -4,7 +4,7 @@
   Its ceiling, `bare-code`, is ISA-L's call alone on the same buffers.
 * `encode` writes a segment's chunks to local nodes. Its ceiling, `bare-encode`, is a plain copy of
   as many bytes: the source is read once, each file has a thread, is written, synced, dropped from
-  the cache and read back.
+  the cache and read back, and gets its name by a rename that is synced.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final
 import trio
 
 from bench.bare_disk import answer_of, repeat
+from bench.processor_time import ProcessorTime
 from ec import geometry
 from ec.chunk_dir import ChunkDirectory
 from ec.codec import Codec
@@ -144,22 +145,22 @@ def encode_files(spec: dict[str, Any]) -> dict[str, Any]:
                       (None,) * profile.k)  # fmt: skip
     manifest = draft(segment, profile, generation=1, encoding="1" * 32, writer="bench")
 
+    codec = Codec(profile, choose("auto")[0])
+
     async def run() -> None:
-        await encode(
-            _Source(source), manifest, Indexes(), stores,
-            codec=Codec(profile, choose("auto")[0]), offload=offload,
-        )  # fmt: skip
+        await encode(_Source(source), manifest, Indexes(), stores, codec=codec, offload=offload)
 
     resident = _resident_bytes()
-    used, begin = time.process_time(), time.perf_counter()
+    used, begin = ProcessorTime.now(), time.perf_counter()
     trio.run(run)
-    elapsed, used = time.perf_counter() - begin, time.process_time() - used
+    elapsed, spent = time.perf_counter() - begin, used.spent()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident
     for index in range(0 if spec.get("keep") else profile.chunks):
         shutil.rmtree(directory / f"node-{index}")
     stored = sum(entry.payload_bytes for entry in manifest.chunks)
     return {
-        **answer_of([(elapsed, 1)], elapsed, spec["bytes"], used),
+        **answer_of([(elapsed, 1)], elapsed, spec["bytes"], sum(spent.values())),
+        **spent,
         "grown_mib": round(grown / 2**20, 1),
         "stored_ratio": round(stored / max(1, spec["bytes"]), 4),
     }
@@ -177,21 +178,22 @@ def bare_encode(spec: dict[str, Any]) -> dict[str, Any]:
         _copy_part(source, paths[index], index * length if index < profile.k else None, length)
 
     threads = [threading.Thread(target=copy, args=(at,)) for at in range(profile.chunks)]
-    used, begin = time.process_time(), time.perf_counter()
+    used, begin = ProcessorTime.now(), time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    elapsed, used = time.perf_counter() - begin, time.process_time() - used
+    elapsed, spent = time.perf_counter() - begin, used.spent()
     for path in paths:
         path.unlink()
-    return answer_of([(elapsed, 1)], elapsed, spec["bytes"], used)
+    return {**answer_of([(elapsed, 1)], elapsed, spec["bytes"], sum(spent.values())), **spent}
 
 
 def _copy_part(source: Path, path: Path, position: int | None, length: int) -> None:
-    """Write a part of the source, or as many bytes from memory; sync, drop, read back."""
+    """Write a part of the source, or as many bytes from memory; sync, drop, read back, name."""
     buffer = memoryview(bytearray(PIECE_BYTES))
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path.with_suffix(".tmp")
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.posix_fallocate(fd, 0, max(1, length))
         with source.open("rb", buffering=0) as file:
@@ -204,6 +206,10 @@ def _copy_part(source: Path, path: Path, position: int | None, length: int) -> N
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for at in range(0, length, PIECE_BYTES):
             os.preadv(fd, [buffer], at)
+        temporary.rename(path)
+        names = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(names)
+        os.close(names)
     finally:
         os.close(fd)
 

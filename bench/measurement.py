@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, Final
 
 from bench.histogram import Histogram
+from bench.processor_time import SYSTEM_S, USER_S, per_gib
 
 # Units of which less is better.
 _LESS_IS_BETTER: Final = frozenset(
@@ -92,6 +93,8 @@ def summarize(
         conditions={
             **(conditions or {}),
             **_costs(windows),
+            **_processor(windows, ""),
+            **_processor(ceilings, "ceiling_"),
             **_spreads(unit, windows, ceilings),
             **_latencies(windows, ""),
             **_latencies(ceilings, "ceiling_"),
@@ -143,8 +146,16 @@ def _costs(windows: Sequence[Window]) -> dict[str, Any]:
     late, latency = costs.get("late_p99_us"), _median_of(windows, "p99_us")
     if late and latency and late > latency / 2:  # most of what it measured is its own lateness
         costs["bottleneck"] = "client"
-    costs.pop("requests_in_all", None)  # a help to reckon bytes a sync, and no condition
+    for help_only in ("requests_in_all", USER_S, SYSTEM_S):
+        costs.pop(help_only, None)  # to reckon bytes a sync, and seconds a GiB: no conditions
     return costs
+
+
+def _processor(windows: Sequence[Window], prefix: str) -> dict[str, Any]:
+    """User and system seconds a GiB, where the job told them apart."""
+    size = sum(window.bytes for window in windows)
+    found = per_gib([window.notes for window in windows], size)
+    return {f"{prefix}cpu_s_per_gib": found} if found else {}
 
 
 def _spreads(unit: str, windows: Sequence[Window], ceilings: Sequence[Window]) -> dict[str, Any]:

@@ -14,19 +14,22 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import trio
+import xxhash
 
 from bench.bare_disk import PIECE_BYTES, answer_of
 from bench.bare_reads import drop
 from bench.coding import CLUSTER
+from bench.processor_time import ProcessorTime
 from ec.chunk_dir import ChunkDirectory
 from ec.chunk_id import ChunkId
 from ec.codec import Codec
+from ec.geometry import BLOCK_BYTES
 from ec.kernels.choose import choose
 from ec.node_dir import CHUNKS, initialise
 from ec.node_identity import NodeIdentity
@@ -74,34 +77,89 @@ def rebuild_chunks(spec: dict[str, Any]) -> dict[str, Any]:
         at: _store(files, directory / f"node-{at}", offload) for at in range(lost, profile.chunks)
     }
 
+    codec = Codec(profile, choose("auto")[0])
+
     async def run() -> tuple[float, int]:
         head = await survivors[lost].head(chunk_of(lost))
         rebuild = Rebuild(
-            head.manifest, survivors, targets, codec=Codec(profile, choose("auto")[0]),
-            offload=offload, on_trouble=_fail,
-        )  # fmt: skip
+            head.manifest, survivors, targets, codec=codec, offload=offload, on_trouble=_fail
+        )
         begin = time.perf_counter()
         await rebuild.run()
         return time.perf_counter() - begin, rebuild.read_bytes
 
-    used = time.process_time()
+    used = ProcessorTime.now()
     elapsed, read = trio.run(run)
-    used = time.process_time() - used
+    spent = used.spent()
     made = sum(chunk_path(directory, at).stat().st_size for at in range(lost))
     for path in fresh:
         shutil.rmtree(path)
     return {
-        **answer_of([(elapsed, 1)], elapsed, made, used), "client_cpu_s": None,
-        "server_cpu_s": used, "read_per_byte": round(read / made, 2),
+        **answer_of([(elapsed, 1)], elapsed, made, None), **spent,
+        "server_cpu_s": sum(spent.values()), "read_per_byte": round(read / made, 2),
     }  # fmt: skip
 
 
 def _store(files: Files, path: Path, offload: ThreadOffload) -> LocalStore:
-    return LocalStore(ChunkDirectory.open(files, str(path)), offload)
+    return LocalStore(ChunkDirectory.open(files, str(path)), offload, past_cache=True)
 
 
 def _fail(_: int, error: Exception) -> None:
     raise error
+
+
+def scrub_chunks(spec: dict[str, Any]) -> dict[str, Any]:
+    """Verify every chunk once, as a node does when it is scrubbed; `cold`: from the device."""
+    directory, profile = Path(spec["directory"]), Profile.parse(spec["profile"])
+    nodes = [
+        ChunkDirectory.open(Files(), str(directory / f"node-{at}")) for at in range(profile.chunks)
+    ]
+
+    def verify(index: int) -> int:
+        chunk = chunk_of(index)
+        found = (
+            nodes[index].verify(chunk) if spec["cold"] else nodes[index].reader(chunk).findings()
+        )
+        assert not found
+        return chunk_path(directory, index).stat().st_size
+
+    return _each_once(verify, profile, directory, cold=spec["cold"])
+
+
+def bare_scrub(spec: dict[str, Any]) -> dict[str, Any]:
+    """Read every chunk file once and hash its blocks, and no more."""
+    directory, profile = Path(spec["directory"]), Profile.parse(spec["profile"])
+    buffer = bytearray(PIECE_BYTES)
+    blocks = [
+        memoryview(buffer)[at : at + BLOCK_BYTES] for at in range(0, PIECE_BYTES, BLOCK_BYTES)
+    ]
+
+    def read(index: int) -> int:
+        fd = os.open(chunk_path(directory, index), os.O_RDONLY)
+        size = os.fstat(fd).st_size
+        for at in range(0, size, PIECE_BYTES):
+            os.preadv(fd, [buffer], at)
+            for block in blocks:
+                xxhash.xxh3_64_digest(block)
+        os.close(fd)
+        return size
+
+    return _each_once(read, profile, directory, cold=spec["cold"])
+
+
+def _each_once(
+    work: Callable[[int], int], profile: Profile, directory: Path, *, cold: bool
+) -> dict[str, Any]:
+    for index in range(profile.chunks):
+        if cold:
+            for fd in _dropped([chunk_path(directory, index)]):
+                os.close(fd)
+        else:
+            work(index)
+    used, begin = ProcessorTime.now(), time.perf_counter()
+    size = sum(work(index) for index in range(profile.chunks))
+    elapsed, spent = time.perf_counter() - begin, used.spent()
+    return {**answer_of([(elapsed, 1)], elapsed, size, None), **spent}
 
 
 def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +174,7 @@ def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
     codec = Codec(profile, choose("auto")[0])
     windows = {at: bytearray(PIECE_BYTES) for at in have}
     made = {at: bytearray(PIECE_BYTES) for at in range(lost)}
-    used, begin = time.process_time(), time.perf_counter()
+    used, begin = ProcessorTime.now(), time.perf_counter()
     with ThreadPoolExecutor(profile.k) as threads:
         for at in range(0, size - PIECE_BYTES + 1, PIECE_BYTES):
             reads = zip(sources, windows.values(), strict=True)
@@ -125,12 +183,14 @@ def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
             for fd, window in zip(targets, made.values(), strict=True):
                 os.pwrite(fd, window, at)
         list(threads.map(_sync_and_read_back, targets))
-    elapsed, used = time.perf_counter() - begin, time.process_time() - used
+    elapsed, spent = time.perf_counter() - begin, used.spent()
     for fd in (*sources, *targets):
         os.close(fd)
     for path in paths:
         path.unlink()
-    return answer_of([(elapsed, 1)], elapsed, lost * size, used)
+    return {
+        **answer_of([(elapsed, 1)], elapsed, lost * size, sum(spent.values())), **spent,
+    }  # fmt: skip
 
 
 def _sync_and_read_back(fd: int) -> None:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = (
     "row", "median", "spread", "ceiling", "ratio", "p50 us", "p99 us", "server CPU", "client CPU",
-    "of sketch", "of Kafka",
+    "user + system s/GiB", "the ceiling's", "of sketch", "of Kafka",
 )  # fmt: skip
 # Columns that are left out where no row has anything in them.
-_RARE: Final = ("of sketch", "of Kafka")
+_RARE: Final = ("user + system s/GiB", "the ceiling's", "of sketch", "of Kafka")
 CLIENT_MARK: Final = " *"
 CLIENT_NOTE: Final = (
     "* the client is the bottleneck: it used a whole core. The figure is the client's, and the "
@@ -43,6 +43,8 @@ def cells(row: Measurement) -> list[str]:
         figure(row.p99_us),
         cpu_of(conditions, "server"),
         cpu_of(conditions, "client"),
+        both_of(conditions.get("cpu_s_per_gib")),
+        both_of(conditions.get("ceiling_cpu_s_per_gib")),
         figure(conditions.get("of_sketch")),
         figure(conditions.get("of_kafka")),
     ]
@@ -71,6 +73,11 @@ def cpu_of(conditions: dict[str, Any], side: str) -> str:
         return f"{figure(per_gb)} s/GB"
     per_request = conditions.get(f"{side}_cpu_us_per_request")
     return "" if per_request is None else f"{figure(per_request)} us"
+
+
+def both_of(seconds: dict[str, float] | None) -> str:
+    """Return the CPU seconds of a GiB, in user space and in the kernel."""
+    return f"{seconds['user']:.2f} + {seconds['system']:.2f}" if seconds else ""
 
 
 def conditions_line(rows: Sequence[Measurement]) -> str:

@@ -24,8 +24,12 @@ from bench.marks import with_marks
 from bench.measurement import Measurement, Window, summarize
 from bench.place import own_directory
 from bench.process import Child, Server, memory_bytes, run_job
+from bench.processor_time import SYSTEM_S, USER_S
 
-NOTES: Final = ("checked_bytes", "from_schedule_us", "late_p99_us")
+NOTES: Final = (
+    "checked_bytes", "from_schedule_us", "late_p99_us", "grown_mib", "stored_ratio",
+    USER_S, SYSTEM_S,
+)  # fmt: skip
 GIB: Final = 1024 * 1024 * 1024
 JOB_TIMEOUT_S: Final = 120.0
 TOPIC: Final = "bench"

@@ -79,7 +79,6 @@ for _command in (
     scrub,
     cold,
     status,
-    node,
     config,
     dump,
     check,

@@ -119,6 +119,7 @@ def _print_items(items: list[dict[str, Any]]) -> None:
             item["base_offset"],
             item["margin"],
             item["state"],
+            ", ".join(item["methods"]) or "-",
             ", ".join(
                 f"{chunk['index']} {chunk['state']} on {chunk['node'] or 'no node'}"
                 + (f" to {chunk['target']}" if chunk["target"] else "")
@@ -130,4 +131,4 @@ def _print_items(items: list[dict[str, Any]]) -> None:
         if "topic" in item
     ]
     if rows:
-        print_table(("partition", "offset", "margin", "state", "chunks", "reason"), rows)
+        print_table(("partition", "offset", "margin", "state", "method", "chunks", "reason"), rows)

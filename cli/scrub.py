@@ -118,6 +118,7 @@ def _show(target: Target, document: dict[str, Any]) -> None:
         line += f", about {format_duration_ms(int(document['eta_s']) * 1000)} left"
     click.echo(line)
     click.echo(f"{format_byte_count(document['verified_bytes'])} verified since the start")
+    _show_history(document)
     for warning in document["warnings"]:
         click.secho(escape(warning), fg="yellow")
     for found in document["findings"]:
@@ -126,9 +127,20 @@ def _show(target: Target, document: dict[str, Any]) -> None:
             escape(
                 f"{mended}: {found['topic']}-{found['partition']} at {found['base_offset']}, chunk "
                 f"{found['chunk']} on {found['node']} {found['state']}: {found['reason']}"
+                + ("" if found["block"] is None else f" (block {found['block']})")
             ),
             fg="yellow" if found["mended_ms"] is not None else "red",
         )
+
+
+def _show_history(document: dict[str, Any]) -> None:
+    """Say how many bad chunks there ever were, and how many were put aside."""
+    found = document.get("found_total", {})
+    aside = document.get("quarantined", {}).get("total", 0)
+    if any(found.values()) or aside:
+        words = [f"{count} chunks found {state}" for state, count in sorted(found.items())]
+        words += [f"{aside} put into quarantine"] if aside else []
+        click.echo(f"{', '.join(words)}, ever")
 
 
 def _complain(document: dict[str, Any]) -> None:

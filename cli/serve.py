@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -159,8 +160,10 @@ def serve(
     }
     given = {name: value for name, value in options.items() if value is not None}
     config = load_config(config_file, settings, given)
+    gc.disable()  # The imports below make many objects, too; `run` says when it is enabled again.
     from logd.config import split_address
-    from logd.server import ServeOptions, run
+    from logd.server.options import ServeOptions
+    from logd.server.program import run
 
     in_force = config.settings
     serve_options = ServeOptions(

@@ -45,6 +45,7 @@ def at_risk(document: dict[str, Any]) -> bool:
 def _print(document: dict[str, Any]) -> None:
     uptime = format_duration_ms(int(document["uptime_s"]) * 1000)
     click.echo(f"logd {document['version']}, up {uptime}")
+    _print_margins(document)
     click.echo(f"{document['topics']} topics, {document['partitions']} partitions")
     click.echo(f"hot   {format_byte_count(document['hot_bytes'])}")
     if document.get("cold_source_bytes"):
@@ -66,3 +67,17 @@ def _print(document: dict[str, Any]) -> None:
 
     if more > 0:
         click.echo(f"and {more} problems more")
+
+
+def _print_margins(document: dict[str, Any]) -> None:
+    """Say how near to loss coded segments are, where there are any."""
+    margins = document.get("segments_by_margin") or {}
+    if not any(margins.values()):
+        return
+    counts = ", ".join(f"{count} at {margin}" for margin, count in margins.items() if count)
+    counts = counts.replace(" at lost", " lost")
+    line = f"coded segments by margin: {counts}"
+    unknown = document.get("chunks_unknown", 0)
+    if unknown:
+        line += f"; {unknown} chunks of which nothing is known now count as there"
+    click.echo(line)

@@ -30,6 +30,8 @@ NODES: Final = "abcdef"
 PROFILE: Final = "4+2"
 LOST: Final = "be"
 """The nodes that are deleted: as many as the profile can do without."""
+SETTINGS: Final = {"repair.rate.bytes": str(6 * MIB)}
+"""Of the server: repair that takes some seconds, so that there is something to foretell."""
 
 MEGABYTE: Final = 1_000_000
 _CONFIG: Final = {
@@ -42,6 +44,10 @@ _CONFIG: Final = {
 _STEPS: Final = 1000
 _POLL_S: Final = 0.1
 _SETTLE_S: Final = 30.0
+_REPAIR_S: Final = 300.0
+_FORETELL_S: Final = 2.0
+_FORETELL_SHARE: Final = 5
+"""After this time, and when one of so many segments is made, repair is asked when it will end."""
 
 
 @dataclass(slots=True)
@@ -56,7 +62,11 @@ class Tour:
         margins, margins_left: how many coded segments survive how many more losses, before nodes
             were deleted and after.
         nodes_lost: how many were deleted.
-        identical, different: files, by their SHA-256.
+        margins_repaired: the margins when repair had ended.
+        repaired_bytes: of chunks that were made again, onto the replacements.
+        repair_seconds: from the replacement to full margin; of which the server foretold the last
+            `repair_rest_seconds` as `repair_eta_seconds`, wrong by `repair_eta_error` of them.
+        identical, different: files, by their SHA-256, with nodes lost; `…_repaired`: at the end.
     """
 
     files: int = 0
@@ -78,6 +88,15 @@ class Tour:
     read_seconds: float = 0.0
     identical: int = 0
     different: list[str] = field(default_factory=list)
+    repair_eta_seconds: float = 0.0
+    repair_rest_seconds: float = 0.0
+    repair_eta_error: float = 0.0
+    repair_seconds: float = 0.0
+    repaired_bytes: int = 0
+    margins_repaired: dict[str, int] = field(default_factory=dict)
+    read_repaired_seconds: float = 0.0
+    identical_repaired: int = 0
+    different_repaired: list[str] = field(default_factory=list)
 
 
 class Stage:
@@ -241,20 +260,99 @@ def lose_nodes(stage: Stage) -> None:
     stage.say("   the coded segments have used up their spare chunks, and have not lost a byte.")
 
 
-def read_all(stage: Stage) -> None:
-    """Read everything back with a Kafka client and compare every file."""
+def read_degraded(stage: Stage) -> None:
+    """Read everything back with a Kafka client and compare every file, nodes lost."""
     tour = stage.tour
     stage.say("\n5. Another client reads everything back, from hot and coded segments alike, and")
     stage.say("   rebuilds each file. What was on the lost nodes is computed from the others.")
+    tour.read_seconds, tour.identical, tour.different = _read_all(stage)
+
+
+def read_repaired(stage: Stage) -> None:
+    """Read everything back once more, from the chunks that were made again too."""
+    tour = stage.tour
+    stage.say("\n7. Everything is read back once more, the chunks that were made again included.")
+    tour.read_repaired_seconds, tour.identical_repaired, tour.different_repaired = _read_all(stage)
+
+
+def _read_all(stage: Stage) -> tuple[float, int, list[str]]:
+    """Read and rebuild all files; return the seconds, how many are identical, which differ."""
     rebuilder = Rebuilder()
     started = time.monotonic()
-    with progress("reading", tour.records) as show:
+    with progress("reading", stage.tour.records) as show:
         read_back(stage.kafka.settings(), TOPIC, rebuilder, each=lambda: show(rebuilder.records))
-    tour.read_seconds = time.monotonic() - started
+    seconds = time.monotonic() - started
     rebuilt = rebuilder.digests()
-    tour.different = differing(stage.digests, rebuilt)
-    tour.identical = sum(rebuilt.get(name) == digest for name, digest in stage.digests.items())
+    identical = sum(rebuilt.get(name) == digest for name, digest in stage.digests.items())
     stage.say(
-        f"   {rebuilder.records} records in {tour.read_seconds:.1f} s; SHA-256 before and after: "
-        f"{tour.identical} of {tour.files} files identical."
+        f"   {rebuilder.records} records in {seconds:.1f} s; SHA-256 before and after: "
+        f"{identical} of {stage.tour.files} files identical."
     )
+    return seconds, identical, differing(stage.digests, rebuilt)
+
+
+def replace_nodes(stage: Stage) -> None:
+    """Put empty nodes in the places of the lost ones; wait until every chunk is made again."""
+    tour, new = stage.tour, {name: f"{stage.nodes[name]}-new" for name in LOST}
+    waiting = stage.status()["repair"]["stuck"]
+    stage.say(f"\n6. {counted(waiting, 'segment')} wait for a node that may take what is lost.")
+    stage.say("   `logd node replace`: empty directories take the places of both nodes.")
+    begun = time.monotonic()
+    for name, place in new.items():
+        stage.nodes[name] = Path(place)
+        post(stage.admin, "/v1/replace", {}, node=name, place=place)
+    foretold, asked = _foretell(stage, begun)
+    with progress("repairing", tour.segments) as show:
+        status = _until_repaired(stage, begun, show)
+    ended = time.monotonic()
+    tour.repair_seconds = ended - begun
+    tour.repair_eta_seconds, tour.repair_rest_seconds = foretold, ended - asked
+    tour.repair_eta_error = abs(foretold - (ended - asked)) / max(ended - asked, 0.001)
+    tour.margins_repaired = status["segments_by_margin"]
+    tour.repaired_bytes = sum(row["bytes"] for row in _node_rows(stage) if row["name"] in new)
+    stage.say(
+        f"   It took {ended - asked:.1f} s, {tour.repair_eta_error:.0%} off; "
+        f"{megabytes(tour.repaired_bytes)} were made again, byte for byte."
+    )
+
+
+def _foretell(stage: Stage, begun: float) -> tuple[float, float]:
+    """Return when repair says that it will end, in seconds, and when it said so."""
+    while True:
+        status, asked = stage.status(), time.monotonic()
+        repair, made = status["repair"], status["segments_by_margin"][_full()]
+        has_begun = made * _FORETELL_SHARE >= stage.tour.segments
+        if has_begun and asked - begun >= _FORETELL_S and repair["eta_s"] is not None:
+            stage.say(
+                f"   After {asked - begun:.1f} s repair says: done in {repair['eta_s']:.1f} s, at "
+                f"{megabytes(int(repair['bytes_s'] or 0))} a second, read and written."
+            )
+            return repair["eta_s"], asked
+        if asked - begun >= _SETTLE_S:
+            raise Refused(f"repair did not begin within {_SETTLE_S:.0f} s: see the server's log")
+        time.sleep(_POLL_S)
+
+
+def _until_repaired(stage: Stage, begun: float, show: Callable[[int], None]) -> dict[str, Any]:
+    """Return the status when every segment has its full margin, and nothing is queued."""
+    while True:
+        status = stage.status()
+        made = status["segments_by_margin"][_full()]
+        show(made)
+        is_busy = status["repair"]["queued"] + status["repair"]["running"]
+        if not is_busy and made >= stage.tour.segments:
+            return status
+        if time.monotonic() - begun > _REPAIR_S:
+            raise Refused(f"repair did not end within {_REPAIR_S:.0f} s: see `logd repair`")
+        time.sleep(_POLL_S)
+
+
+def _full() -> str:
+    """Return the margin of a segment that has all its chunks."""
+    return PROFILE.partition("+")[2]
+
+
+def _node_rows(stage: Stage) -> list[dict[str, Any]]:
+    found = get(stage.admin, "/v1/nodes")
+    assert isinstance(found, list)
+    return found

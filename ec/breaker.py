@@ -4,6 +4,10 @@
     open       calls are refused at once, for 30 s: too many failed, or too many were slow
     half-open  a few calls go through as probes: all good closes it, one bad opens it again
 
+Who asks the node past the breaker, and gets a good answer, says so (`answered`): once for each time
+that it opened, or when the node was away meanwhile, it is half-open from then on. So a node that is
+back is used at once, and one that answers and does no work is not tried again and again.
+
 A call fails when the node gave no sensible answer in time. "No such chunk", a bad checksum or a
 full disk are answers. An open breaker means that nothing is known of the node's chunks; it never
 means that they are lost.
@@ -67,6 +71,7 @@ class Breaker:
         self._probing = 0
         self._good_probes = 0
         self._period = 1
+        self._is_tried_early = False
         self.times_opened = 0
 
     def state(self, now_s: float) -> BreakerState:
@@ -89,6 +94,23 @@ class Breaker:
                 return None
             self._probing += 1
         return None if state is BreakerState.OPEN else self._period
+
+    def answered(self, *, asked_s: float) -> bool:
+        """The node answered well what it was asked at that time, past the breaker.
+
+        Returns:
+            Whether the breaker lets calls through again, as probes, that it would have refused.
+        """
+        opened_s = self._opened_s
+        if opened_s is None or self._is_tried_early or asked_s < opened_s:
+            return False
+        self._is_tried_early = True
+        self._opened_s = min(opened_s, asked_s - self.settings.open_s)
+        return self._opened_s < opened_s
+
+    def went_away(self) -> None:
+        """The node did not answer: when it does again, there is something new to try."""
+        self._is_tried_early = False
 
     def record(self, period: int, now_s: float, *, seconds: float, failed: bool) -> None:
         """Take note of how a call ended that was admitted in `period`."""
@@ -122,6 +144,7 @@ class Breaker:
         self._good_probes += 1
         if self._good_probes >= self.settings.probes:
             self._opened_s = None
+            self._is_tried_early = False
             self._reset()
 
     def _open(self, now_s: float) -> None:

@@ -143,8 +143,11 @@ class ChunkDirectory:
                 self._home.check_mounted()
                 raise ChunkMissingError(f"{path}: no such chunk") from error
 
-    def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
+    def read(self, chunk: ChunkId, start: int, end: int, *, past_cache: bool = False) -> memoryview:
         """Return a verified range of a chunk's payload.
+
+        Args:
+            past_cache: as `ChunkReader.read`.
 
         Raises:
             As `reader`; ChunkRefusedError: the payload has no such range, or it is longer than
@@ -155,7 +158,7 @@ class ChunkDirectory:
         if not 0 <= start <= end <= size or end - start > READ_BYTES_MAX:
             raise ChunkRefusedError(f"{chunk}: bytes {start} to {end} of a payload of {size}")
         with self._home.translated():
-            return reader.read(start, end)
+            return reader.read(start, end, past_cache=past_cache)
 
     def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
         """Read all of a chunk from the device; return what is wrong with it.

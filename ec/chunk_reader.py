@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ec import checksums
+from ec.alignment import aligned_buffer, aligned_part
 from ec.chunk_file import (
     TRAILER_BYTES,
     ChunkHead,
@@ -63,6 +64,8 @@ class ChunkReader:
         self._file = file
         self.path = path
         self.head = head
+        self._direct: Handle = None
+        self._direct_was_asked = False
         # One byte a block; a byte is set whole, so threads do not disturb each other.
         self._verified = bytearray(head.blocks)
 
@@ -90,8 +93,11 @@ class ChunkReader:
             check_identity(head, expected, path=path)
         return cls(files, file, path, head)
 
-    def read(self, start: int, end: int) -> memoryview:
+    def read(self, start: int, end: int, *, past_cache: bool = False) -> memoryview:
         """Return the payload's bytes `start` to `end`, verified.
+
+        Args:
+            past_cache: nobody will want them again soon: they need not stay in the page cache.
 
         Raises:
             ChunkDamagedError: a block around it is bad. OSError: it cannot be read.
@@ -102,29 +108,32 @@ class ChunkReader:
         if not blocks:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, length)
-        buffer = memoryview(bytearray(span.size))
-        self._fill(buffer, blocks.start)
+        buffer = aligned_buffer(span.size)
+        self._fill(buffer, blocks.start, self._direct_way() if past_cache else None)
         return buffer[start - span.start : end - span.start]
 
-    def verify_blocks(self, first: int, end: int) -> None:
+    def verify_blocks(self, first: int, end: int, direct: Handle = None) -> None:
         """Read the blocks `first` to `end` and check them, whether they were before or not.
+
+        Args:
+            direct: the same file, opened past the page cache; None: as files are read.
 
         Raises:
             ChunkDamagedError: the first bad one. OSError: they cannot be read.
         """
         assert 0 <= first <= end <= self.head.blocks
-        buffer = memoryview(bytearray(min(end - first, STEP_BLOCKS) * BLOCK_BYTES))
+        buffer = aligned_buffer(min(end - first, STEP_BLOCKS) * BLOCK_BYTES)
         for block in range(first, end, STEP_BLOCKS):
             span = block_span(block, min(block + STEP_BLOCKS, end), self.head.payload_bytes)
-            self._fill(buffer[: span.size], block)
+            self._fill(buffer[: span.size], block, direct)
 
-    def verify(self) -> None:
+    def verify(self, direct: Handle = None) -> None:
         """Read the whole payload and check it; the head was checked when it was opened.
 
         Raises:
             As `verify_blocks`.
         """
-        self.verify_blocks(0, self.head.blocks)
+        self.verify_blocks(0, self.head.blocks, direct)
 
     def findings(self) -> tuple[ChunkDamagedError, ...]:
         """Return all bad blocks of the payload.
@@ -185,26 +194,44 @@ class ChunkReader:
             )
         return tail
 
-    def _fill(self, buffer: memoryview, first: int) -> None:
+    def _fill(self, buffer: memoryview, first: int, direct: Handle = None) -> None:
         """Read whole blocks into a buffer and check them."""
         count = blocks_of(len(buffer))
         try:
-            self._read_blocks(buffer, first)
+            self._read_blocks(buffer, first, direct)
         except BaseException:  # Whatever it was: what was good once is not known to be now.
             self._verified[first : first + count] = bytes(count)
             raise
         self._verified[first : first + count] = b"\1" * count
 
-    def _read_blocks(self, buffer: memoryview, first: int) -> None:
+    def _read_blocks(self, buffer: memoryview, first: int, direct: Handle) -> None:
         at = first * BLOCK_BYTES
         try:
-            got = self._files.read_into(self._file, at, buffer)
+            done = 0 if direct is None else self._read_pages(direct, at, buffer)
+            got = done + self._files.read_into(self._file, at + done, buffer[done:])
         except OSError as error:
             raise _unreadable(error, self.path, "payload", at) from error
         if got != len(buffer):
             reason = "the file ends here"
             raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
         check_blocks(self.head, first, buffer, path=self.path)
+
+    def _direct_way(self) -> Handle:
+        """Return the file opened past the page cache; None where that cannot be."""
+        if not self._direct_was_asked:
+            self._direct = self._files.open_direct(self._file, writable=False)
+            self._direct_was_asked = True
+        return self._direct
+
+    def _read_pages(self, direct: Handle, at: int, buffer: memoryview) -> int:
+        """Read the buffer's whole pages past the cache; return how much came, 0 where none does."""
+        pages = buffer[: aligned_part(len(buffer))]
+        try:
+            return self._files.read_into(direct, at, pages) if len(pages) else 0
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # No such way here, or the file ends within a page.
+                return 0
+            raise
 
 
 def _read(

@@ -1,9 +1,10 @@
 """A chunk on its way to a disk: bytes in order, then the steps that make them count.
 
-Space is reserved, the bytes go to `<chunk id>.tmp`, which is synced; its pages are dropped, all of
-it is read back from the device and verified; only then it is renamed to its name and the directory
-is synced. Reading back before the rename, not behind it, means that a name never leads to bytes
-that nobody has seen on the device.
+Space is reserved, the bytes go to `<chunk id>.tmp`, past the page cache where that goes
+(`ec.ordered_file`); it is synced, what the cache has of it is dropped, all of it is read back from
+the device and verified; only then it is renamed to its name and the directory is synced. Reading
+back before the rename, not behind it, means that a name never leads to bytes that nobody has seen
+on the device.
 
 A crash at any point leaves the chunk that was there before or, once the rename is durable, the new
 one; a `.tmp` is removed at the next start.
@@ -25,10 +26,10 @@ from ec.errors import (
     ChunkVersionError,
     NoSpaceError,
 )
-from ec.file_system import Handle
 from ec.kernels.operands import Buffer
 from ec.node_dir import NodeDirectory
 from ec.node_identity import TEMP_SUFFIX
+from ec.ordered_file import OrderedFile
 
 # More than any segment's chunk.
 CHUNK_BYTES_MAX: Final = 2**40
@@ -77,7 +78,7 @@ class ChunkWrite:
         self._files = home.files
         self._ended: Callable[[], None] | None = ended
         self._path = home.path_of(chunk) + TEMP_SUFFIX
-        self._file: Handle = None
+        self._file: OrderedFile | None = None
         self.chunk = chunk
         self.file_bytes = file_bytes
         self.written_bytes = 0
@@ -100,8 +101,7 @@ class ChunkWrite:
                     f"{home.path}: {free} bytes free, less {home.reserve_bytes} of reserve;"
                     f" the chunk has {self.file_bytes}"
                 )
-            self._file = self._files.create_or_truncate(self._path)
-            self._files.allocate(self._file, 0, self.file_bytes)
+            self._file = OrderedFile(self._files, self._path, size=self.file_bytes)
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Append bytes; the buffers may be used again at once.
@@ -111,12 +111,13 @@ class ChunkWrite:
             StoreError: the disk refuses. All of them end the write.
         """
         assert self._ended is not None
+        assert self._file is not None
         size = sum(map(len, buffers))
         try:
             if self.written_bytes + size > self.file_bytes:
                 raise ChunkRefusedError(f"{self.chunk}: is longer than {self.file_bytes} bytes")
             with self._home.translated():
-                self._files.write_at(self._file, self.written_bytes, buffers)
+                self._file.append(buffers)
                 self._sync_on_the_way(size)
         except BaseException:  # Whatever it was, half a chunk is no chunk.
             self.abort()
@@ -124,10 +125,13 @@ class ChunkWrite:
         self.written_bytes += size
 
     def _sync_on_the_way(self, size: int) -> None:
+        assert self._file is not None
         every_bytes = self._home.sync_every_bytes
+        if self._file.direct is not None:
+            return  # What is in the device's cache, whoever syncs empties in any case.
         self._unsynced_bytes += size
         if every_bytes is not None and self._unsynced_bytes >= every_bytes:
-            self._files.sync(self._file)
+            self._file.sync()
             self._unsynced_bytes = 0
 
     def finish(self) -> Receipt:
@@ -152,11 +156,13 @@ class ChunkWrite:
     def _publish(self) -> Receipt:
         assert self._file is not None
         assert self.written_bytes == self.file_bytes
-        self._files.sync(self._file)
-        self._files.drop_cache(self._file)
+        written = self._file
+        written.settle()
+        written.sync()
+        self._files.drop_cache(written.file)
         try:
-            fresh = ChunkReader.open(self._files, self._path, self.chunk, file=self._file)
-            fresh.verify()
+            fresh = ChunkReader.open(self._files, self._path, self.chunk, file=written.file)
+            fresh.verify(written.direct)
         except (ChunkDamagedError, ChunkVersionError) as error:
             raise ChunkRefusedError(f"no intact chunk was written: {error}") from error
         self._home.check_writable()

@@ -27,6 +27,14 @@ class FileSystem(Protocol):
         """Create a file, or empty the one that is there."""
         ...
 
+    def open_direct(self, file: Handle, *, writable: bool) -> Handle:
+        """Open an open file once more, past the page cache; None where there is no such way.
+
+        Positions, lengths and addresses are multiples of `ec.alignment.ALIGNMENT_BYTES` then; a
+        file system may still refuse at the first call (EINVAL).
+        """
+        ...
+
     def read_at(self, file: Handle, position: int, size: int) -> bytes:
         """Return up to `size` bytes; fewer only at the end of the file."""
         ...

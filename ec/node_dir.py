@@ -92,7 +92,7 @@ class NodeDirectory:
         reserve_bytes: free space that writing a chunk must leave.
         sync_every_bytes: a chunk that is written is synced so often on the way; None: at its end.
             Whoever shares the device with others that wait for syncs sets it: they would otherwise
-            wait for all of the chunk.
+            wait for all of the chunk. What goes past the page cache leaves nothing to wait for.
     """
 
     def __init__(

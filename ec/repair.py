@@ -1,6 +1,7 @@
 """Make lost chunks again: copied from a node that still has them, or computed from k others.
 
-All lost chunks of a segment are computed in one pass, window by window, from verified blocks. What
+All lost chunks of a segment are computed in one pass, window by window, from verified blocks: one
+window is read while the one before is computed and written. What
 comes out is checked against the manifest before the nodes give it a name: a repaired chunk is byte
 for byte the lost one, or it is not made at all. Nothing is staged; memory does not depend on the
 chunks' length.
@@ -9,11 +10,13 @@ chunks' length.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import trio
 
 from ec import checksums
+from ec.alignment import aligned_buffer
 from ec.chunk_file import ChunkHead, chunk_entry, encode_tail
 from ec.chunk_id import ChunkId
 from ec.chunk_write import Receipt
@@ -30,13 +33,19 @@ from ec.geometry import BLOCK_BYTES, ByteRange
 from ec.indexes import Indexes, join
 from ec.manifest import Manifest
 from ec.offload import Offload
+from ec.profile import Profile
 from ec.read import OnTrouble
 from ec.segment import chunk_indexes, file_bytes
 from ec.store.protocol import Store, Upload
 
-# Of every chunk at once.
+# Of a chunk that is copied, at once; and the least of every chunk of a repair.
 WINDOW_BYTES: Final = 1024 * 1024
 assert WINDOW_BYTES % BLOCK_BYTES == 0
+# Of two windows of k survivors and one of what is made: long ones cost fewer changes of threads.
+BUFFER_BYTES: Final = 32 * 1024 * 1024
+
+# The same range of some chunks; None where a chunk has ended before.
+Windows = dict[int, memoryview | bytes | None]
 
 
 async def copy(chunk: ChunkId, source: Store, target: Store) -> Receipt:
@@ -49,13 +58,32 @@ async def copy(chunk: ChunkId, source: Store, target: Store) -> Receipt:
     size = head.payload_bytes
     upload = await target.begin(chunk, head.trailer.file_bytes)
     try:
-        for start in range(0, size, WINDOW_BYTES):
-            await upload.write([await source.read(chunk, start, min(start + WINDOW_BYTES, size))])
+        await _copy_payload(chunk, size, source, upload)
         tail = encode_tail(head.manifest, chunk.index, head.checksums, head.indexes)
         return await _finish(upload, tail)
     finally:
         with trio.CancelScope(shield=True):
             await upload.abort()
+
+
+async def _copy_payload(chunk: ChunkId, size: int, source: Store, upload: Upload) -> None:
+    """Read one window while the one before is written."""
+    before: memoryview | None = None
+    for start in range(0, size, WINDOW_BYTES):
+        calls: list[Callable[[], Awaitable[memoryview | None]]]
+        calls = [partial(source.read, chunk, start, min(start + WINDOW_BYTES, size))]
+        if before is not None:
+            calls.append(partial(upload.write, [before]))
+        before = (await together(calls))[0]
+    if before is not None:
+        await upload.write([before])
+
+
+def window_bytes_of(profile: Profile, made: int) -> int:
+    """Return how long a window of each chunk is where so many chunks are made at once."""
+    assert 1 <= made <= profile.m
+    blocks = BUFFER_BYTES // ((2 * profile.k + made) * BLOCK_BYTES)
+    return max(WINDOW_BYTES, blocks * BLOCK_BYTES)
 
 
 class Rebuild:
@@ -64,6 +92,7 @@ class Rebuild:
     Args:
         survivors: chunk index -> where it is; those that turn out bad are left out and reported.
         targets: chunk index -> where the chunk that is made shall be.
+        window_bytes: of each chunk at once, whole blocks; None for what suits the profile.
     """
 
     def __init__(
@@ -75,6 +104,7 @@ class Rebuild:
         codec: Codec,
         offload: Offload,
         on_trouble: OnTrouble,
+        window_bytes: int | None = None,
     ) -> None:
         assert codec.profile == manifest.profile
         assert targets
@@ -86,6 +116,8 @@ class Rebuild:
         self._codec = codec
         self._offload = offload
         self._on_trouble = on_trouble
+        self._window_bytes = window_bytes or window_bytes_of(manifest.profile, len(targets))
+        assert self._window_bytes % BLOCK_BYTES == 0
         self._found = {index: bytearray() for index in targets}
         self.read_bytes = 0
 
@@ -105,9 +137,7 @@ class Rebuild:
             for index, store in self._targets.items():
                 chunk = self._manifest.chunk_id(index)
                 uploads[index] = await store.begin(chunk, sizes[index])
-            longest = max(self._shape.payload_bytes(index) for index in self._targets)
-            for start in range(0, longest, WINDOW_BYTES):
-                await self._window(ByteRange(start, min(start + WINDOW_BYTES, longest)), uploads)
+            await self._make_payloads(uploads)
             tails = self._tails(indexes)
             receipts = await together(
                 [_finishing(uploads[index], tails[index]) for index in self._targets]
@@ -120,26 +150,55 @@ class Rebuild:
 
     # --- Windows ----------------------------------------------------------------------------
 
-    async def _window(self, window: ByteRange, uploads: Mapping[int, Upload]) -> None:
+    async def _make_payloads(self, uploads: Mapping[int, Upload]) -> None:
+        """Read one window of k survivors while the one before is computed and sent."""
+        longest = max(self._shape.payload_bytes(index) for index in self._targets)
+        size = min(longest, self._window_bytes)
+        buffers = {index: aligned_buffer(size) for index in self._targets}
+        before: ByteRange | None = None
+        found: Windows = {}
+        for start in range(0, longest, size or 1):
+            window = ByteRange(start, min(start + size, longest))
+            calls: list[Callable[[], Awaitable[Windows | None]]]
+            calls = [partial(self._read_survivors, window)]
+            if before is not None:
+                calls.append(partial(self._make_window, before, found, buffers, uploads))
+            found = (await together(calls))[0] or {}
+            before = window
+        if before is not None:
+            await together([partial(self._make_window, before, found, buffers, uploads)])
+
+    async def _make_window(
+        self,
+        window: ByteRange,
+        survivors: Windows,
+        buffers: Mapping[int, memoryview],
+        uploads: Mapping[int, Upload],
+    ) -> None:
         """Compute one window of all lost chunks and send it."""
-        windows = await self._read_survivors(window)
-        targets = {index: memoryview(bytearray(window.size)) for index in self._targets}
-        await self._offload.run(self._codec.rebuild, windows, targets)
-        calls: list[Callable[[], Awaitable[None]]] = []
+        targets = {index: buffer[: window.size] for index, buffer in buffers.items()}
+        parts = await self._offload.run(self._compute, window, survivors, targets)
+        await together([_writing(uploads[index], part) for index, part in parts.items() if part])
+
+    def _compute(
+        self, window: ByteRange, survivors: Windows, targets: Mapping[int, memoryview]
+    ) -> dict[int, memoryview]:
+        """Fill the targets; return what each chunk really has of the window. In a thread."""
+        self._codec.rebuild(survivors, targets)
+        parts = {}
         for index, target in targets.items():
             part = self._shape.beside(index, window.start, window.end)
             if any(target[part.size :]):
                 raise self._wrong(index, window.start + part.size)
-            self._found[index] += checksums.block_checksums(target[: part.size])
-            if part.size:
-                calls.append(_writing(uploads[index], target[: part.size]))
-        await together(calls)
+            parts[index] = target[: part.size]
+            self._found[index] += checksums.block_checksums(parts[index])
+        return parts
 
-    async def _read_survivors(self, window: ByteRange) -> dict[int, memoryview | bytes | None]:
+    async def _read_survivors(self, window: ByteRange) -> Windows:
         """Return the window of k survivors, data before parity; bad ones are replaced by others."""
         assert window.size > 0
         k = self._shape.profile.k
-        windows: dict[int, memoryview | bytes | None] = {}
+        windows: Windows = {}
 
         async def ask(index: int) -> None:
             part = self._shape.beside(index, window.start, window.end)

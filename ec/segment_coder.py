@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ec.alignment import aligned_buffer
 from ec.checksums import BLOCK_CHECKSUM_BYTES, block_checksums
 from ec.codec import Codec
 from ec.geometry import BLOCK_BYTES, ByteRange, Geometry, blocks_of
@@ -53,9 +54,12 @@ class SegmentCoder:
         self._coded = 0
 
     def make_buffers(self) -> list[memoryview]:
-        """Return a buffer for each chunk, for `code`; two sets let reading overlap with writing."""
+        """Return a buffer for each chunk, for `code`; two sets let reading overlap with writing.
+
+        They begin at pages, so that a device can take them as they are.
+        """
         size = min(self._window_bytes, self.shape.parity_bytes)
-        return [memoryview(bytearray(size)) for _ in range(self.shape.profile.chunks)]
+        return [aligned_buffer(size) for _ in range(self.shape.profile.chunks)]
 
     def parts(self, window: int) -> tuple[ByteRange, ...]:
         """Return what each chunk really has of a window, as ranges of its payload."""

@@ -1,4 +1,7 @@
-"""The command line as a person or a script uses it: a process a command, against one server."""
+"""The command line as a person or a script uses it: a process a command, against one server.
+
+The processes are forked ones (fork_server.py), since a test here may need a dozen.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+from tests.forked import run_logd
 from tests.server_process import ServerProcess
 
 START_LIMIT_S = 60
@@ -30,13 +34,8 @@ class Logd:
         self, *arguments: str, stdin: bytes = b"", code: int = 0
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command; its exit code must be `code`, and there must be no traceback."""
-        done = subprocess.run(
-            [*self.PROGRAM, *arguments],
-            input=stdin,
-            capture_output=True,
-            env=self.environment,
-            check=False,
-            timeout=START_LIMIT_S,
+        done = run_logd(
+            *arguments, stdin=stdin, environment=self.environment, timeout_s=START_LIMIT_S
         )
         assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
         assert b"Traceback" not in done.stderr

@@ -1,4 +1,7 @@
-"""A server in a process of its own, on free loopback ports, for tests that come as clients do."""
+"""A server in a process of its own, on free loopback ports, for tests that come as clients do.
+
+The process is a forked one (fork_server.py): what the tests ask for is a server, not its imports.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
+
+from tests.forked import ForkedLogd
 
 READY_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
@@ -21,17 +24,22 @@ ENVIRONMENT = {"LOGD_LOG_RETENTION_CHECK_INTERVAL_MS": str(24 * 3600 * 1000)}
 
 
 class ServerProcess:
-    """`logd serve` as a user starts it. Use as a context manager; the process is always ended."""
+    """`logd serve` as a user starts it. Use as a context manager; the process is always ended.
+
+    Attributes:
+        interpreter: the program to run `-m logd` with, for servers that must not be forked.
+    """
+
+    interpreter: str | None = None
 
     def __init__(self, data: Path | str, *arguments: str, port: int = 0) -> None:
         self.data = str(data)
         self._arguments = arguments
         self._port = port
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkedLogd | subprocess.Popen[bytes] | None = None
         self.kafka = ("", 0)
         self.admin = ("", 0)
         self.log_path = f"{self.data}.log"
-        self.ready_s = 0.0
 
     def __enter__(self) -> Self:
         self.start()
@@ -44,18 +52,14 @@ class ServerProcess:
     def start(self) -> None:
         """Start and wait for the ready line; the same port again after a kill."""
         command = [
-            sys.executable, "-m", "logd", "serve", "--data", self.data,
+            "serve", "--data", self.data,
             "--listen", f"127.0.0.1:{self._port}", "--admin", "127.0.0.1:0", *self._arguments,
         ]  # fmt: skip
-        started = time.monotonic()
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, env=os.environ | ENVIRONMENT
-            )
+            self.process = self._started(command, log)
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], READY_TIMEOUT_S)
         line = self.process.stdout.readline().decode() if readable else ""
-        self.ready_s = time.monotonic() - started
         if not line.startswith("ready "):
             self.kill()
             raise AssertionError(f"no ready line but {line!r}; the server said:\n{self.log()}")
@@ -63,6 +67,13 @@ class ServerProcess:
         self.kafka = _address(fields["kafka"])
         self.admin = _address(fields["admin"])
         self._port = self.kafka[1]
+
+    def _started(self, command: list[str], log: IO[bytes]) -> ForkedLogd | subprocess.Popen[bytes]:
+        environment = os.environ | ENVIRONMENT
+        if self.interpreter is None:
+            return ForkedLogd(*command, stdout=subprocess.PIPE, stderr=log, environment=environment)
+        command = [self.interpreter, "-m", "logd", *command]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
 
     @property
     def bootstrap(self) -> str:

@@ -7,6 +7,7 @@ nothing. The rules themselves are in tests/tidy.
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -40,7 +41,6 @@ from tests.tidy.text import (
 Rule = Callable[[Modules], Iterator[str]]
 
 ROOT = Path(__file__).parent.parent
-TREE = load_tree(ROOT)
 
 RULES: tuple[Rule, ...] = (
     check_syntax,
@@ -60,24 +60,36 @@ RULES: tuple[Rule, ...] = (
 ASSERT_DENSITY_MIN = 0.5
 
 
-def test_the_tree_was_found() -> None:
+@pytest.fixture(scope="module")
+def tree() -> Iterator[Modules]:
+    """The real source; let go of afterwards: its million nodes would slow down each collection of
+    garbage in the tests to come, and it is not read at all by a process that runs none of these.
+    """
+    gc.disable()  # A syntax tree has no garbage, and looking for some takes longer than parsing.
+    try:
+        yield load_tree(ROOT)
+    finally:
+        gc.enable()
+
+
+def test_the_tree_was_found(tree: Modules) -> None:
     """The checks look at the real source: they find the modules that they must."""
     for name in ("logd.storage.files", "logd.record.batch", "cli.main", "tests.test_tidy"):
-        assert name in TREE
+        assert name in tree
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_rule_holds(rule: Rule) -> None:
+def test_rule_holds(rule: Rule, tree: Modules) -> None:
     """The rule holds in every file of the project."""
-    problems = list(rule(TREE))
+    problems = list(rule(tree))
     assert not problems, "\n".join(problems)
 
 
-def test_storage_asserts_its_invariants() -> None:
+def test_storage_asserts_its_invariants(tree: Modules) -> None:
     """Storage code, and the erasure-coding library, assert about once in two functions at least."""
-    assert assert_density(TREE, ("logd.storage",)) >= ASSERT_DENSITY_MIN
-    if any(module.functions for name, module in TREE.items() if name.startswith("ec.")):
-        assert assert_density(TREE, ("ec",)) >= ASSERT_DENSITY_MIN
+    assert assert_density(tree, ("logd.storage",)) >= ASSERT_DENSITY_MIN
+    if any(module.functions for name, module in tree.items() if name.startswith("ec.")):
+        assert assert_density(tree, ("ec",)) >= ASSERT_DENSITY_MIN
 
 
 def test_layers_name_each_module_once() -> None:
@@ -123,7 +135,7 @@ def third_party(
     tree: Modules, prefixes: tuple[str, ...], *, without: tuple[str, ...] = ()
 ) -> dict[str, str]:
     """Return distribution -> one place that imports it, for the modules of some packages."""
-    ours = {name.split(".")[0] for name in TREE} | {"outcome", "sniffio"}
+    ours = {name.split(".")[0] for name in tree} | {"outcome", "sniffio"}
     found: dict[str, str] = {}
     for module in tree.values():
         if not is_within(module.name, prefixes) or is_within(module.name, without):
@@ -138,17 +150,17 @@ def third_party(
 STANDARD_LIBRARY = __import__("sys").stdlib_module_names
 
 
-def test_what_the_program_imports_is_declared() -> None:
+def test_what_the_program_imports_is_declared(tree: Modules) -> None:
     """What the program needs is a dependency of it, and nothing is asked for that nobody uses."""
     # The checker of promises is a program of its own, for people who work on this one.
-    used = third_party(TREE, ("logd", "ec", "cli", "bench"), without=("bench.checker",))
+    used = third_party(tree, ("logd", "ec", "cli", "bench"), without=("bench.checker",))
     assert {name: place for name, place in used.items() if name not in declared()} == {}
     assert declared() - set(used) == set()
 
 
-def test_what_tests_and_tools_import_is_declared() -> None:
+def test_what_tests_and_tools_import_is_declared(tree: Modules) -> None:
     """What only tests and tools need is declared for them."""
-    used = third_party(TREE, ("tests", "tools", "bench.checker"))
+    used = third_party(tree, ("tests", "tools", "bench.checker"))
     known = declared("test", "dev")
     assert {name: place for name, place in used.items() if name not in known} == {}
 

@@ -53,7 +53,7 @@ def space_of(name: str, options: Options) -> int:
         "encode": 4 * GIB,
         "compact": 3 * min(options.fill_bytes, GIB),
         # Less than asked for is filled where less is free.
-        "repair": 2 * GIB,
+        "repair": 5 * GIB if options.curves else 2 * GIB,
         "recover": min(options.fill_bytes, GIB) + GIB,
     }
     return needs.get(name, GIB) + options.prime_bytes

@@ -82,7 +82,7 @@ class _Chunk:
 
 def _chunks(run: Run, server: Server) -> list[_Chunk]:
     """Return where the chunks of the one coded segment are, by index."""
-    rows = json.loads(_logd(server, "segments", COLD, "--json"))
+    rows = json.loads(run_logd(server, "segments", COLD, "--json"))
     coded = next(row for row in rows if row["chunks"])  # The first one: places are in it.
     found = []
     for chunk in sorted(coded["chunks"], key=lambda each: each["index"]):
@@ -151,7 +151,12 @@ def _node_process(run: Run, processes: ExitStack, name: str) -> tuple[str, subpr
     return f"http://{address}", process
 
 
-def _logd(server: Server, *words: str) -> str:
+def run_logd(server: Server, *words: str) -> str:
+    """Run a command against the server; return what it prints.
+
+    Raises:
+        BenchError: it fails.
+    """
     host, port = server.admin
     command = [sys.executable, "-m", "logd", *words, "--admin", f"{host}:{port}"]
     done = subprocess.run(

@@ -7,6 +7,7 @@ from typing import Final
 
 from bench.measurement import Measurement, Window
 from bench.runner import Plan, Run, as_megabytes
+from bench.suites.beside import encode_beside_rows
 from bench.suites.shapes import GIB
 from ec.errors import KernelError
 from ec.kernels import isal
@@ -36,7 +37,7 @@ def encode_rows(run: Run) -> list[Measurement]:
             prime=True,
         )
     )  # fmt: skip
-    return rows
+    return rows + encode_beside_rows(run)
 
 
 def _code(run: Run, profile: str, kernel: str) -> Plan:
@@ -48,7 +49,7 @@ def _code(run: Run, profile: str, kernel: str) -> Plan:
         _job(run, "code", profile=profile, kernel=kernel),
         ceiling=_ceiling(run, "bare-code", profile=profile) if bare else None,
         ceiling_name=CEILING if bare else None,
-        conditions={"k": k, "m": m, "kernel": kernel, "curve": "parity chunks times data chunks",
+        conditions={"k": k, "m": m, "coded_by": kernel, "curve": "parity chunks times data chunks",
                     "x": k * m, "chart": f"coding from memory, {kernel}"},
     )  # fmt: skip
 

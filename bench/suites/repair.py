@@ -1,7 +1,8 @@
 """Making lost chunks again: one, and as many as may be lost, beside a bare decode of the files.
 
 MB/s are of lost chunks. What is measured is the library on local directories; how soon a server
-begins and how much it may take of its nodes are settings, not speeds.
+begins and how much it may take of its nodes are settings, not speeds. Scrub rows verify all chunks
+of the segment, one after the other. What others on the disk notice of a repair: `beside`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from bench.measurement import Measurement, Window
 from bench.process import run_job
 from bench.runner import JOB_TIMEOUT_S, Plan, Run, as_megabytes, window_of
+from bench.suites.beside import repair_beside_rows
+from bench.suites.loss import loss_rows
 from bench.suites.shapes import MIB, counted
 from ec.profile import Profile
 
@@ -18,7 +21,7 @@ CEILING = "k chunks read side by side, decoded, written, synced and read back"
 
 
 def repair_rows(run: Run) -> list[Measurement]:
-    """One lost chunk and m of them, for two profiles."""
+    """One lost chunk and m of them, for two profiles; with curves a whole node."""
     rows: list[Measurement] = []
     for profile in PROFILES:
         directory = str(run.directory / f"repair-{profile}")
@@ -28,7 +31,24 @@ def repair_rows(run: Run) -> list[Measurement]:
         run_job("encode", spec, timeout_s=JOB_TIMEOUT_S)
         losses = sorted({1, Profile.parse(profile).m})
         rows += run.rows([_plan(directory, profile, lost) for lost in losses])
-    return rows
+        if profile == PROFILES[0]:
+            rows += run.rows([_scrub_plan(directory, profile, cold=cold) for cold in (True, False)])
+    return rows + repair_beside_rows(run) + loss_rows(run)
+
+
+def _scrub_plan(directory: str, profile: str, *, cold: bool) -> Plan:
+    spec = {"directory": directory, "profile": profile, "cold": cold}
+    where = "the device" if cold else "the page cache"
+
+    def measure(job: str) -> Window:
+        return as_megabytes(window_of(run_job(job, spec, timeout_s=JOB_TIMEOUT_S)))
+
+    return Plan(
+        f"scrub chunks of {profile} from {where}", "MB/s", lambda: measure("scrub-chunks"),
+        ceiling=lambda _: measure("bare-scrub"),
+        ceiling_name="1 MiB a read, XXH3-64 of each 64 KiB",
+        conditions={"cache": "cold: the chunks' pages dropped" if cold else "warm"},
+    )  # fmt: skip
 
 
 def _plan(directory: str, profile: str, lost: int) -> Plan:

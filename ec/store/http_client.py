@@ -17,6 +17,8 @@ Source: RFC 9112; h11's documentation; socket(7) and tcp(7) of Linux.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -116,6 +118,8 @@ def _first_reason(error: BaseException) -> str:
     """Return why it failed; of attempts at several addresses, why the first did."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)  # What Trio says around it names the address once more.
     return str(error)
 
 

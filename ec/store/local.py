@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
@@ -22,15 +23,22 @@ class LocalStore:
     Args:
         asking: for what changes nothing, so that it may be given up on while it goes on: a disk
             that hangs costs its readers no more than a node that does. None: as all the rest.
+        past_cache: what is read here, nobody will want again soon (`ChunkReader.read`).
     """
 
     def __init__(
-        self, directory: ChunkDirectory, offload: Offload, *, asking: Offload | None = None
+        self,
+        directory: ChunkDirectory,
+        offload: Offload,
+        *,
+        asking: Offload | None = None,
+        past_cache: bool = False,
     ) -> None:
         assert directory.identity.node
         self._directory = directory
         self._offload = offload
         self._asking = asking or offload
+        self._past_cache = past_cache
 
     @property
     def node(self) -> str:
@@ -61,7 +69,8 @@ class LocalStore:
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
-        return await self._asking.run(self._directory.read, chunk, start, end)
+        read = partial(self._directory.read, past_cache=self._past_cache)
+        return await self._asking.run(read, chunk, start, end)
 
     def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
         """Return a range that was verified, of a chunk that is open; None: one is not known.

@@ -100,7 +100,8 @@ class ColdSegments:
             recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
-            NoStorageNodesError: there is no node. ColdRefusedError: the topic is compacted.
+            NoStorageNodesError: there is no node. ColdRefusedError: the server reads the topic
+                itself, or is stopping.
         """
         jobs = (await self.ready()).jobs
         return jobs.as_document(jobs.begin_encode(topic, partitions, recode=recode))
@@ -160,6 +161,10 @@ class ColdSegments:
         """Return how many coded segments have which margin, as `logd status` shows it."""
         return dict(NO_MARGINS) if self.life is None else self.life.figures().margins()
 
+    def unknown_chunks(self) -> int:
+        """Return of how many chunks nothing is known now; margins count them as there."""
+        return 0 if self.life is None else self.life.figures().unknown_chunks
+
     async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
         """Add to rows of `logd segments` what is known of the coded ones among them."""
         life = self.life
@@ -204,14 +209,17 @@ class ColdSegments:
             by_topic[generation.key.topic_id].append(generation)
         for topic_id, several in by_topic.items():
             worst = min(several, key=lambda each: (life.view.margin(each), each.key))
+            left, profile = life.view.margin(worst), worst.profile
+            how = f"has {left} of {profile.m}"
+            if left < 0:
+                how = f"has fewer than {profile.k} chunks that can be reached, and its hot copy"
             size = format_byte_count(sum(each.source_bytes for each in several))
             yield Problem(
                 "segments_below_margin",
                 "damage",
                 f"{len(several)} coded segments of {self._topic_name(topic_id)} ({size}) are below "
                 f"their target margin; the worst, {self._name(worst.key)} at offset "
-                f"{worst.key.base_offset}, has {max(life.view.margin(worst), 0)} of "
-                f"{worst.profile.m}",
+                f"{worst.key.base_offset}, {how}",
                 topic=self._topic_name(topic_id),
             )
 

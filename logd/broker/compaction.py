@@ -26,7 +26,6 @@ from logd.broker.cleaning import Cleaner, CleaningFailedError
 from logd.broker.compaction_jobs import Job, OnDemand, Row
 from logd.broker.compaction_metrics import CompactionMetrics
 from logd.broker.compaction_round import (
-    Hold,
     MovingOffset,
     NotCompactedError,
     RoundCutShortError,
@@ -41,6 +40,7 @@ from logd.broker.problems import Problem
 from logd.broker.services import PartitionServices
 from logd.broker.topics import Topics
 from logd.broker.worker import WorkerNotStartedError
+from logd.cold.compacting import CodedCompaction
 from logd.errors import SegmentsChangedError, UnknownTopicOrPartitionError
 from logd.metrics import Registry
 from logd.policy.compaction import (
@@ -113,7 +113,7 @@ class Compaction:
     """The scheduler of rounds, and what `logd compact` asks. Lives on the event loop.
 
     Args:
-        bound, hold, now_ms: see `Rounds`.
+        bound, coded, now_ms: see `Rounds`.
         prepare: see `OnDemand`.
     """
 
@@ -126,14 +126,14 @@ class Compaction:
         metrics: Registry,
         *,
         bound: MovingOffset,
-        hold: Hold,
+        coded: CodedCompaction,
         now_ms: Callable[[], int],
         prepare: Callable[[Partition], Awaitable[None]],
     ) -> None:
         self._topics = topics
         self._config = config
         self._services = services
-        self._rounds = Rounds(config, services, cleaner, bound=bound, hold=hold, now_ms=now_ms)
+        self._rounds = Rounds(config, services, cleaner, bound=bound, coded=coded, now_ms=now_ms)
         self._on_demand = OnDemand(self._rounds, services, prepare)
         self._standings: dict[Partition, _Standing] = {}
         self._due: deque[Partition] = deque()

@@ -26,8 +26,13 @@ from logd.storage.log import Log
 TRIES: Final = 5
 """Rounds that may be in vain because records are deleted meanwhile, before who asked is told so."""
 
-_COPY_BEGINS_AT: Final = 0.5
-"""How much of a round reading the keys is taken for."""
+_SHARES: Final = {"keys": (0.0, 0.5), "copy": (0.5, 1.0)}
+"""From where to where on its way a round is in each phase …"""
+
+_SHARES_OF_CODED: Final = {
+    "thaw": (0.0, 0.3), "keys": (0.3, 0.5), "copy": (0.5, 0.7), "encode": (0.7, 1.0),
+}  # fmt: skip
+"""… and where some of the log is in chunks: it begins with "thaw" then."""
 
 Row = dict[str, Any]
 """What one partition came to, as `logd compact` prints it."""
@@ -94,7 +99,7 @@ class OnDemand:
         started = self._services.clock.monotonic()
         log = partition.log
         row: Row = {"topic": partition.topic_name, "partition": partition.index}
-        row["segments_before"], row["bytes_before"] = len(log.segment_list.items), log.size_bytes
+        row["segments_before"], row["bytes_before"] = len(log.segment_list.items), log.total_bytes
         await seal(partition, self._services)
         await self._prepare(partition)
         results, reason = await self._rounds_of(partition, on_share)
@@ -104,7 +109,7 @@ class OnDemand:
             "segments_before": row["segments_before"],
             "segments_after": len(log.segment_list.items),
             "bytes_before": row["bytes_before"],
-            "bytes_after": log.size_bytes,
+            "bytes_after": log.total_bytes,
             "records_before": None if left is None else left + removed,
             "records_after": left,
             "seconds": round(self._services.clock.monotonic() - started, 3),
@@ -135,11 +140,9 @@ class OnDemand:
         for _ in range(TRIES - 1):
             with contextlib.suppress(SegmentsChangedError):  # Then what is there now.
                 return await self._rounds.run(
-                    partition, on_demand=True, on_progress=lambda p: on_share(_share(p))
+                    partition, on_demand=True, on_progress=_Shares(on_share)
                 )
-        return await self._rounds.run(
-            partition, on_demand=True, on_progress=lambda p: on_share(_share(p))
-        )
+        return await self._rounds.run(partition, on_demand=True, on_progress=_Shares(on_share))
 
 
 def _left_out(log: Log, results: list[CleanResult]) -> str | None:
@@ -166,10 +169,19 @@ def refuse_standstill(before: CleanResult | None, result: CleanResult) -> None:
         )
 
 
-def _share(progress: Progress) -> float:
-    part = progress.done_bytes / progress.all_bytes if progress.all_bytes else 0.0
-    begins_at = _COPY_BEGINS_AT if progress.phase == "copy" else 0.0
-    return begins_at + min(1.0, part) * _COPY_BEGINS_AT
+class _Shares:
+    """Makes of a round's progress how much of its way is behind it, 0 to 1."""
+
+    def __init__(self, on_share: Callable[[float], None]) -> None:
+        self._on_share = on_share
+        self._shares = _SHARES
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase == "thaw":
+            self._shares = _SHARES_OF_CODED
+        begin, end = self._shares.get(progress.phase, (0.0, 0.0))
+        part = progress.done_bytes / progress.all_bytes if progress.all_bytes else 0.0
+        self._on_share(begin + min(1.0, part) * (end - begin))
 
 
 # --- sealing -------------------------------------------------------------------------------------

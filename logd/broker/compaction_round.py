@@ -4,6 +4,9 @@
     (thread)        (loop)  (seconds, minutes)           (thread; appends wait meanwhile;
                                                           some segments at a time)
 
+Segments that are in chunks take part: released ones are thawed before, and what takes the place of
+coded ones is coded before it is committed (`cold.compacting`).
+
 Nothing that a round writes counts before `Log.replace_segments`: cancelled, failed or overtaken by
 a deletion of records, what it wrote is removed, and the log is as it was; or as the steps left it
 that were committed by then (`clean_steps`). Where that call itself fails half-way, nothing is
@@ -13,8 +16,8 @@ removed: the next start finishes it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -23,17 +26,26 @@ from logd.broker.cleaning import Cleaner, CleaningFailedError, OnProgress
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
 from logd.broker.services import PartitionServices
+from logd.cold.compacting import CodedCompaction, Successors
 from logd.config import ServerSettings, TopicSettings
-from logd.errors import CompactionError, LogFailedError, SegmentsChangedError
+from logd.errors import (
+    ColdStateError,
+    CompactionError,
+    DiskFullError,
+    LogFailedError,
+    SegmentsChangedError,
+)
 from logd.policy.compaction import CompactionFacts, CompactionRules, NotDue, plan_compaction
 from logd.storage.clean_order import (
     BATCH_MEMORY_BYTES,
     CleanLimits,
     CleanOrder,
     CleanResult,
+    Progress,
 )
 from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
+from logd.storage.swap import ReplaceResult
 from logd.units import MIB, format_byte_count
 
 PROCESS_BYTES: Final = 128 * MIB
@@ -47,13 +59,10 @@ SPARE_BYTES: Final = 64 * MIB
 
 _NO_BUDGET: Final = 2**62
 
+DEMAND_PATIENCE_S: Final = 120.0
+"""How long a round that was asked for waits for who codes, repairs or moves one of its segments."""
+
 MovingOffset = Callable[[Partition], int]
-
-Hold = Callable[[Partition, Sequence[int]], AbstractContextManager[None]]
-"""Keeps everybody else from segments, by base offset, while they are replaced.
-
-Raises CompactionError where somebody works on one, or it is coded.
-"""
 
 
 class RoundCutShortError(CompactionError):
@@ -69,7 +78,7 @@ class Rounds:
 
     Args:
         bound: of a partition, the offset from which on nothing may be touched.
-        hold: has segments alone while they are replaced.
+        coded: sees to segments that are in chunks, and has all of a round's alone meanwhile.
         now_ms: the time that lags and tombstones go by.
     """
 
@@ -80,14 +89,14 @@ class Rounds:
         cleaner: Cleaner,
         *,
         bound: MovingOffset,
-        hold: Hold,
+        coded: CodedCompaction,
         now_ms: Callable[[], int],
     ) -> None:
         self._config = config
         self._services = services
         self._cleaner = cleaner
         self._bound = bound
-        self._hold = hold
+        self._coded = coded
         self.now_ms = now_ms
         # No run of the server has used these, as long as the clock does not go back; and if it
         # does, the next start has removed what carried them.
@@ -131,13 +140,46 @@ class Rounds:
             plan = plan_compaction(facts, rules, now_ms=now_ms, on_demand=on_demand)
             if isinstance(plan, NotDue):
                 return plan
-            self._attempt += 1
-            order = partition.log.clean_order(
-                plan, attempt=self._attempt, now_ms=now_ms, limits=self._limits(partition)
-            )
-            self._check_space(order, rules)
-            return await self._carry_out(partition, order, on_progress, facts.next_horizon_ms)
+            bases = [segment.base_offset for group in plan.groups for segment in group]
+            patience_s = DEMAND_PATIENCE_S if on_demand else 0.0
+            async with self._coded.held(partition, bases, patience_s=patience_s):
+                self._attempt += 1
+                order = partition.log.clean_order(
+                    plan,
+                    attempt=self._attempt,
+                    now_ms=now_ms,
+                    limits=self._limits(partition),
+                    keeps_groups=self._coded.has_coded(partition),
+                )
+                await self._thaw(partition, order, rules, on_progress)
+                return await self._carry_out(partition, order, on_progress, facts.next_horizon_ms)
         raise RoundCutShortError(f"topic {partition.topic_name} was deleted")
+
+    async def _thaw(
+        self,
+        partition: Partition,
+        order: CleanOrder,
+        rules: CompactionRules,
+        on_progress: OnProgress,
+    ) -> None:
+        """Have every segment of the round hot; begin only where there is space for it.
+
+        Raises:
+            CleaningFailedError: there is no space. LogdError: as `CodedCompaction.thaw`.
+        """
+        released = self._coded.released(partition, [each.base_offset for each in order.segments])
+        all_bytes = sum(each.source_bytes for each in released)
+        self._check_space(order, rules, all_bytes)
+        if order.keeps_groups:
+            on_progress(Progress("thaw", 0, all_bytes))
+        thawed_bytes = 0
+
+        def count(size: int) -> None:
+            nonlocal thawed_bytes
+            thawed_bytes += size
+            on_progress(Progress("thaw", thawed_bytes, all_bytes))
+
+        await self._coded.thaw(partition, released, count)
 
     async def _carry_out(
         self,
@@ -158,7 +200,11 @@ class Rounds:
                 known_horizon_ms=known_horizon_ms,
             )
             for step_order, step in steps:
-                await self._commit(partition, step_order, step)
+                if self._is_coded(partition, step):
+                    on_progress(Progress("encode", step_order.end_offset, order.end_offset))
+                    await self._commit_coded(partition, step_order, step)
+                else:
+                    await self._commit(partition, step_order, step)
                 await trio.lowlevel.checkpoint()  # Also for who waits to have the log to himself.
             written_by_us = False
         except LogFailedError:
@@ -185,17 +231,48 @@ class Rounds:
 
     async def _commit(self, partition: Partition, order: CleanOrder, result: CleanResult) -> None:
         """Put a part of the result in its place, between two writes of the log."""
-        services = self._services
         async with partition.exclusive():
-            if partition.offline is not None:
-                raise LogFailedError(partition.offline)
-            refuse_uncompacted(partition.topic_name, partition.settings)
-            with self._hold(partition, [segment.base_offset for segment in order.segments]):
-                replaced = await services.offload.run(
-                    "write", partition.log.replace_segments, order, result
-                )
+            _refuse_unusable(partition)
+            replaced = await self._services.offload.run(
+                "write", partition.log.replace_segments, order, result
+            )
+        self._unlink_later(partition, replaced)
+
+    def _is_coded(self, partition: Partition, step: CleanResult) -> bool:
+        bases = [base for group in step.groups for base in group.old_bases]
+        return bool(self._coded.coded(partition, bases))
+
+    async def _commit_coded(
+        self, partition: Partition, order: CleanOrder, result: CleanResult
+    ) -> None:
+        """Likewise, where segments that go are coded: what takes their place is coded before."""
+        async with (
+            self._coded.encoded(partition, order, result) as successors,
+            partition.exclusive(),
+        ):
+            _refuse_unusable(partition)
+            with trio.CancelScope(shield=True):  # Half-way there is nothing to be cancelled.
+                replaced = await self._replace_coded(partition, order, result, successors)
+        self._unlink_later(partition, replaced)
+
+    async def _replace_coded(
+        self, partition: Partition, order: CleanOrder, result: CleanResult, successors: Successors
+    ) -> ReplaceResult:
+        """Prepare, have the catalog decide, and do as it said (`storage.swap_prepared`)."""
+        run, log = self._services.offload.run, partition.log
+        await run("write", log.prepare_replacement, order, result, successors.superseded)
+        try:
+            await successors.commit()
+        except (ColdStateError, DiskFullError):  # It said no.
+            await run("write", log.cancel_replacement)
+            raise
+        except Exception as error:  # Whatever it was: it may have said yes.
+            raise log.doubt_replacement(str(error) or repr(error)) from error
+        return await run("write", partial(log.replace_segments, order, result, is_prepared=True))
+
+    def _unlink_later(self, partition: Partition, replaced: ReplaceResult) -> None:
         delay_s = partition.settings.file_delete_delay_ms / 1000
-        services.unlink_later(replaced.unlink_paths, delay_s)
+        self._services.unlink_later(replaced.unlink_paths, delay_s)
 
     def _limits(self, partition: Partition) -> CleanLimits:
         settings = self._config.settings
@@ -210,17 +287,28 @@ class Rounds:
             reserve_bytes=self._services.disk.reserve_bytes + SPARE_BYTES,
         )
 
-    def _check_space(self, order: CleanOrder, rules: CompactionRules) -> None:
-        """Begin only where the first new segment fits; the process looks again as it writes."""
+    def _check_space(self, order: CleanOrder, rules: CompactionRules, thaw_bytes: int) -> None:
+        """Begin only where the first new segment fits, and what is thawed for the round.
+
+        The process looks again as it writes.
+        """
         disk = self._services.disk
-        needed_bytes = min(order.source_bytes, rules.group_bytes_max)
+        needed_bytes = thaw_bytes + min(order.source_bytes, rules.group_bytes_max)
         spare_bytes = disk.free_bytes - disk.reserve_bytes - SPARE_BYTES
         if spare_bytes < needed_bytes:
             raise CleaningFailedError(
                 "space",
                 f"{format_byte_count(max(0, spare_bytes))} above disk.reserve.bytes is not enough "
-                f"for a new segment of {format_byte_count(needed_bytes)}",
+                f"for a new segment of {format_byte_count(needed_bytes - thaw_bytes)}"
+                + (f" and {format_byte_count(thaw_bytes)} to be thawed" if thaw_bytes else ""),
             )
+
+
+def _refuse_unusable(partition: Partition) -> None:
+    """Raise LogFailedError, or NotCompactedError, where the partition changed under the round."""
+    if partition.offline is not None:
+        raise LogFailedError(partition.offline)
+    refuse_uncompacted(partition.topic_name, partition.settings)
 
 
 def refuse_uncompacted(topic: str, settings: TopicSettings) -> None:

@@ -21,6 +21,7 @@ from logd.storage.log_settings import LogSettings
 from logd.storage.open_files import OpenFiles
 from logd.storage.recovery import RecoveryReport
 from logd.storage.released import ReleasedSegment
+from logd.storage.swap_prepared import settle_prepared
 
 _Opened = tuple[Log, RecoveryReport | None] | Exception
 _OpenOne = Callable[[PartitionSpec], tuple[Log, RecoveryReport | None]]
@@ -35,6 +36,10 @@ def _none_released(_topic_id: bytes, _partition: int) -> Sequence[ReleasedSegmen
     return ()
 
 
+def _none_coded(_encoding: str) -> bool:
+    return False
+
+
 class LogPartitionFactory:
     """The server's `PartitionFactory`.
 
@@ -44,6 +49,10 @@ class LogPartitionFactory:
             are in chunks. Called in threads.
         boot_id: of the running kernel. What the same kernel was given it has not lost.
         last_boot_id: of the kernel that the last run of the server saw.
+
+    Attributes:
+        is_coded: tells whether an encoding is in force; what a crash left of a replacement of coded
+            segments is settled by it. Set before anything is opened; called in threads.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class LogPartitionFactory:
         last_boot_id: str | None,
         released: Callable[[bytes, int], Sequence[ReleasedSegment]] = _none_released,
     ) -> None:
+        self.is_coded: Callable[[str], bool] = _none_coded
         self._released = released
         self._services = services
         self._open_files = open_files
@@ -116,10 +126,11 @@ class LogPartitionFactory:
     def _open_one(self, spec: PartitionSpec) -> tuple[Log, RecoveryReport | None]:
         key = (spec.topic_id, spec.index)
         settings = self._log_settings(spec)
+        settle_prepared(self._services.files, self._directory(spec), self.is_coded)
         clean = self._clean.logs.get(key) if self._clean is not None else None
         if clean is not None:
             try:
-                return self._open_clean(spec, clean), None
+                return self._open_clean(spec, clean, settings), None
             except CorruptFileError as error:
                 # Somebody changed the directory meanwhile; recovery finds out what is there.
                 self._services.events.warning("not as the clean stop left it", reason=str(error))
@@ -146,14 +157,14 @@ class LogPartitionFactory:
         noted = self._services.journal.boot_id_of(*key)
         return (noted or self._last_boot_id) == self._boot_id
 
-    def _open_clean(self, spec: PartitionSpec, clean: CleanLog) -> Log:
+    def _open_clean(self, spec: PartitionSpec, clean: CleanLog, settings: LogSettings) -> Log:
         return Log.open_clean(
             self._services.files,
             self._directory(spec),
             topic_id=spec.topic_id,
             topic=spec.topic,
             partition=spec.index,
-            settings=self._log_settings(spec),
+            settings=settings,
             open_files=self._open_files,
             released=self._released(spec.topic_id, spec.index),
             clean=clean,

@@ -44,6 +44,7 @@ def status(broker: Broker) -> dict[str, Any]:
         "nodes": node_counts(broker.cold),
         "kernel": broker.cold.kernel_in_use,
         "segments_by_margin": broker.coded.margins(),
+        "chunks_unknown": broker.coded.unknown_chunks(),
         **upkeep_status(broker.coded, cycle_ms=broker.config.settings.scrub_cycle_ms),
         "problem_count": len(problems),
         "problems": [_as_document(problem) for problem in problems[:PROBLEMS_MAX]],

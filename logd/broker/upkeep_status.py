@@ -13,7 +13,7 @@ from logd.broker.cold_segments import ColdSegments
 from logd.broker.problems import Problem
 from logd.cold.tier import ColdTier
 from logd.policy.cold.values import LIVE, NodeState
-from logd.policy.tiering import profile_advice
+from logd.policy.node_health import NodeHealth
 
 if TYPE_CHECKING:
     from logd.cold.upkeep import Upkeep
@@ -46,6 +46,8 @@ def upkeep_status(coded: ColdSegments, *, cycle_ms: int) -> dict[str, Any]:
                 "eta_s": None,
                 "verified_bytes": 0,
                 "findings": [],
+                "found_total": {},
+                "quarantined": {"total": 0, "latest": []},
                 "oldest_unverified_s": None,
             },
         }
@@ -86,7 +88,13 @@ def _waiting(upkeep: Upkeep) -> Iterator[Problem]:
 
 def _no_spare(tier: ColdTier) -> Iterator[Problem]:
     """Say that a lost chunk would have no target, before there is one."""
-    active = sum(tier.nodes.node(name).state is NodeState.ACTIVE for name in tier.nodes.names())
+    # A server that codes nothing does not come here, and need not have imported it.
+    from logd.policy.tiering import profile_advice
+
+    active = sum(
+        node.state is NodeState.ACTIVE and node.health is not NodeHealth.DEAD
+        for node in tier.nodes.facts()
+    )
     profiles = {each.profile for each in tier.generations() if each.state in LIVE}
     for profile in sorted(profiles):
         if active <= profile.chunks:

@@ -277,6 +277,9 @@ class ChunkAccess:
         self._events.error(
             f"chunk {kind}",
             node=node,
+            topic=manifest.topic,
+            partition=manifest.partition,
+            base_offset=manifest.base_offset,
             chunk=manifest.chunk_id(index).name,
             block=_block_of(error),
             reason=str(error),

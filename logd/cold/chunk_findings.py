@@ -2,7 +2,7 @@
 
 Only two things are findings: the node is there and has no such chunk, or it has one that is
 damaged. A node that does not answer says nothing about its chunks. A finding stands until the chunk
-is found right, or its place is another. It is kept in memory: after a restart it is found again.
+is found right, or its place is another; over a restart `findings_book` keeps it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ec.errors import ChunkDamagedError, ChunkMissingError, ChunkVersionError, EcError
+from ec.geometry import BLOCK_BYTES
+from logd.policy.cold.condition import ChunkPlace as Place
+from logd.policy.cold.condition import ChunkState as PlainState
 from logd.policy.cold.values import Generation
 
 
@@ -35,10 +38,11 @@ class ChunkPlace:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with a chunk: MISSING or CORRUPT, and what was seen."""
+    """What is wrong with a chunk: MISSING or CORRUPT, what was seen, and the block if it is one."""
 
     state: ChunkState
     reason: str
+    block: int | None = None
 
 
 class ChunkFindings:
@@ -57,11 +61,18 @@ class ChunkFindings:
         if isinstance(error, ChunkMissingError):
             finding = Finding(ChunkState.MISSING, str(error))
         elif isinstance(error, ChunkDamagedError | ChunkVersionError):
-            finding = Finding(ChunkState.CORRUPT, str(error))
+            finding = Finding(ChunkState.CORRUPT, str(error), _block_of(error))
         else:
             return
         if self._found.get(place) != finding:
             self._found[place] = finding
+            self._changed()
+
+    def restore(self, place: Place, state: PlainState, reason: str, block: int | None) -> None:
+        """Take note of what was known before a restart; what is known by now stays."""
+        known = ChunkPlace(place.encoding, place.index, place.node)
+        if known not in self._found:
+            self._found[known] = Finding(ChunkState(state.value), reason, block)
             self._changed()
 
     def right(self, place: ChunkPlace) -> None:
@@ -92,3 +103,10 @@ class ChunkFindings:
 
     def __len__(self) -> int:
         return len(self._found)
+
+
+def _block_of(error: EcError) -> int | None:
+    """Return the block of a chunk's payload that an error is about."""
+    if isinstance(error, ChunkDamagedError) and error.region == "payload":
+        return error.position // BLOCK_BYTES
+    return None

@@ -8,7 +8,7 @@ It also remembers since when: a node is dead from the moment that somebody saw i
 from the moment of its finding. Of a node that comes, or comes back from the dead, nothing is known
 until it was looked through (`looked_through`); what is missing there then was lost when it died, so
 an empty node in a lost one's place starts no delay anew. What was found is kept, also when it is
-mended: a disk that rots a block a week should be seen.
+mended and over a restart (`findings_book`): a disk that rots a block a week should be seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -33,14 +33,15 @@ from logd.policy.cold.condition import (
     SegmentCondition,
     examine,
 )
+from logd.policy.cold.finding_record import FindingRecord, shortened
 from logd.policy.cold.margins import LOST_MARGIN, MarginCounts, SegmentMargin, count_margins
 from logd.policy.cold.values import LIVE, Generation
 from logd.policy.node_health import NodeHealth
-
-RECORDS_MAX: Final = 1000
-"""Findings that are remembered, mended or not; the oldest mended ones are forgotten first."""
+from logd.storage.findings_note import RECORDS_MAX, FindingsNote
 
 _OPEN: Final = "open"
+
+IsHot = Callable[[Generation], bool]
 
 TopicName = Callable[[bytes], str | None]
 """Returns the name of a topic, None where it is gone."""
@@ -49,38 +50,6 @@ TopicName = Callable[[bytes], str | None]
 def now_ms() -> int:
     """Return the monotonic time that delays are counted by."""
     return int(trio.current_time() * 1000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FindingRecord:
-    """A chunk that was found missing or corrupt.
-
-    Attributes:
-        found_ms, mended_ms: wall clock; None: it is not mended.
-    """
-
-    generation: Generation
-    place: ChunkPlace
-    state: ChunkState
-    reason: str
-    found_ms: int
-    mended_ms: int | None = None
-
-    def as_document(self, topic_name: TopicName) -> dict[str, Any]:
-        """Return it as status and scrub show it."""
-        key = self.generation.key
-        return {
-            "topic": topic_name(key.topic_id) or key.topic_id.hex(),
-            "partition": key.partition,
-            "base_offset": key.base_offset,
-            "generation": self.generation.number,
-            "chunk": self.place.index,
-            "node": self.place.node,
-            "state": self.state.value,
-            "reason": self.reason,
-            "found_ms": self.found_ms,
-            "mended_ms": self.mended_ms,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +66,30 @@ class ChunkHealth:
 
     Args:
         wall_ms: the wall clock.
+        looks_through: somebody looks nodes through as they come; if not, they are believed.
+        hot: returns what tells whether a generation's segment is still here, as a hot copy.
 
     Attributes:
         on_change: called when a node's health, a finding or a generation changed.
-        found: how many findings there were since the start, by state.
+        found: how many findings there ever were, by state.
+        changes: grows with every finding that is new, or mended.
     """
 
     def __init__(
-        self, tier: ColdTier, findings: ChunkFindings, *, wall_ms: Callable[[], int]
+        self,
+        tier: ColdTier,
+        findings: ChunkFindings,
+        *,
+        wall_ms: Callable[[], int],
+        looks_through: bool = True,
+        hot: Callable[[], IsHot] = lambda: lambda _: False,
     ) -> None:
         self._tier = tier
         self._findings = findings
         self._wall_ms = wall_ms
+        self._looks_through = looks_through
+        self._has_changed = True
+        self._hot = hot
         self._dead_since_ms: dict[str, int] = {}
         self._unseen_since_ms: dict[str, int] = {}
         self._looked_at: set[str] = set()
@@ -119,6 +100,7 @@ class ChunkHealth:
         self._records: dict[ChunkPlace, FindingRecord] = {}
         self._mended: deque[FindingRecord] = deque(maxlen=RECORDS_MAX)
         self.found: Counter[ChunkState] = Counter()
+        self.changes = 0
         self.on_change: list[Callable[[], None]] = []
         findings.on_change.append(self._findings_changed)
         tier.on_change.append(lambda _: self._changed())
@@ -135,7 +117,7 @@ class ChunkHealth:
                 facts=facts,
                 dead_since_ms=self._died_ms(facts.name, facts.health),
                 is_refused=nodes.breaker(facts.name, "repair") == _OPEN,
-                is_unseen=facts.name not in self._looked_at,
+                is_unseen=self._looks_through and facts.name not in self._looked_at,
             )
         return found
 
@@ -163,6 +145,7 @@ class ChunkHealth:
 
     def look(self) -> list[tuple[SegmentCondition, SegmentMargin]]:
         """Return condition and margins of every live generation."""
+        self._has_changed = False
         views = self.nodes()
         stale = {name for name in views.keys() | self._views.keys() if self._differs(name, views)}
         self._views = views
@@ -182,7 +165,23 @@ class ChunkHealth:
                 condition = examine(generation, views, self._known)
                 seen = _Seen(generation, condition, segment_margin(condition, views))
             self._seen[generation.encoding] = seen
-        return [(seen.condition, seen.margin) for seen in self._seen.values()]
+        found = [(seen.condition, seen.margin) for seen in self._seen.values()]
+        if any(margin.is_lost for _, margin in found):
+            is_hot = self._hot()
+            found = [(condition, _with_hot(margin, is_hot)) for condition, margin in found]
+        return found
+
+    def find(self, generation: Generation) -> tuple[SegmentCondition, SegmentMargin]:
+        """Return condition and margins of one generation, as of the last change."""
+        if self._has_changed:
+            self.look()
+        seen = self._seen.get(generation.encoding)
+        if seen is not None:
+            condition, margin = seen.condition, seen.margin
+        else:
+            condition = examine(generation, self._views, self._known)
+            margin = segment_margin(condition, self._views)
+        return condition, _with_hot(margin, self._hot()) if margin.is_lost else margin
 
     def _differs(self, name: str, views: dict[str, NodeCondition]) -> bool:
         """Return whether a node changed in what conditions and margins depend on."""
@@ -216,7 +215,7 @@ class ChunkHealth:
     # --- findings ---------------------------------------------------------------------------------
 
     def records(self) -> list[FindingRecord]:
-        """Return what was found since the start, oldest first; what is not mended too."""
+        """Return what was found, mended or not, the oldest first; also before the last start."""
         self._follow_findings()
         both = [*self._mended, *self._records.values()]
         return sorted(both, key=lambda record: record.found_ms)[-RECORDS_MAX:]
@@ -225,6 +224,24 @@ class ChunkHealth:
         """Return the findings that stand."""
         self._follow_findings()
         return list(self._records.values())
+
+    def restore(self, note: FindingsNote) -> None:
+        """Take over what the last run knew: what was not mended, and still has its place, stands.
+
+        It is looked at again with its node, before the node's chunks count.
+        """
+        self.found.update(note.found)
+        stand = []
+        for record in note.records:
+            if record.mended_ms is None and self._is_place(record.place):
+                stand.append(self._records.setdefault(record.place, record))
+            else:
+                # What lost its place while nobody looked was mended by that.
+                mended_ms = record.mended_ms or self._wall_ms()
+                self._mended.append(replace(record, mended_ms=mended_ms))
+        for record in stand:
+            self._findings.restore(record.place, record.state, record.reason, record.block)
+        self.changes += 1
 
     def _follow_findings(self) -> None:
         """Take over new findings with their time; those that are gone are mended."""
@@ -240,11 +257,12 @@ class ChunkHealth:
             else:
                 is_gone = state is ChunkState.MISSING
                 found_ms = self._lost_ms(place.node) if is_gone else now_ms()
-                now[known] = Finding(state, found_ms, finding.reason)
+                now[known] = Finding(state, found_ms, finding.reason, finding.block)
         for gone in self._known.keys() - now.keys():
             record = self._records.pop(gone, None)
             if record is not None:
                 self._mended.append(replace(record, mended_ms=self._wall_ms()))
+                self.changes += 1
         for known, found in now.items():
             if known not in self._records:
                 self._remember(known, found)
@@ -264,9 +282,10 @@ class ChunkHealth:
         if generation is None:
             return
         self.found[finding.state] += 1
+        self.changes += 1
         self._records[place] = FindingRecord(
-            generation=generation, place=place, state=finding.state, reason=finding.reason,
-            found_ms=self._wall_ms(),
+            key=generation.key, generation=generation.number, place=place, state=finding.state,
+            reason=shortened(finding.reason), block=finding.block, found_ms=self._wall_ms(),
         )  # fmt: skip
 
     # --- hearing ----------------------------------------------------------------------------------
@@ -280,6 +299,7 @@ class ChunkHealth:
         self._changed()
 
     def _changed(self) -> None:
+        self._has_changed = True
         for call in self.on_change:
             call()
 
@@ -288,6 +308,12 @@ def _essence(node: NodeCondition) -> tuple[object, ...]:
     facts = node.facts
     known = (node.dead_since_ms, node.is_refused, node.is_unseen)
     return facts.health, facts.state, facts.rack, known
+
+
+def _with_hot(margin: SegmentMargin, is_hot: IsHot) -> SegmentMargin:
+    if margin.is_lost and is_hot(margin.generation):
+        return replace(margin, has_hot_copy=True)
+    return margin
 
 
 def segment_margin(condition: SegmentCondition, nodes: dict[str, NodeCondition]) -> SegmentMargin:

@@ -19,7 +19,7 @@ and compared in threads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +38,7 @@ from ec.segment import Segment as EcSegment
 from ec.segment import draft
 from logd.cold.coding_source import CodingSource, CountedSource, Cut, cut_segment, source_of
 from logd.cold.life_metrics import LifeMetrics
-from logd.cold.partition_view import ColdPartition
+from logd.cold.partition_view import ColdPartition, key_of
 from logd.cold.recompressing import Recompression
 from logd.cold.segment_errors import (
     AlreadyCodedError,
@@ -48,7 +48,7 @@ from logd.cold.segment_errors import (
     busy,
 )
 from logd.cold.tier import ColdTier
-from logd.cold.watched_store import WatchedStore
+from logd.cold.watched_store import DeviceGate, WatchedStore
 from logd.errors import ColdStateError, StorageError
 from logd.events import EventLog
 from logd.offload import Offload
@@ -57,13 +57,14 @@ from logd.policy.cold.preflight import NodeFacts, Refusal, chunk_bytes_max, pref
 from logd.policy.cold.proof import ChunkCheck, Proof
 from logd.policy.cold.values import (
     ENCODING_BYTES,
+    ColdState,
     Generation,
-    NodeState,
     Profile,
     SegmentKey,
 )
 from logd.policy.tiering import choose_profile
 from logd.storage.cold_catalog import Commit, EncodePlan
+from logd.storage.segment_source import SegmentSource
 from logd.units import KIB, MIB
 
 ENCODES_AT_ONCE: Final = 1
@@ -71,8 +72,8 @@ ENCODES_AT_ONCE: Final = 1
 disk wait twice as long without being done sooner."""
 
 WINDOW_BYTES: Final = 512 * KIB
-"""Of each chunk at a time. All chunks of a window are written, and on local disks synced, before
-the next: an append that is synced meanwhile waits for one window at most."""
+"""Of each chunk at a time. All chunks of a window are written before the next, two at once on a
+device: an append that is synced meanwhile waits for little of it."""
 
 SLOWEST_BYTES_PER_S: Final = MIB
 PATIENCE_S: Final = 60.0
@@ -146,7 +147,7 @@ class Encoder:
             NodesRefusedError: the nodes cannot take it; the message shows the arithmetic.
             ColdFailedError: given up. StorageError: the catalog or the log could not be used.
         """
-        key = SegmentKey(partition.topic_id, partition.index, base_offset)
+        key = key_of(partition, base_offset)
         async with self._slots:
             lease = self._tier.leases.take(Work.ENCODE, [key])
             if lease is None:
@@ -165,46 +166,145 @@ class Encoder:
     ) -> Generation:
         if partition.offline is not None:
             raise ColdRefusedError(f"{key}: its partition is offline: {partition.offline}")
-        profile = self.profile_of(partition)
-        source = await self._open(partition, key)
+        self._check_nodes(partition, key)
+        superseded = () if live is None else (live.encoding,)
+        return await self._encode_opened(
+            partition,
+            key,
+            partial(source_of, partition.log, key.base_offset),
+            end_of=lambda source: _end_offset(partition, key, source),
+            settle=lambda commit: self.commit([commit], superseded=superseded),
+        )
+
+    async def encode_uncommitted(
+        self,
+        partition: ColdPartition,
+        key: SegmentKey,
+        open_source: Callable[[], SegmentSource],
+        *,
+        end_offset: int,
+    ) -> Commit:
+        """Code what is to become a segment; return what `commit` takes. It stays PLANNED.
+
+        Who calls this has the segment leased, and commits it or gives it up.
+
+        Args:
+            open_source: blocking; opens its bytes.
+            end_offset: where the next segment will begin.
+
+        Raises:
+            As `encode`; nothing is left of it then.
+        """
+        assert key in self._tier.leases
+        made: list[Commit] = []
+
+        async def keep(commit: Commit) -> None:
+            made.append(commit)
+
+        async with self._slots:
+            await self._encode_opened(
+                partition, key, open_source, end_of=lambda _: end_offset, settle=keep
+            )
+        return made[0]
+
+    async def _encode_opened(
+        self,
+        partition: ColdPartition,
+        key: SegmentKey,
+        open_source: Callable[[], SegmentSource],
+        *,
+        end_of: Callable[[CodingSource], int],
+        settle: Callable[[Commit], Awaitable[None]],
+    ) -> Generation:
+        source = await self._open(partition, open_source)
         try:
-            end_offset = _end_offset(partition, key, source)
+            end_offset = end_of(source)
             self.running[key] = Running(source.size_bytes)
             with _in_time(key, source.size_bytes):
+                index_bytes = await self._offload.run("cold", _index_bytes, source)
+                profile = self.profile_of(
+                    partition, source_bytes=source.size_bytes, index_bytes=index_bytes
+                )
                 return await self._encode_source(
-                    partition, key, source, profile, end_offset=end_offset, live=live
+                    partition, key, source, profile, end_offset=end_offset, settle=settle
                 )
         finally:
             self.running.pop(key, None)
             with trio.CancelScope(shield=True):
                 await self._offload.run("cold", source.close)
 
-    async def _open(self, partition: ColdPartition, key: SegmentKey) -> CodingSource:
+    async def _open(
+        self, partition: ColdPartition, open_source: Callable[[], SegmentSource]
+    ) -> CodingSource:
         """Open what is to be coded: the segment, or its recompressed form.
 
         Raises:
             StorageError, LogdError: it cannot be read, or there is no space for the other form.
         """
         log = partition.log
-        source = await self._offload.run("cold", source_of, log, key.base_offset)
+        source = await self._offload.run("cold", open_source)
         try:
             return await self._recompression.apply(log, source, partition.settings)
         except BaseException:  # A cancellation too: nobody else closes it.
             source.close()
             raise
 
-    def profile_of(self, partition: ColdPartition) -> Profile:
-        """Return the profile of what is coded now.
+    def profile_of(
+        self,
+        partition: ColdPartition,
+        *,
+        source_bytes: int = 0,
+        index_bytes: int = 0,
+        counts_dead: bool = False,
+    ) -> Profile:
+        """Return the profile of what is coded now (`choose_profile`).
 
         Raises:
             NodesRefusedError: there are too few nodes for any.
         """
-        facts = self._tier.nodes.facts()
-        active = sum(node.state is NodeState.ACTIVE for node in facts)
-        found = choose_profile(partition.settings.cold_profile, active)
+        found = choose_profile(
+            partition.settings.cold_profile,
+            self._facts(),
+            source_bytes=source_bytes,
+            index_bytes=index_bytes,
+            counts_dead=counts_dead,
+        )
         if isinstance(found, str):
             raise NodesRefusedError(found)
         return found
+
+    def is_outdated(self, partition: ColdPartition, live: Generation) -> bool:
+        """Return whether a coded segment is to be coded anew: its profile is another one's by now.
+
+        Raises:
+            NodesRefusedError: there are too few nodes for any; or nodes are away that count.
+        """
+        size = live.source_bytes
+        wanted = self.profile_of(partition, source_bytes=size, counts_dead=True)
+        if live.profile == wanted:
+            return False
+        now = self.profile_of(partition, source_bytes=size)
+        if now != wanted:
+            raise NodesRefusedError(
+                f"cold.profile=auto means {wanted} with all nodes there, and {now} while some are "
+                "dead; bring them back, or say which by cold.profile"
+            )
+        return True
+
+    def _check_nodes(self, partition: ColdPartition, key: SegmentKey) -> None:
+        """Refuse what the nodes cannot take, by the little that is known before it is read.
+
+        Raises:
+            NodesRefusedError: so it is; the message shows the arithmetic.
+        """
+        segment = partition.log.segment_list.with_base(key.base_offset)
+        is_shrunk = partition.settings.cold_compression != "none"
+        size = 0 if segment is None or is_shrunk else max(segment.size, 0)
+        profile = self.profile_of(partition, source_bytes=size)
+        needed = chunk_bytes_max(size, profile, index_bytes=0)
+        fit = preflight(profile, self._facts(), chunk_bytes=needed)
+        if isinstance(fit, Refusal):
+            raise NodesRefusedError(fit.reason)
 
     async def _encode_source(
         self,
@@ -214,7 +314,7 @@ class Encoder:
         profile: Profile,
         *,
         end_offset: int,
-        live: Generation | None,
+        settle: Callable[[Commit], Awaitable[None]],
     ) -> Generation:
         async with self._choosing_kernel:
             # The first time it is tried out which kernel computes right: not on the loop.
@@ -239,13 +339,26 @@ class Encoder:
                 )
             )
             try:
-                await self._write_and_commit(partition, generation, source, cut, live)
+                await settle(await self._write_all(partition, generation, source, cut))
             except BaseException as error:  # A cancellation too: nobody goes on with it.
-                await self._give_up(generation, error)
-                if isinstance(error, EcError | OSError):
-                    raise ColdFailedError(f"{generation}: {error}") from error
+                reason = self._reason(generation, error)
+                await self.give_up(generation.encoding, error)
+                if isinstance(error, EcError | OSError | ColdStateError):
+                    raise ColdFailedError(reason) from error
                 raise
         return self._tier.generation(generation.encoding) or generation
+
+    def _reason(self, generation: Generation, error: BaseException) -> str:
+        """Return why an encoding is given up, for people; nobody has recorded that yet."""
+        now = self._tier.generation(generation.encoding)
+        is_planned = now is not None and now.state is ColdState.PLANNED
+        if is_planned or not isinstance(error, ColdStateError):
+            return f"{generation.key}: {error}"
+        return (
+            f"{generation.key}: its topic, or these records, were deleted while it was coded, so "
+            "the encoding was given up and its chunks are removed; where the topic is still there, "
+            "`logd cold encode` codes what is left of it"
+        )
 
     # --- nodes ------------------------------------------------------------------------------------
 
@@ -255,7 +368,7 @@ class Encoder:
         Raises:
             NodesRefusedError: there are too few; the message shows the arithmetic.
         """
-        facts = [self._as_it_is_now(node) for node in self._tier.nodes.facts()]
+        facts = self._facts()
         avoided = self._avoided()
         fit = preflight(
             profile, [node for node in facts if node.name not in avoided], chunk_bytes=chunk_bytes
@@ -276,6 +389,9 @@ class Encoder:
         except EcError as error:
             raise NodesRefusedError(str(error)) from error
         return placed.nodes
+
+    def _facts(self) -> list[NodeFacts]:
+        return [self._as_it_is_now(node) for node in self._tier.nodes.facts()]
 
     def _as_it_is_now(self, node: NodeFacts) -> NodeFacts:
         """Return a node less what others were promised; an open breaker would refuse its chunk."""
@@ -302,31 +418,38 @@ class Encoder:
 
     # --- bytes ------------------------------------------------------------------------------------
 
-    async def _write_and_commit(
+    async def commit(self, commits: Sequence[Commit], *, superseded: Sequence[str]) -> None:
+        """Commit what is proved, and supersede what it follows, in one transaction.
+
+        Raises:
+            ColdStateError, StorageError: the catalog refused; nothing has changed.
+        """
+        await self._tier.commit(commits, superseded=superseded)
+        for commit in commits:
+            generation = self._tier.generation(commit.encoding)
+            self._metrics.encoded.add()
+            self._metrics.encoded_bytes.add(0 if generation is None else generation.source_bytes)
+
+    async def _write_all(
         self,
         partition: ColdPartition,
         generation: Generation,
         source: CodingSource,
         cut: Cut,
-        live: Generation | None,
-    ) -> None:
+    ) -> Commit:
+        """Write and prove all chunks; return what is committed then."""
         devices = {node.name: node.device or node.name for node in self._tier.nodes.facts()}
-        gates = {device: trio.Semaphore(1) for device in devices.values()}
+        gates = {device: DeviceGate() for device in devices.values()}
         stores = {
             index: WatchedStore(store, gates[devices[store.node]])
-            for index, store in self._tier.stores(generation).items()
+            for index, store in self._tier.stores(generation, "encode").items()
         }
         try:
             manifest = await self._write(partition, generation, source, cut, stores)
         finally:
             self._note_troubles(stores)
         data = encode_manifest(manifest)
-        await self._tier.commit(
-            [Commit(generation.encoding, data, _proof(generation, manifest))],
-            superseded=() if live is None else (live.encoding,),
-        )
-        self._metrics.encoded.add()
-        self._metrics.encoded_bytes.add(generation.source_bytes)
+        return Commit(generation.encoding, data, _proof(generation, manifest))
 
     async def _write(
         self,
@@ -373,7 +496,7 @@ class Encoder:
             self._failed_at_s.pop(store.node, None)
         self._failed_at_s.update((store.node, trio.current_time()) for store in failed)
 
-    async def _give_up(self, generation: Generation, error: BaseException) -> None:
+    async def give_up(self, encoding: str, error: BaseException) -> None:
         """Record that nobody goes on; its chunks are removed from now on.
 
         Where even that fails, the record stays PLANNED and the tiering loop sees to it.
@@ -381,13 +504,13 @@ class Encoder:
         self._metrics.given_up.add()
         with trio.CancelScope(shield=True):
             try:
-                await self._tier.abort(generation.encoding)
+                await self._tier.abort(encoding)
             except ColdStateError:
                 pass  # Its topic was deleted meanwhile: it is aborted already.
             except StorageError as refused:
                 self._events.error(
                     "encoding not recorded as given up",
-                    generation=str(generation),
+                    encoding=encoding,
                     reason=str(refused),
                     after=repr(error),
                 )
@@ -419,6 +542,11 @@ def _in_time(key: SegmentKey, size_bytes: int) -> Iterator[None]:
         yield
     if scope.cancelled_caught:
         raise ColdFailedError(f"{key}: given up after {patience_s:.0f} s: a node hangs")
+
+
+def _index_bytes(source: CodingSource) -> int:
+    """Return the length of a source's two indexes. Blocking."""
+    return sum(map(len, source.indexes()))
 
 
 def _place(key: SegmentKey) -> tuple[bytes, int]:

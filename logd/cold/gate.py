@@ -3,6 +3,7 @@
 `Gate` is one kind of threads, and `LooseGate` the same for reads: who is cancelled goes at once.
 `AskingGate` is for questions to disks that may hang: likewise, and while an old question is
 unanswered no new one is asked.
+`work_gate` has the one for what changes something on such a disk.
 """
 
 from __future__ import annotations

@@ -21,11 +21,20 @@ def register_health_metrics(registry: Registry, health: ChunkHealth, repairer: R
         for state, count in health.found.items():
             yield {"state": state.value}, count
 
+    def unmended() -> Iterator[tuple[dict[str, str], float]]:
+        for state, count in Counts(record.state for record in health.unmended()).items():
+            yield {"state": state.value}, count
+
     registry.family(
         "logd_repair_queue", "Segments that are to be repaired, by what they wait for.",
         "gauge", queue,
     )  # fmt: skip
     registry.family(
-        "logd_chunk_findings_total", "Chunks that were found missing or corrupt.",
+        "logd_chunk_findings_total",
+        "Chunks that were found missing or corrupt, also before the last start.",
         "counter", findings,
+    )  # fmt: skip
+    registry.family(
+        "logd_chunk_findings_unmended", "Of these, those that are not mended yet.",
+        "gauge", unmended,
     )  # fmt: skip

@@ -57,6 +57,7 @@ class Inventory:
         quarantined: the latest that were put aside since the start.
         quarantined_count: how many there were since the start.
         is_needed: whether a chunk without a place is left for repair to find.
+        on_put_aside: called with each chunk that was.
     """
 
     def __init__(self, tier: ColdTier, events: EventLog, *, metrics: LifeMetrics) -> None:
@@ -67,6 +68,7 @@ class Inventory:
         self.quarantined: OrderedDict[tuple[str, str], Quarantined] = OrderedDict()
         self.quarantined_count = 0
         self.is_needed: Callable[[ChunkId], bool] = lambda _chunk: False
+        self.on_put_aside: Callable[[Quarantined], None] = lambda _found: None
 
     async def run(self) -> None:
         """Look nodes through as they become live, until cancelled."""
@@ -133,7 +135,9 @@ class Inventory:
             return
         self._metrics.chunks_quarantined.add()
         self.quarantined_count += 1
-        self.quarantined[node, chunk.name] = Quarantined(chunk, node, judgement.reason)
+        found = Quarantined(chunk, node, judgement.reason)
+        self.quarantined[node, chunk.name] = found
+        self.on_put_aside(found)
         while len(self.quarantined) > NAMES_MAX:
             self.quarantined.popitem(last=False)
         self._events.warning(

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import trio
 
 from logd.cold.encoding import ENCODES_AT_ONCE, Encoder
-from logd.cold.partition_view import ColdPartition
+from logd.cold.partition_view import ColdPartition, key_of
 from logd.cold.segment_errors import (
     AlreadyCodedError,
     ColdFailedError,
@@ -35,7 +35,7 @@ from logd.cold.tiering import Tiering
 from logd.errors import ColdStateError, LogdError
 from logd.events import EventLog
 from logd.policy.cold.values import ColdState, Generation, SegmentKey
-from logd.policy.tiering import SegmentFacts, TieringRules, Wait, plan_tiering
+from logd.policy.tiering import NEVER_CODED, SegmentFacts, TieringRules, Wait, plan_tiering
 
 JOBS_KEPT: Final = 100
 """Jobs that are over and can still be asked for."""
@@ -152,10 +152,10 @@ class ColdJobs:
             recode: also those that are coded with another profile than would be chosen now.
 
         Raises:
-            ColdRefusedError: the topic is compacted, or the server is stopping.
+            ColdRefusedError: the server reads the topic itself, or is stopping.
         """
-        if any(each.settings.compacted for each in partitions):
-            raise ColdRefusedError(f"topic {topic} is compacted: what is compacted is not coded")
+        if topic in NEVER_CODED:
+            raise ColdRefusedError(f"topic {topic} is not coded: a start of the server reads it")
         return self._begin("recode" if recode else "encode", topic, partitions)
 
     def begin_thaw(self, topic: str, partitions: Sequence[ColdPartition]) -> Job:
@@ -236,7 +236,7 @@ class ColdJobs:
     async def _items(self, job: Job, partition: ColdPartition) -> list[_Item]:
         """Return the segments of a partition that a job goes through."""
         if partition.offline is not None:
-            key = SegmentKey(partition.topic_id, partition.index, 0)
+            key = key_of(partition, 0)
             job.fail(job.topic, key, f"the partition is offline: {partition.offline}")
             return []
         if job.kind == "thaw":
@@ -311,7 +311,7 @@ class ColdJobs:
 
     def _is_outdated(self, job: Job, item: _Item, live: Generation) -> bool:
         """Return whether a coded segment is to be coded anew."""
-        return job.kind == "recode" and live.profile != self._encoder.profile_of(item.partition)
+        return job.kind == "recode" and self._encoder.is_outdated(item.partition, live)
 
     async def _encode_now(self, item: _Item, live: Generation | None) -> Generation:
         """Code a segment that has no encoding, or another instead of the one it has."""

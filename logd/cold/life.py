@@ -13,6 +13,7 @@ import trio
 
 from logd.clock import Clock
 from logd.cold.chunk_findings import ChunkFindings
+from logd.cold.chunk_health import ChunkHealth
 from logd.cold.encoding import Encoder
 from logd.cold.figures import ColdFigures, ColdView
 from logd.cold.inventory import Inventory
@@ -128,7 +129,6 @@ class ColdLife:
         )
         self.jobs = ColdJobs(tier, self.tiering, self.encoder, self.thawer, events=events)
         self.verifier = Verifier(tier, self.findings, events)
-        self.view = ColdView(tier, self.findings)
         self._figures: tuple[float, ColdFigures] | None = None
         register_life_gauges(
             services.metrics,
@@ -137,10 +137,20 @@ class ColdLife:
             to_remove=lambda: self.removal.waiting,
         )
         self.upkeep = self._make_upkeep()
+        self.view = self._make_view()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         tier.on_change.append(self._changed)
         tier.nodes.on_change.append(self._node_changed)
+
+    def _make_view(self) -> ColdView:
+        """Make what looks at segments for people: with repair's eyes, where it runs."""
+        if self.upkeep is not None:
+            return ColdView(self._tier, self.findings, self.upkeep.health)
+        health = ChunkHealth(
+            self._tier, self.findings, wall_ms=self._services.now_ms, looks_through=False
+        )
+        return ColdView(self._tier, self.findings, health)
 
     def _make_upkeep(self) -> Upkeep | None:
         """Make what looks after coded segments."""
@@ -150,10 +160,11 @@ class ColdLife:
         upkeep = Upkeep(
             self._tier, self.findings, services.upkeep, partitions=services.partitions,
             offload=services.offload, events=services.events, metrics=services.metrics,
-            now_ms=services.now_ms, give_up_hot=self.releaser.give_up_hot,
+            now_ms=services.now_ms, give_up_hot=self.releaser.give_up_hot, encoder=self.encoder,
         )  # fmt: skip
         # What a repair that was cut short left on its target is found there, not put aside.
         self.inventory.is_needed = upkeep.is_needed
+        self.inventory.on_put_aside = upkeep.book.put_aside
         return upkeep
 
     async def run(self) -> None:

@@ -40,6 +40,11 @@ class Figures(Protocol):
         """How many generations are in which state."""
         ...
 
+    @property
+    def unknown_chunks(self) -> int:
+        """Of how many chunks nothing is known now."""
+        ...
+
     def margins(self) -> dict[str, int]:
         """Return how many segments have which margin."""
         ...
@@ -70,6 +75,11 @@ def register_life_gauges(
         "Coded segments, by how many more nodes may go.",
         "gauge",
         margins,
+    )
+    registry.gauge(
+        "logd_cold_chunks_unknown",
+        "Chunks of which nothing is known now; margins count them as there.",
+        lambda: figures().unknown_chunks,
     )
     registry.gauge("logd_cold_encodings_running", "Segments that are being coded.", running)
     registry.gauge(

@@ -5,12 +5,14 @@ back as another device; so the directory is opened by whoever asks for the node'
 when its disk is gone. Between the two every call says that nothing is known.
 
 Health is asked in a thread of its own, and whoever is tired of waiting goes (`gate.AskingGate`): a
-disk that hangs takes the threads of this one node with it, and nobody else's. Each time the
-identity file is read again: what is mounted now may be another disk.
+disk that hangs takes the threads of this one node with it, and nobody else's. So does every other
+call (`work_gate`), and while one hangs the node does not count as well. Each time the identity
+file is read again: what is mounted now may be another disk.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +20,7 @@ from ec.chunk_dir import LIST_MAX, ChunkDirectory
 from ec.chunk_file import ChunkHead
 from ec.chunk_id import ChunkId
 from ec.chunk_reader import FileRange
+from ec.chunk_write import ChunkWrite
 from ec.errors import (
     ChunkDamagedError,
     NodeIdentityError,
@@ -29,10 +32,12 @@ from ec.file_system import FileSystem
 from ec.node.home import RESERVE_BYTES_MAX, RESERVE_FRACTION
 from ec.node_dir import NodeDirectory
 from ec.node_identity import NodeIdentity, read_identity
-from ec.store.http_client import patience
-from ec.store.local import LocalStore, LocalUpload
+from ec.store.http_client import Timeouts, patience
+from ec.store.local import LocalStore
 from ec.store.protocol import Health
-from logd.cold.gate import AskingGate, Gate, LooseGate
+from logd.cold.gate import AskingGate, LooseGate
+from logd.cold.local_upload import HangProofUpload
+from logd.cold.work_gate import WorkGate
 from logd.units import KIB
 
 SYNC_EVERY_BYTES: Final = 512 * KIB
@@ -64,7 +69,7 @@ class LocalNode:
     """See the module, and `ec.store.protocol.Store`.
 
     Args:
-        answer_s: how long a read may take; a disk that hangs is a node that does not answer.
+        timeouts: how long calls may take; a disk that hangs is a node that does not answer.
         reserve_bytes: free space that chunks must leave; None: 1 GiB or a 20th of the disk.
     """
 
@@ -74,10 +79,10 @@ class LocalNode:
         path: str,
         expected: ExpectedIdentity,
         *,
-        work: Gate,
+        work: WorkGate,
         reading: LooseGate,
         asking: AskingGate,
-        answer_s: float,
+        timeouts: Timeouts,
         reserve_bytes: int | None,
     ) -> None:
         self._files = files
@@ -86,10 +91,11 @@ class LocalNode:
         self._work = work
         self._reading = reading
         self._asking = asking
-        self._answer_s = answer_s
+        self._timeouts = timeouts
         self._reserve_bytes = reserve_bytes
         self._directory: ChunkDirectory | None = None
         self._is_closed = False
+        self._past_cache = False
 
     @property
     def node(self) -> str:
@@ -103,10 +109,24 @@ class LocalNode:
         Raises:
             NodeNotMountedError: it is not.
         """
-        directory = self._directory
-        if directory is None:
+        return LocalStore(
+            self._open_directory(), self._work, asking=self._reading, past_cache=self._past_cache
+        )
+
+    def past_cache(self) -> LocalNode:
+        """Return the same node for those who read what nobody will want again soon.
+
+        It shares this one's directory, and is never opened or closed itself.
+        """
+        return _PastCache(self)
+
+    def _open_directory(self) -> ChunkDirectory:
+        if self._directory is None:
             raise NodeNotMountedError(f"{self._path}: is not open: no disk was seen there")
-        return LocalStore(directory, self._work, asking=self._reading)
+        return self._directory
+
+    def _patience(self, seconds: float, what: str) -> AbstractContextManager[None]:
+        return patience(seconds, node=self.node, what=what)
 
     def close(self) -> None:
         """Let go of the directory and its lock."""
@@ -122,6 +142,7 @@ class LocalNode:
         """See `Store`; opens the directory if it can be, and lets go of one that is gone."""
         if self._asking.is_busy:
             raise StoreTimeoutError(f"{self._path}: the last question is not answered yet")
+        self._work.check()
         return await self._asking.run(self._look)
 
     def _look(self) -> Health:
@@ -149,18 +170,28 @@ class LocalNode:
         self._directory = ChunkDirectory(home)
         return self._directory
 
-    async def begin(self, chunk: ChunkId, file_bytes: int) -> LocalUpload:
+    async def begin(self, chunk: ChunkId, file_bytes: int) -> HangProofUpload:
         """See `Store`."""
-        return await self.opened.begin(chunk, file_bytes)
+        directory = self._open_directory()
+
+        def give_up(write: ChunkWrite | None) -> None:
+            if write is not None:
+                write.abort()
+
+        with self._patience(self._timeouts.durable_s, f"beginning {chunk}"):
+            write = await self._work.run_or_undo(
+                lambda: directory.begin(chunk, file_bytes), give_up
+            )
+        return HangProofUpload(write, self._work, node=self.node, timeouts=self._timeouts)
 
     async def head(self, chunk: ChunkId) -> ChunkHead:
         """See `Store`."""
-        with patience(self._answer_s, node=self.node, what=f"the head of {chunk}"):
+        with self._patience(self._timeouts.answer_s, f"the head of {chunk}"):
             return await self.opened.head(chunk)
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`."""
-        with patience(self._answer_s, node=self.node, what=f"a range of {chunk}"):
+        with self._patience(self._timeouts.answer_s, f"a range of {chunk}"):
             return await self.opened.read(chunk, start, end)
 
     def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
@@ -174,23 +205,47 @@ class LocalNode:
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""
-        return await self.opened.list(after=after, limit=limit)
+        with self._patience(self._timeouts.durable_s, "listing chunks"):
+            return await self.opened.list(after=after, limit=limit)
 
     async def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
         """See `Store`."""
-        return await self.opened.verify(chunk)
+        with self._patience(self._timeouts.scan_s, f"verifying {chunk}"):
+            return await self.opened.verify(chunk)
 
     async def delete(self, chunk: ChunkId) -> bool:
         """See `Store`."""
-        return await self.opened.delete(chunk)
+        with self._patience(self._timeouts.durable_s, f"removing {chunk}"):
+            return await self.opened.delete(chunk)
 
     async def quarantine(self, chunk: ChunkId) -> None:
         """See `Store`."""
-        await self.opened.quarantine(chunk)
+        with self._patience(self._timeouts.durable_s, f"putting aside {chunk}"):
+            await self.opened.quarantine(chunk)
 
     async def note_catalog_sequence(self, sequence: int) -> None:
         """See `Store`."""
-        await self.opened.note_catalog_sequence(sequence)
+        with self._patience(self._timeouts.durable_s, "noting the catalog's sequence"):
+            await self.opened.note_catalog_sequence(sequence)
+
+
+class _PastCache(LocalNode):
+    """See `LocalNode.past_cache`."""
+
+    def __init__(self, node: LocalNode) -> None:
+        super().__init__(
+            node._files, node._path, node._expected, work=node._work, reading=node._reading,
+            asking=node._asking, timeouts=node._timeouts, reserve_bytes=node._reserve_bytes,
+        )  # fmt: skip
+        self._whole = node
+        self._past_cache = True
+
+    def _open_directory(self) -> ChunkDirectory:
+        return self._whole._open_directory()
+
+    async def health(self) -> Health:
+        """See `Store`: the node itself opens its directory."""
+        return await self._whole.health()
 
 
 def reserve_of(total_bytes: int, reserve_bytes: int | None) -> int:

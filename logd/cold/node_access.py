@@ -31,8 +31,9 @@ from ec.store.guarded import GuardedStore
 from ec.store.http_client import Timeouts
 from ec.store.protocol import Health, Store, Upload
 from ec.store.remote import RemoteStore, parse_node_url, who_is
-from logd.cold.gate import AskingGate, Gate, LooseGate
+from logd.cold.gate import AskingGate, LooseGate
 from logd.cold.local_node import ExpectedIdentity, LocalNode, reserve_of
+from logd.cold.work_gate import WorkGate
 from logd.config import ServerSettings
 from logd.errors import NodeRefusedError
 from logd.offload import Offload
@@ -129,14 +130,16 @@ class Access:
         self.offload.add_kind(asking, 1)
         return LocalNode(
             self.files, node.place, self.expected(node),
-            work=Gate(self.offload, work), reading=LooseGate(self.offload, work),
-            asking=AskingGate(self.offload, asking), answer_s=self.timeouts.answer_s,
+            work=WorkGate(self.offload, work, place=node.place),
+            reading=LooseGate(self.offload, work),
+            asking=AskingGate(self.offload, asking), timeouts=self.timeouts,
             reserve_bytes=self.reserve_bytes,
         )  # fmt: skip
 
-    def guard(self, store: Store) -> FencedStore:
-        """Return the store behind a breaker of its own."""
-        return FencedStore(store, breaker=Breaker(self.breaker), rng=self.rng, fence=self.fence)
+    def guard(self, store: Store, breaker: Breaker | None = None) -> FencedStore:
+        """Return the store behind a breaker: of its own, where none is given."""
+        breaker = breaker or Breaker(self.breaker)
+        return FencedStore(store, breaker=breaker, rng=self.rng, fence=self.fence)
 
     def expected(self, node: StorageNode) -> ExpectedIdentity:
         """Return what a node's identity must say."""

@@ -191,6 +191,7 @@ def rebalance_document(plan: RebalancePlan) -> dict[str, Any]:
     return {
         "moves": [
             {
+                "topic": move.generation.key.topic or None,
                 "topic_id": move.generation.key.topic_id.hex(),
                 "partition": move.generation.key.partition,
                 "base_offset": move.generation.key.base_offset,

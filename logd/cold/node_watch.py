@@ -33,8 +33,11 @@ from logd.policy.node_health import (
 TELL_S: Final = 5.0
 """How long a node has to remember how far the catalog has come."""
 
-Purpose = Literal["serve", "repair", "scrub"]
-"""Who asks: each has breakers of its own, so that repair does not take a node from readers."""
+Purpose = Literal["serve", "encode", "repair", "scrub"]
+"""Who asks: each has breakers of its own, so that repair does not take a node from readers.
+Encoding has those of serving: where a node answers no reader, nothing is stored.
+
+All but readers read what nobody will want again soon: past the page cache, on local disks."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +92,11 @@ class NodeWatch:
         """Return the store behind the breaker of a purpose."""
         found = self.guarded.get(purpose)
         if found is None:
-            found = self.guarded[purpose] = self.access.guard(self.store)
+            breaker = self.for_purpose("serve").breaker if purpose == "encode" else None
+            store = self.store
+            if purpose != "serve" and isinstance(store, LocalNode):
+                store = store.past_cache()
+            found = self.guarded[purpose] = self.access.guard(store, breaker)
         return found
 
     def breaker(self, purpose: Purpose) -> str:
@@ -129,16 +136,22 @@ class NodeWatch:
         )
 
     async def probe(self, timeout_s: float) -> bool:
-        """Ask the node how it is; return whether its health is another than before."""
+        """Ask the node how it is, and tell its breakers; return whether anything changed by it."""
+        asked_s = trio.current_time()
         answer = await self.access.ask(self.record, self.store, timeout_s=timeout_s)
         before, now_ms = self.health, int(trio.current_time() * 1000)
         if isinstance(answer, Failure):
             self.last_error = answer.reason
             self.history = self.history.probed(answer.result, now_ms=now_ms)
+            for store in self.guarded.values():
+                store.breaker.went_away()
         else:
             self.last_error, self.seen = "", answer
             self.told = answer.identity.catalog_sequence
             self.history = self.history.probed(ProbeResult.ANSWERED, now_ms=now_ms)
+            closer = [store.breaker.answered(asked_s=asked_s) for store in self.guarded.values()]
+            if any(closer):
+                return True  # Who waits for the node looks again.
         return self.health is not before
 
     async def tell(self, sequence: int) -> None:

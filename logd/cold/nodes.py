@@ -410,11 +410,13 @@ class StorageNodes:
                 await self._probe(watch, timeout_s)
 
     async def _probe(self, watch: NodeWatch, timeout_s: float) -> None:
+        before = watch.health
         has_changed = await watch.probe(timeout_s)
         self._check_sequence(watch)
         self._tell_if_behind(watch)
         if has_changed and self._nodes.get(watch.record.name) is watch:
-            self._say_health(watch)
+            if watch.health is not before:
+                self._say_health(watch)
             self._changed(watch.record.name)
 
     def _say_health(self, watch: NodeWatch) -> None:

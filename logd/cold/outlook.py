@@ -106,13 +106,15 @@ class Outlook:
         """
         for name in failed:
             self._tier.nodes.node(name)
+        segments = [condition for condition, _ in self._health.look()]
         outcome = simulate_failure(
-            [condition for condition, _ in self._health.look()],
+            segments,
             self._health.nodes(),
             failed,
             self._rules,
             detect_ms=self._dead_ms,
             bytes_s=self._repairer.rate.bytes_s,
+            anew=self._repairer.anew(each.generation for each in segments),
         )
         return self._outcome(outcome)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from logd.config.topic import TopicSettings
+from logd.policy.cold.values import SegmentKey
 from logd.storage.log import Log
 
 
@@ -50,6 +51,11 @@ class ColdPartition(Protocol):
     def offline(self) -> str | None:
         """Why it serves nothing any more, or None."""
         ...
+
+
+def key_of(partition: ColdPartition, base_offset: int) -> SegmentKey:
+    """Return the name of one of a partition's segments, also for people."""
+    return SegmentKey(partition.topic_id, partition.index, base_offset, topic=partition.topic_name)
 
 
 Partitions = Callable[[], Iterable[ColdPartition]]

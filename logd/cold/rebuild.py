@@ -130,7 +130,7 @@ class Rebuild:
                     raise place.trouble
             rebuilt = await self._services.offload.run("disk", self._write, places, old)
             self._report(rebuilt)
-            await self._put_aside(rebuilt.plan, places)
+            await self._put_aside(rebuilt, places)
         finally:
             for place in places:
                 place.close()
@@ -282,10 +282,11 @@ class Rebuild:
         for line in topics.unclear:
             events.warning("directory left alone", reason=line)
 
-    async def _put_aside(self, plan: RebuildPlan, places: Sequence[_Place]) -> None:
+    async def _put_aside(self, rebuilt: Rebuilt, places: Sequence[_Place]) -> None:
         """Move what the plan says to quarantine; what cannot be moved stays, and is said."""
         stores = {place.node.name: place.store for place in places}
-        for each in plan.quarantine:
+        names = {row.topic_id: row.name for row in rebuilt.topics.rows}
+        for each in rebuilt.plan.quarantine:
             chunk = _chunk_id(each.name)
             trouble = ""
             try:
@@ -294,7 +295,9 @@ class Rebuild:
                 trouble = str(error)
             self._services.events.warning(
                 "chunk in quarantine" if not trouble else "chunk not put into quarantine",
-                node=each.name.node, chunk=chunk.name, reason=each.reason, trouble=trouble,
+                node=each.name.node, topic=names.get(each.name.key.topic_id, "not known"),
+                partition=chunk.partition, base_offset=chunk.base_offset, chunk=chunk.name,
+                reason=each.reason, trouble=trouble,
             )  # fmt: skip
 
 

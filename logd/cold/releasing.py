@@ -76,6 +76,7 @@ class Releaser:
             the log could not be written; where RELEASED is recorded, the .log is left over.
         """
         assert generation.state is ColdState.COMMITTED
+        _refuse_other(partition, generation)
         lease = self._take(generation.key)
         try:
             check = await self._check(generation)
@@ -92,6 +93,7 @@ class Releaser:
             As `release`.
         """
         assert generation.state is ColdState.COMMITTED
+        _refuse_other(partition, generation)
         lease = self._take(generation.key)
         try:
             check = await self._check(generation)
@@ -109,6 +111,7 @@ class Releaser:
             As `release`, but ColdStateError.
         """
         assert generation.state is ColdState.RELEASED
+        _refuse_other(partition, generation)
         lease = self._take(generation.key)
         try:
             check = await self._check(generation)
@@ -159,6 +162,7 @@ class Releaser:
             return log.release(
                 base_offset,
                 size_bytes=generation.source_bytes,
+                next_offset=generation.next_offset,
                 min_timestamp_ms=generation.min_timestamp_ms,
                 indexes=indexes,
             )
@@ -199,6 +203,23 @@ class Releaser:
                 else:
                     return indexes.offsets, indexes.times
         raise ColdFailedError(f"{generation}: its indexes cannot be read: {'; '.join(reasons)}")
+
+
+def _refuse_other(partition: ColdPartition, generation: Generation) -> None:
+    """Refuse to let a segment go in favour of chunks that hold more offsets than it.
+
+    A catalog that was made anew from chunks may know of a segment that several here were to become,
+    and did not.
+
+    Raises:
+        ColdFailedError: so it is.
+    """
+    segment = partition.log.segment_list.with_base(generation.key.base_offset)
+    if segment is not None and segment.end_bound < generation.next_offset:
+        raise ColdFailedError(
+            f"{generation}: its chunks go up to offset {generation.next_offset}, the segment here "
+            f"up to {segment.end_bound}"
+        )
 
 
 def _index_digests(log: Log, base_offset: int) -> tuple[str, str] | None:

@@ -23,7 +23,7 @@ from logd.errors import LogdError
 from logd.events import EventLog
 from logd.policy.cold.condition import ChunkState
 from logd.policy.cold.queue_eta import QueueEta
-from logd.policy.cold.repair_plan import Hold, RepairItem, RepairPlan
+from logd.policy.cold.repair_plan import Hold, Method, RepairItem, RepairPlan
 from logd.policy.node_health import NodeHealth
 
 JOBS_KEPT: Final = 50
@@ -244,7 +244,9 @@ def item_document(item: RepairItem, eta: QueueEta, topic_name: TopicName) -> dic
     generation = item.condition.generation
     key = generation.key
     end_ms = eta.end_ms.get(item.encoding)
-    targets = {index: node for step in item.steps for index, node in step.targets}
+    # Which nodes get what is coded anew is decided then.
+    steps = [step for step in item.steps if step.method is not Method.HOT_COPY]
+    targets = {index: node for step in steps for index, node in step.targets}
     return {
         "topic": topic_name(key.topic_id) or key.topic_id.hex(),
         "partition": key.partition,

@@ -10,6 +10,9 @@ the catalog gives the chunk its place; the old place is leaving, and whoever rem
 it once its node is there. A crash in between leaves a whole chunk without a place: before a chunk
 is made again, the nodes that could have it are asked (`_found_elsewhere`).
 
+What has too few chunks left, and is still here as a hot copy, is coded anew from that
+(`hot_copies`), by the encoder and under its lease.
+
 What a node says of its chunks while they are read is noted (`chunk_findings`); a node that does not
 answer is no finding. A failure holds the one segment back for a while, and nobody else.
 """
@@ -17,9 +20,10 @@ answer is no finding. A failure holds the one segment back for a while, and nobo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import trio
 
@@ -28,7 +32,8 @@ from ec.manifest import Manifest
 from ec.repair import Rebuild, copy
 from logd.cold.attempts import Attempts
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
-from logd.cold.chunk_health import ChunkHealth, now_ms
+from logd.cold.chunk_health import ChunkHealth, TopicName, now_ms
+from logd.cold.hot_copies import HotCopies
 from logd.cold.limited_store import LimitedStore, NodeBudget
 from logd.cold.repair_metrics import RepairMetrics
 from logd.cold.tier import ColdTier
@@ -47,10 +52,15 @@ from logd.policy.cold.repair_plan import (
     Step,
     plan_repairs,
 )
-from logd.policy.cold.values import LIVE, Generation, NodeState
+from logd.policy.cold.values import LIVE, Generation, NodeState, Profile
+from logd.units import MIB
 
 RUNNING_MAX: Final = 2
 """Segments that are repaired at once: each holds a window of k chunks and of what is made."""
+
+WINDOW_BYTES: Final = MIB
+"""Of each chunk at a time. A disk that the logs use as well reads k of them before an append's sync
+has its turn; longer ones would cost less CPU."""
 
 IDLE_S: Final = 30.0
 """How often a plan is made though nothing seems to have changed: breakers close by time alone."""
@@ -59,9 +69,13 @@ REST_S: Final = 0.05
 """Between two plans, however much changes."""
 
 MEASURE_S: Final = 0.05
-"""The rate is measured over pieces of at least this length."""
+"""The rate is measured over pieces of at least this length, or up to the end of a repair."""
+
+GAP_S: Final = 1.0
+"""Shorter times between two repairs belong to the work, and to its rate."""
 
 MOVES_MAX: Final = 10_000
+MOVES_SHOWN_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +146,10 @@ class Repairer:
         *,
         events: EventLog,
         metrics: RepairMetrics,
+        hot: HotCopies | None = None,
     ) -> None:
         self._tier = tier
+        self._hot = hot
         self._findings = findings
         self._health = health
         self._settings = settings
@@ -168,17 +184,23 @@ class Repairer:
             for key in lease.keys
             if lease.work is not Work.REPAIR
         }
+        segments = self._health.look()
         facts = RepairFacts(
             nodes=self._health.nodes(),
             leased=leased,
             running=frozenset(self.running),
             retry_at_ms={key: failure.retry_at_ms for key, failure in self.failures},
+            anew=self.anew(margin.generation for _, margin in segments if margin.has_hot_copy),
         )
         rules = RepairRules(
             delay_ms=self._settings.delay_ms, running_max=RUNNING_MAX,
             ignores_delays=ignores_delays,
         )  # fmt: skip
-        return plan_repairs(self._health.look(), facts, rules, now_ms=now_ms())
+        return plan_repairs(segments, facts, rules, now_ms=now_ms())
+
+    def anew(self, generations: Iterable[Generation]) -> dict[str, Profile]:
+        """Return which of these are still here, and with which profile each would be coded."""
+        return {} if self._hot is None else self._hot.profiles(generations)
 
     def eta(self, plan: RepairPlan) -> QueueEta:
         """Return when what is queued will be done, by the rate that was measured."""
@@ -221,12 +243,13 @@ class Repairer:
 
     def _begin(self, nursery: trio.Nursery, item: RepairItem) -> None:
         generation = item.condition.generation
-        lease = self._tier.leases.take(Work.REPAIR, {generation.key})
-        if lease is None:
+        # What codes a segment anew takes the lease itself.
+        keys = set() if item.is_coded_anew else {generation.key}
+        lease = self._tier.leases.take(Work.REPAIR, keys) if keys else None
+        if lease is None and keys:
             return
         running = Running(generation, item.margin.nodes, trio.current_time())
-        if not self.running:
-            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+        self._begin_piece()
         self.running[item.encoding] = running
 
         async def work() -> None:
@@ -234,8 +257,10 @@ class Repairer:
                 with running.scope:
                     await self._repair(item, running)
             finally:
-                self._tier.leases.give_back(lease)
+                if lease is not None:
+                    self._tier.leases.give_back(lease)
                 del self.running[item.encoding]
+                self._end_piece()
                 self.wake()
 
         nursery.start_soon(work)
@@ -257,6 +282,9 @@ class Repairer:
 
     async def _carry_out(self, step: Step, item: RepairItem, running: Running) -> None:
         generation = running.generation
+        if step.method is Method.HOT_COPY:
+            await self._code_anew(running)
+            return
         manifest = await self._tier.manifest(generation.encoding)
         if step.method is Method.COPY:
             ((index, target),) = step.targets
@@ -293,11 +321,23 @@ class Repairer:
             codec=self._tier.codec(generation.profile),
             offload=self._tier.offload,
             on_trouble=trouble,
+            window_bytes=WINDOW_BYTES,
         )
         await rebuild.run()
         for index, node in targets.items():
             await self._publish(generation, index, node, method.value)
             self.counts.made += 1
+
+    async def _code_anew(self, running: Running) -> None:
+        """Code a segment from its hot copy; its next generation is committed then."""
+        assert self._hot is not None
+        made = await self._hot.code_anew(running.generation)
+        self._moved(running, "read", made.source_bytes)
+        self._moved(running, "written", sum(self._tier.holdings.lengths(made.encoding) or ()))
+        for _ in made.held:
+            self._metrics.made(Method.HOT_COPY.value)
+        self.counts.made += len(made.held)
+        self._events.info("segment coded anew from its hot copy", segment=str(made))
 
     async def _copy(
         self, manifest: Manifest, source: str, index: int, target: str, running: Running
@@ -386,10 +426,22 @@ class Repairer:
             self.counts.written_bytes += count
             self._metrics.written_bytes.add(count)
         self._piece_bytes += count
-        passed_s = trio.current_time() - self._piece_began_s
-        if passed_s >= MEASURE_S:
-            self.rate = self.rate.with_piece(self._piece_bytes, seconds=passed_s)
+        if trio.current_time() - self._piece_began_s >= MEASURE_S:
+            self._end_piece()
+
+    def _begin_piece(self) -> None:
+        """Measure from now on, if nothing was done for a while."""
+        is_idle = not self.running and self.moving is None
+        if is_idle and trio.current_time() - self._piece_began_s > GAP_S:
             self._piece_began_s, self._piece_bytes = trio.current_time(), 0
+
+    def _end_piece(self) -> None:
+        """Take what was moved, and how long it took, into the rate."""
+        now_s = trio.current_time()
+        if now_s > self._piece_began_s:
+            passed_s = now_s - self._piece_began_s
+            self.rate = self.rate.with_piece(self._piece_bytes, seconds=passed_s)
+            self._piece_began_s, self._piece_bytes = now_s, 0
 
     # --- moves ------------------------------------------------------------------------------------
 
@@ -401,6 +453,26 @@ class Repairer:
         )
         assert len(self.moves) <= 2 * MOVES_MAX
         self.wake()
+
+    def move_documents(self, topic_name: TopicName) -> list[dict[str, Any]]:
+        """Return the first moves that are to be made, and why they wait, as the admin port does."""
+        running = [] if self.moving is None else [(self.moving, "running", "")]
+        why = "one chunk is moved at a time, and when nothing is to be repaired"
+        queued = [(each, "queued", why) for each in islice(self.moves, MOVES_SHOWN_MAX)]
+        return [
+            {
+                "topic": topic_name(move.generation.key.topic_id)
+                or move.generation.key.topic_id.hex(),
+                "partition": move.generation.key.partition,
+                "base_offset": move.generation.key.base_offset,
+                "chunk": move.index,
+                "source": move.source,
+                "target": move.target,
+                "state": state,
+                "reason": reason,
+            }
+            for move, state, reason in running + queued
+        ]
 
     def _begin_move(self, nursery: trio.Nursery) -> None:
         """Begin the first move that still makes sense."""
@@ -415,9 +487,9 @@ class Repairer:
             lease = self._tier.leases.take(Work.MOVE, {now.key})
             if lease is None:
                 continue
+            self._begin_piece()
             self.moving = move
             running = Running(now, now.profile.m, trio.current_time())
-            self._piece_began_s, self._piece_bytes = trio.current_time(), 0
             nursery.start_soon(self._move, move, running, lease)
             return
 
@@ -431,6 +503,7 @@ class Repairer:
         finally:
             self._tier.leases.give_back(lease)
             self.moving = None
+            self._end_piece()
             self.wake()
 
 

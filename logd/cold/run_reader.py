@@ -104,7 +104,7 @@ class RunReader:
         manifest = await self.ready().manifest(generation)
         fetched = await self._fetch(generation, manifest, start, end)
         if fetched.missing is not None:
-            raise ColdRangeError(f"{generation.key} cannot be read: {fetched.missing.reason}")
+            raise ColdRangeError(f"{generation.key}: cannot be read: {fetched.missing.reason}")
         return b"".join(piece.data for piece in fetched.pieces)
 
     async def read_run(
@@ -204,7 +204,7 @@ def _scan(generation: Generation, start: int, views: Sequence[memoryview]) -> Ba
     piece = SourcePiece(
         data, start, generation.source_bytes,
         base_offset=generation.key.base_offset, end_bound=generation.next_offset,
-        name=f"{generation.key} g{generation.number}",
+        name=f"{generation.key}, generation {generation.number}",
     )  # fmt: skip
     return scan_run(piece)
 

@@ -27,7 +27,7 @@ from ec.segment import file_bytes
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName
 from logd.cold.limited_store import LimitedStore, NodeBudget
-from logd.cold.partition_view import ColdPartition, Partitions
+from logd.cold.partition_view import ColdPartition, Partitions, key_of
 from logd.cold.tier import ColdTier
 from logd.errors import DamagedRangeError, LogdError, SegmentsChangedError
 from logd.events import EventLog
@@ -86,6 +86,7 @@ class ScrubServices:
         read_note: returns the cursors of the last run, and whether it was paused; blocking.
         write_note: keeps them; blocking.
         give_up_hot: lets a damaged hot copy go for its chunks; raises LogdError where it cannot.
+        history: what is shown of findings beside the latest.
     """
 
     partitions: Partitions
@@ -98,6 +99,7 @@ class ScrubServices:
     write_note: Callable[[ScrubNote], None]
     give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]]
     topic_name: TopicName
+    history: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass(slots=True, eq=False)
@@ -221,6 +223,7 @@ class Scrubber:
             "findings": [
                 record.as_document(self._services.topic_name) for record in self._health.records()
             ],
+            **self._services.history(),
             "oldest_unverified_s": max(oldest) // SECOND_MS if oldest else None,
             "warnings": self.warnings(),
             "places": [self._describe(place) for place in places],
@@ -403,8 +406,9 @@ class Scrubber:
         else:
             self._findings.note(at, damage)
             self._services.events.error(
-                "scrub found a bad chunk", node=place.name, chunk=manifest.chunk_id(index).name,
-                reason=str(damage),
+                "scrub found a bad chunk", node=place.name, topic=manifest.topic,
+                partition=manifest.partition, base_offset=manifest.base_offset,
+                chunk=manifest.chunk_id(index).name, reason=str(damage),
             )  # fmt: skip
         return int(file_bytes(manifest)[index])
 
@@ -445,7 +449,7 @@ class Scrubber:
 
         found = {}
         for each, segment in await self._services.offload.run("disk", look):
-            key = SegmentKey(each.topic_id, each.index, segment.base_offset)
+            key = key_of(each, segment.base_offset)
             # What is known to be damaged is looked at again only where chunks can take its place.
             is_hopeless = segment.is_damaged and self._replacement(key) is None
             if segment.size_bytes and not is_hopeless:
@@ -480,7 +484,7 @@ class Scrubber:
             return 0
 
     async def _mend_segment(self, partition: ColdPartition, base_offset: int, reason: str) -> None:
-        key = SegmentKey(partition.topic_id, partition.index, base_offset)
+        key = key_of(partition, base_offset)
         self._services.events.error(
             "scrub found a damaged segment", topic=partition.topic_name,
             partition=partition.index, base_offset=base_offset, reason=reason,

@@ -87,11 +87,32 @@ class Thawer:
         if lease is None:
             raise busy(self._tier.leases, key)
         try:
-            self._refuse_unfit(generation)
-            copy = await self._write_copy(partition, generation, on_bytes)
-            await self._tier.thaw(generation.encoding, copy)
+            await self.thaw_leased(partition, generation, on_bytes, is_held=True)
         finally:
             self._tier.leases.give_back(lease)
+
+    async def thaw_leased(
+        self,
+        partition: ColdPartition,
+        generation: Generation,
+        on_bytes: Callable[[int], None],
+        *,
+        is_held: bool,
+    ) -> None:
+        """As `thaw`, for who has the segment leased.
+
+        Args:
+            is_held: whether it stays hot until somebody asks for coding again; else it is released
+                as others are, as soon as nobody has it leased.
+
+        Raises:
+            As `thaw`, but SegmentBusyError.
+        """
+        key = generation.key
+        assert key in self._tier.leases
+        self._refuse_unfit(generation)
+        copy = await self._write_copy(partition, generation, on_bytes)
+        await self._tier.thaw(generation.encoding, copy, is_held=is_held)
         self._metrics.thawed.add()
         self._events.info(
             "segment thawed",

@@ -29,7 +29,7 @@ from logd.errors import ColdStateError, DataDirectoryError, LogdError
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import Generation, Profile, SegmentKey, StorageNode
+from logd.policy.cold.values import LIVE, Generation, Profile, SegmentKey, StorageNode
 from logd.storage.cold_catalog import ColdCatalog, Commit, EncodePlan
 from logd.storage.released import ReleasedSegment
 
@@ -202,6 +202,11 @@ class ColdTier:
             if each.source_bytes and each.next_offset > each.key.base_offset
         ]
 
+    def is_live(self, encoding: str) -> bool:
+        """Return whether an encoding is COMMITTED or RELEASED. May be called in threads."""
+        found = self._generations.get(encoding)
+        return found is not None and found.state in LIVE
+
     async def manifest(self, encoding: str) -> Manifest:
         """Return a committed generation's manifest, decoded.
 
@@ -333,11 +338,12 @@ class ColdTier:
             lambda: (encoding,),
         )
 
-    async def thaw(self, encoding: str, copy: HotCopy) -> None:
+    async def thaw(self, encoding: str, copy: HotCopy, *, is_held: bool = True) -> None:
         """As `ColdCatalog.thaw`."""
         now_ms = self._clock.now_ms()
         await self._change(
-            lambda: self.catalog.thaw(encoding, copy, now_ms=now_ms), lambda: (encoding,)
+            lambda: self.catalog.thaw(encoding, copy, is_held=is_held, now_ms=now_ms),
+            lambda: (encoding,),
         )
 
     async def end_hold(self, encoding: str) -> None:

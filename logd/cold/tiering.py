@@ -74,10 +74,12 @@ class _Looked:
 
     Attributes:
         segment_list: what the facts are of; the log makes a new one with every change.
+        cleaned_below: how far the log is compacted.
     """
 
     segment_list: object
     facts: list[SegmentFacts]
+    cleaned_below: int = 0
 
 
 @dataclass(slots=True)
@@ -183,8 +185,9 @@ class Tiering:
                 elif partition is None:
                     continue
                 elif action is StartAction.LOOK_AT_SUCCESSORS:
+                    is_hot = is_all_hot(partition, generation)
                     await self._try(
-                        self._tier.drop_superseded(generation.encoding, has_hot_log=has_hot)
+                        self._tier.drop_superseded(generation.encoding, has_hot_log=is_hot)
                     )
                 elif action is StartAction.SAY_HOT_IS_MISSING:
                     missing.add(generation.encoding)
@@ -283,7 +286,7 @@ class Tiering:
             return
         facts: list[tuple[PartitionFacts, TieringRules]] = []
         for number, partition in enumerate(partitions.values(), 1):
-            rules = tiering_rules(partition.settings)
+            rules = tiering_rules(partition.settings, partition.topic_name)
             if rules.enabled and partition.offline is None:
                 facts.append((await self.facts(partition), rules))
             if number % PARTITIONS_PER_TURN == 0:
@@ -340,13 +343,18 @@ class Tiering:
                 )
                 for each in sealed
             ])  # fmt: skip
+        is_compacted = partition.settings.compacted
+        if is_compacted:  # A round that changed nothing leaves the list of segments as it was.
+            looked.cleaned_below = await self._offload.run("cold", partition.log.cleaned_below)
         return PartitionFacts(
             topic_id=partition.topic_id,
             partition=partition.index,
+            topic_name=partition.topic_name,
             segments=self._with_retries(place, looked.facts),
             visible_offset=min(partition.high_watermark, partition.log.synced_offset),
             coded=coded_bases(self._tier.generations(*place)),
             leased=leased_bases(self._tier.leases, place),
+            cleaned_below=looked.cleaned_below if is_compacted else None,
         )
 
     def _with_retries(
@@ -383,3 +391,17 @@ def has_hot_file(partition: ColdPartition, generation: Generation) -> bool:
     """Return whether the segment of a generation has its .log here."""
     segment = partition.log.segment_list.with_base(generation.key.base_offset)
     return segment is not None and segment.released is None
+
+
+def is_all_hot(partition: ColdPartition, generation: Generation) -> bool:
+    """Return whether all segments that have a generation's offsets now have their .log here.
+
+    After a round of compaction these are others than the one that was coded.
+    """
+    found = [
+        segment
+        for segment in partition.log.segment_list.items
+        if segment.base_offset < generation.next_offset
+        and generation.key.base_offset < segment.end_bound
+    ]
+    return bool(found) and all(segment.released is None for segment in found)

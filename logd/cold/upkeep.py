@@ -16,7 +16,10 @@ from ec.chunk_id import ChunkId
 from ec.errors import EcError
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName
+from logd.cold.encoding import Encoder
+from logd.cold.findings_book import FindingsBook
 from logd.cold.health_metrics import register_health_metrics
+from logd.cold.hot_copies import HotCopies
 from logd.cold.missing import MissingChunks
 from logd.cold.node_moving import NodeMoving
 from logd.cold.outlook import Outlook
@@ -32,6 +35,7 @@ from logd.metrics import Registry
 from logd.offload import Offload
 from logd.policy.cold.values import LIVE, Generation
 from logd.storage.data_directory import DataDirectory
+from logd.storage.findings_note import FindingsNote
 from logd.storage.scrub_note import ScrubNote
 
 
@@ -42,6 +46,7 @@ class UpkeepServices:
     Attributes:
         dead_ms: node.dead.ms.
         read_note, write_note: scrub's cursors; blocking.
+        read_findings, write_findings: what was found of chunks; blocking.
     """
 
     repair: RepairSettings
@@ -51,6 +56,8 @@ class UpkeepServices:
     topic_name: TopicName
     read_note: Callable[[], ScrubNote]
     write_note: Callable[[ScrubNote], None]
+    read_findings: Callable[[], FindingsNote]
+    write_findings: Callable[[FindingsNote], None]
 
 
 def repair_settings(settings: ServerSettings) -> RepairSettings:
@@ -75,6 +82,8 @@ def upkeep_services(
         topic_name=topic_name,
         read_note=directory.read_scrub_note,
         write_note=directory.write_scrub_note,
+        read_findings=directory.read_findings_note,
+        write_findings=directory.write_findings_note,
     )
 
 
@@ -93,21 +102,28 @@ class Upkeep:
         metrics: Registry,
         now_ms: Callable[[], int],
         give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]],
+        encoder: Encoder,
     ) -> None:
         self._tier = tier
         self._findings = findings
+        self._events = events
         self._topic_name = services.topic_name
-        self.health = ChunkHealth(tier, findings, wall_ms=now_ms)
+        hot = HotCopies(partitions, encoder)
+        self.health = ChunkHealth(tier, findings, wall_ms=now_ms, hot=hot.look)
         self.missing = MissingChunks(
             tier, findings, looked_through=self.health.looked_through, events=events
         )
         self.repairer = Repairer(
             tier, findings, self.health, services.repair, events=events,
-            metrics=RepairMetrics(metrics),
+            metrics=RepairMetrics(metrics), hot=hot,
         )  # fmt: skip
         self.jobs = RepairJobs(
             tier, self.health, self.missing, self.repairer, dead_ms=services.dead_ms,
             topic_name=services.topic_name, events=events,
+        )  # fmt: skip
+        self.book = FindingsBook(
+            self.health, offload=offload, events=events, wall_ms=now_ms,
+            read_note=services.read_findings, write_note=services.write_findings,
         )  # fmt: skip
         self.scrubber = Scrubber(
             tier,
@@ -125,6 +141,7 @@ class Upkeep:
                 write_note=services.write_note,
                 give_up_hot=give_up_hot,
                 topic_name=services.topic_name,
+                history=self.book.as_document,
             ),
         )
         self.moving = NodeMoving(tier, self.health, self.missing, self.repairer)
@@ -136,7 +153,12 @@ class Upkeep:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        try:
+            await self.book.open()
+        except OSError as error:
+            self._events.warning("earlier findings not read", reason=str(error))
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.book.run)
             nursery.start_soon(self.missing.run)
             nursery.start_soon(self.repairer.run)
             nursery.start_soon(self.jobs.run)
@@ -178,4 +200,5 @@ class Upkeep:
             **self.repair_summary(),
             "items": [item_document(item, eta, self._topic_name) for item in plan.items],
             "moves": self.moving.moves_left(),
+            "move_items": self.repairer.move_documents(self._topic_name),
         }

@@ -7,7 +7,8 @@ only. Whoever tries again wants to know which node to leave out.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 import trio
 
@@ -21,22 +22,37 @@ from ec.store.protocol import Health, Store, Upload
 
 T = TypeVar("T")
 
+WRITES_AT_ONCE: Final = 2
+"""On one device: it has something to do while the next write is handed over, and whoever else waits
+for it has two writes before it, not one of each chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGate:
+    """How many uploads may do what to one device at a time.
+
+    Syncing and reading back all chunks of a set at once, or writing to all, would keep a disk that
+    they share from whoever else waits for it.
+    """
+
+    writing: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(WRITES_AT_ONCE))
+    finishing: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(1))
+
 
 class WatchedStore:
     """See `ec.store.protocol.Store`: passes everything on.
 
     Args:
-        finishing: taken while an upload is finished: syncing and reading back all chunks of a set
-            at once would keep a disk that they share from whoever else waits for it.
+        gate: of the device that the store is on.
 
     Attributes:
         trouble: the first error that came back; None: there was none.
         was_cancelled: a call was given up before it came back.
     """
 
-    def __init__(self, inner: Store, finishing: trio.Semaphore) -> None:
+    def __init__(self, inner: Store, gate: DeviceGate) -> None:
         self._inner = inner
-        self.finishing = finishing
+        self.gate = gate
         self.trouble: EcError | None = None
         self.was_cancelled = False
 
@@ -101,10 +117,11 @@ class _WatchedUpload:
         self._inner = inner
 
     async def write(self, buffers: Sequence[Buffer]) -> None:
-        await self._store.watched(self._inner.write(buffers))
+        async with self._store.gate.writing:
+            await self._store.watched(self._inner.write(buffers))
 
     async def finish(self) -> Receipt:
-        async with self._store.finishing:
+        async with self._store.gate.finishing:
             return await self._store.watched(self._inner.finish())
 
     async def abort(self) -> None:

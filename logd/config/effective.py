@@ -149,9 +149,6 @@ def topic_settings(server: ServerSettings, overrides: Mapping[str, str]) -> Topi
     changes: dict[str, Any] = values
     settings = dataclasses.replace(server.topic_defaults, **changes)
     reason = _contradiction_in_topic(settings)
-    # What the server's default switches on for all topics passes over the compacted ones.
-    if values.get("cold_enable") and settings.compacted:
-        reason = "cold.enable does not go with cleanup.policy=compact in this version"
     if reason is not None:
         raise InvalidConfigError(reason)
     return settings

@@ -302,7 +302,7 @@ _OURS: Final = (
         name="cold.enable", kind=Kind.BOOLEAN, default=False, ours=True,
         server_names=("cold.enable",),
         doc="Whether sealed segments are coded onto storage nodes; Kafka's remote.storage.enable "
-        "is another name for it. Not for topics with cleanup.policy=compact.",
+        "is another name for it. Of compacted topics what was compacted is coded.",
     ),
     Setting(
         name="cold.profile", kind=Kind.STRING, default="auto", rule=_check_profile, ours=True,

@@ -19,8 +19,9 @@ Neighbours are written into one segment as long as all of them together would fi
 GROUP_SEGMENTS_MAX of them; the next round joins what is left of several such groups.
 
 A log with a quarantined range is left alone: what cannot be read may hold records that a tombstone
-behind it has deleted, and that would come back with a repair. So is one with segments that are only
-in chunks, for the same reason, until they are thawed.
+behind it has deleted, and that would come back with a repair.
+
+Segments that are only in chunks count as others do: the round has them thawed first.
 
 Source: Apache Kafka, LogCleanerManager (cleanableOffsets, maxCompactionDelay) and LogCleaner
 (groupSegmentsBySize); KIP-58, KIP-354, KIP-534.
@@ -75,7 +76,6 @@ class CompactionFacts:
         bound_offset: no record at or above it is touched.
         next_horizon_ms: when the next tombstones may go; None if none are waiting.
         is_damaged: it has a quarantined range.
-        has_released: some of it is in chunks only; then no segment is named.
     """
 
     name: str
@@ -84,7 +84,6 @@ class CompactionFacts:
     bound_offset: int
     next_horizon_ms: int | None = None
     is_damaged: bool = False
-    has_released: bool = False
 
     @property
     def dirty(self) -> tuple[SegmentFacts, ...]:
@@ -179,8 +178,6 @@ def plan_compaction(
     """
     if facts.is_damaged:
         return NotDue(facts.name, "it has a quarantined range")
-    if facts.has_released:
-        return NotDue(facts.name, "what is coded is not compacted, and some of it is coded")
     taken = _cleanable(facts, rules, now_ms)
     if not taken:
         return NotDue(facts.name, "no sealed segment may be touched yet")

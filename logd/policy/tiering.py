@@ -5,22 +5,27 @@ below the high watermark and the synced offset. Then cold.after.ms must have pas
 sealed, and cold.after.bytes of newer sealed segments must lie behind it. The oldest goes first. The
 active segment is never coded, nor one that has a generation already or that somebody works on.
 
+Of a compacted topic a segment is coded when a round of compaction went through all of it. Before,
+most of what would be coded is likely to go, and the next round would thaw it and code the rest.
+
 The plan says of every segment that is not coded why not, so `segments` can show it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
 from operator import itemgetter
 from typing import Final
 
 from logd.config.topic import TopicSettings
+from logd.policy.cold.preflight import Fit, NodeFacts, Refusal, chunk_bytes_max, preflight
 from logd.policy.cold.proof import ReleaseTerms, release_at_ms
 from logd.policy.cold.values import ColdState, Generation, Profile, SegmentKey
-from logd.units import format_byte_count, format_duration_ms
+from logd.policy.node_health import NodeHealth
+from logd.units import INT64_MAX, format_byte_count, format_duration_ms
 
 AUTO: Final = "auto"
 
@@ -38,19 +43,50 @@ NODES_MIN: Final = _PROFILES[-1][0]
 # --- profiles -------------------------------------------------------------------------------------
 
 
-def choose_profile(setting: str, node_count: int) -> Profile | str:
-    """Return the profile for cold.profile, or in words why there is none.
+def choose_profile(
+    setting: str,
+    nodes: Sequence[NodeFacts],
+    *,
+    source_bytes: int = 0,
+    index_bytes: int = 0,
+    counts_dead: bool = False,
+) -> Profile | str:
+    """Return the profile that cold.profile means for a segment now, or why there is none.
+
+    `auto` goes by the nodes that can take a chunk of it, as `preflight` judges: active, not dead,
+    with room. One that is suspect, or that is not asked for a while, counts: within a minute it is
+    back, or dead, and a node that is started again must not change how segments are coded.
 
     Args:
-        node_count: active nodes, whether they answer or not: a node that is away for an hour must
-            not change how everything is coded from then on.
+        source_bytes, index_bytes: of the segment; 0 where they are not known yet.
+        counts_dead: dead nodes count too: what would be chosen when they are back.
     """
     if setting != AUTO:
         return Profile.parse(setting)
+    hoped = [_when_back(node) if _may_be_back(node, counts_dead) else node for node in nodes]
+    fit: Fit | Refusal | None = None
     for least, profile in _PROFILES:
-        if node_count >= least:
+        chunk_bytes = chunk_bytes_max(source_bytes, profile, index_bytes=index_bytes)
+        fit = preflight(profile, hoped, chunk_bytes=chunk_bytes)
+        if isinstance(fit, Fit) and len(fit.nodes) >= least:
             return profile
-    return f"cold.profile=auto codes with {NODES_MIN} storage nodes or more, there are {node_count}"
+    if len(nodes) < NODES_MIN:
+        return (
+            f"cold.profile=auto codes with {NODES_MIN} storage nodes or more, there are "
+            f"{len(nodes)}; add some with `logd node add`, or set cold.profile"
+        )
+    assert isinstance(fit, Refusal)
+    return f"cold.profile=auto finds too few nodes: {fit.reason}"
+
+
+def _may_be_back(node: NodeFacts, counts_dead: bool) -> bool:
+    return node.is_kept_from or node.health is NodeHealth.SUSPECT or counts_dead
+
+
+def _when_back(node: NodeFacts) -> NodeFacts:
+    """Return a node as it will be when it answers; what is not known of it is hoped for."""
+    free_bytes = INT64_MAX if node.free_bytes is None else node.free_bytes
+    return replace(node, health=NodeHealth.LIVE, is_kept_from=False, free_bytes=free_bytes)
 
 
 def profile_advice(profile: Profile, node_count: int) -> tuple[str, ...]:
@@ -81,10 +117,14 @@ class TieringRules:
     force: bool = False
 
 
-def tiering_rules(topic: TopicSettings, *, force: bool = False) -> TieringRules:
-    """Return a topic's rules; what is compacted is not coded, whatever the server's default is."""
+NEVER_CODED: Final = frozenset({"__consumer_offsets"})
+"""Topics that a start reads itself: it must not wait for storage nodes."""
+
+
+def tiering_rules(topic: TopicSettings, name: str, *, force: bool = False) -> TieringRules:
+    """Return the rules of a topic with this name."""
     return TieringRules(
-        enabled=topic.cold_enable and not topic.compacted,
+        enabled=topic.cold_enable and name not in NEVER_CODED,
         after_ms=topic.cold_after_ms,
         after_bytes=topic.cold_after_bytes,
         force=force,
@@ -121,18 +161,23 @@ class PartitionFacts:
         visible_offset: the lower of high watermark and synced offset.
         coded: base offsets that have a planned or live generation.
         leased: base offsets that somebody works on.
+        topic_name: for people.
+        cleaned_below: of a compacted topic, up to where rounds of compaction went; None: it is not
+            compacted.
     """
 
     topic_id: bytes
     partition: int
     segments: Sequence[SegmentFacts]
     visible_offset: int
+    topic_name: str = ""
     coded: Collection[int] = frozenset()
     leased: Collection[int] = frozenset()
+    cleaned_below: int | None = None
 
     def key_of(self, segment: SegmentFacts) -> SegmentKey:
         """Return the name of one of its segments."""
-        return SegmentKey(self.topic_id, self.partition, segment.base_offset)
+        return SegmentKey(self.topic_id, self.partition, segment.base_offset, topic=self.topic_name)
 
 
 class Wait(Enum):
@@ -144,6 +189,7 @@ class Wait(Enum):
     NOT_VISIBLE = "not all of it is synced and visible"
     CODED = "it is coded already"
     LEASED = "it is being worked on"
+    DIRTY = "it was not compacted yet"
     TOO_YOUNG = "cold.after.ms has not passed"
     KEPT_HOT = "cold.after.bytes keeps it hot"
     RETRY_LATER = "the last attempt failed"
@@ -263,6 +309,8 @@ def _wait(
         return Wait.LEASED, 0
     if rules.force:
         return None, 0
+    if facts.cleaned_below is not None and segment.next_offset > facts.cleaned_below:
+        return Wait.DIRTY, 0
     if now_ms < segment.retry_at_ms:
         return Wait.RETRY_LATER, segment.retry_at_ms - now_ms
     if now_ms < segment.sealed_ms + rules.after_ms:

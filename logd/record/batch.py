@@ -29,8 +29,6 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from logd.errors import (
     CorruptMessageError,
     InvalidRecordError,
@@ -38,6 +36,7 @@ from logd.errors import (
     MessageTooLargeError,
     UnsupportedCompressionTypeError,
 )
+from logd.record.crc32c import crc32c
 
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = 61

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from crc32c import crc32c
-
 from logd.record import batch
 from logd.record.compression import compress
+from logd.record.crc32c import crc32c
 from logd.record.varint import varint, write_varint
 
 Headers = Sequence[tuple[str, bytes | None]]

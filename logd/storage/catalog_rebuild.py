@@ -32,7 +32,9 @@ from logd.storage.catalog import SqliteCatalog, TopicRow
 from logd.storage.catalog_copy import WAL_SUFFIX, open_catalog_copy
 from logd.storage.files import Files
 from logd.storage.partition_files import read_log_start
+from logd.storage.partition_listing import list_partition
 from logd.storage.segment_scan import scan_batches
+from logd.storage.swap import read_replacement
 
 NEW_NAME: Final = "new"
 WHOLE_NAME: Final = "whole"
@@ -242,12 +244,27 @@ def known_partitions(
             known[key] = (
                 KnownPartition(0)
                 if path is None
-                else KnownPartition(
-                    read_log_start(files, path), _hot(files, path, coded_bases.get(key, ()))
-                )
+                else _known_partition(files, path, coded_bases.get(key, ()))
             )
     assert all(index >= 0 for _, index in known)
     return known
+
+
+def _known_partition(files: Files, directory: str, bases: Collection[int]) -> KnownPartition:
+    """Return what is known of a partition by its directory.
+
+    A replacement that was committed, and that a crash cut short, counts as done: recovery does it.
+    """
+    assert directory
+    hot_bases = set(list_partition(files, directory).bases)
+    replacement = read_replacement(files, directory)
+    if replacement is not None:
+        hot_bases = hot_bases.difference(replacement.old) | replacement.new_bases
+    return KnownPartition(
+        read_log_start(files, directory),
+        _hot(files, directory, hot_bases.intersection(bases)),
+        tuple(sorted(hot_bases)),
+    )
 
 
 def _hot(files: Files, directory: str, bases: Collection[int]) -> tuple[tuple[int, int], ...]:

@@ -33,6 +33,7 @@ _KNOWN_NAMES: Final = frozenset(
         layout.CLEAN_STOP_NAME,
         layout.CLOCK_NAME,
         layout.SCRUB_NAME,
+        layout.FINDINGS_NAME,
         layout.CATALOG_NAME,
         layout.CATALOG_NAME + WAL_SUFFIX,
         layout.JOURNAL_NAME,
@@ -120,7 +121,10 @@ def _read_cluster_id(files: Files, path: str, report: CheckReport) -> str | None
 def _read_clean_stop(
     files: Files, path: str, cluster_id: str | None, report: CheckReport
 ) -> CleanStop | None:
-    for name in (layout.BOOT_NAME, layout.CLEAN_STOP_NAME, layout.CLOCK_NAME, layout.SCRUB_NAME):
+    for name in (
+        layout.BOOT_NAME, layout.CLEAN_STOP_NAME, layout.CLOCK_NAME, layout.SCRUB_NAME,
+        layout.FINDINGS_NAME,
+    ):  # fmt: skip
         state_path = f"{path}/{name}"
         try:
             read_state(files, state_path, limit_bytes=STATE_BYTES_MAX)

@@ -82,6 +82,8 @@ class CleanOrder:
         producer_last_offsets: the last offset of each live producer id; the batches that end there
             are kept, be it without records.
         now_ms: the wall clock, for delete horizons.
+        keeps_groups: some of the log is in chunks: of each group at least the last batch's header
+            stays, so that there is a segment whose chunks speak for the group's offsets.
     """
 
     name: str
@@ -92,6 +94,7 @@ class CleanOrder:
     end_offset: int
     producer_last_offsets: tuple[int, ...] = ()
     now_ms: int
+    keeps_groups: bool = False
     segment_index_bytes: int = 10 * MIB
     index_interval_bytes: int = 4 * KIB
     limits: CleanLimits = field(default_factory=CleanLimits)
@@ -214,7 +217,8 @@ class Progress(NamedTuple):
     """How far a round is.
 
     Attributes:
-        phase: "keys" (reading the dirty tail) or "copy" (writing what stays).
+        phase: "keys" (reading the dirty tail) or "copy" (writing what stays); where some of the log
+            is in chunks, "thaw" before (reading it from them) and "encode" behind.
         done_bytes, all_bytes: of the phase, in source bytes.
     """
 

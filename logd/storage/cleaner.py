@@ -13,7 +13,8 @@ last record (`key_map`). The second one copies the log, head and tail, batch by 
   from a time when the topic was not compacted.
 * Of a batch without records the header stays if it is the last one of a live producer id (it says
   which sequence number comes next) or the last one of the round (a reader who waits there must
-  come upon something that ends behind him).
+  come upon something that ends behind him). Where some of the log is in chunks, so does the last
+  one of each group: what has no bytes cannot be coded, and somebody must speak for its offsets.
 
 Where the map is full, the tail ends: what lies behind is copied as it is, and the next round goes
 on there. A group of one segment in which nothing changes is not written again.
@@ -172,7 +173,7 @@ class _Round:
         self._next_horizon_ms: int | None = None
         self._before_records = 0
         self._after_records = 0
-        self._out: _GroupOutput | None = None
+        self._is_groups_end = False
 
     def run(self) -> CleanResult:
         """Do both passes."""
@@ -281,10 +282,14 @@ class _Round:
         self, out: _GroupOutput, group: tuple[SourceSegment, ...], *, is_last: bool
     ) -> None:
         dropped: BatchHeader | None = None
-        for segment in group:
+        ends_with = max((n for n, item in enumerate(group) if item.log_bytes), default=-1)
+        for number, segment in enumerate(group):
             reader = self._open(segment)
             out.enter(reader)
             for position, header in reader.headers():
+                self._is_groups_end = (number, position + header.size) == (
+                    ends_with, segment.log_bytes,
+                )  # fmt: skip
                 self._before_records += header.count
                 dropped = None if self._copy_batch(out, reader, position, header) else header
                 self._meter.advance(header.size)
@@ -397,7 +402,10 @@ class _Round:
         return stays
 
     def _stays_empty(self, header: BatchHeader) -> bool:
-        """Whether a batch without records stays: the last of the round, or of a live producer."""
+        """Whether a batch without records stays: the last of the round, or of a live producer; or
+        of its group, where groups are kept."""
+        if self._order.keeps_groups and self._is_groups_end:
+            return True
         return header.next_offset == self._map_end or (
             header.producer_id >= 0 and header.last_offset in self._producer_last_offsets
         )

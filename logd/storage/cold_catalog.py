@@ -136,6 +136,8 @@ class ColdCatalog(Protocol):
     ) -> None:
         """PLANNED -> COMMITTED, and in the same step what they follow becomes SUPERSEDED.
 
+        Successors of several segments need not have their bounds: they have their offsets.
+
         Raises:
             ColdStateError: one is not planned or not proved, one that it follows is not live, or
             an offset would be in two live generations.
@@ -160,8 +162,8 @@ class ColdCatalog(Protocol):
         """
         ...
 
-    def thaw(self, encoding: str, copy: HotCopy, *, now_ms: int) -> None:
-        """RELEASED -> COMMITTED, and held.
+    def thaw(self, encoding: str, copy: HotCopy, *, is_held: bool = True, now_ms: int) -> None:
+        """RELEASED -> COMMITTED; held, unless it was thawed to be compacted.
 
         Raises:
             ColdStateError: it is not released, or the copy is not as it must be.

@@ -9,6 +9,7 @@ generations of a segment, two places of one chunk, two chunks of one generation 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -39,7 +40,8 @@ from logd.storage.cold_catalog import Commit, EncodePlan
 
 _GENERATION: Final = (
     "SELECT encoding, topic_id, partition, base_offset, number, k, m, next_offset, source_bytes, "
-    "min_timestamp_ms, max_timestamp_ms, state, changed_ms, is_held FROM generation "
+    "min_timestamp_ms, max_timestamp_ms, state, changed_ms, is_held, "
+    "(SELECT name FROM topic WHERE topic.topic_id = generation.topic_id) FROM generation "
 )
 _ORDER: Final = " ORDER BY topic_id, partition, base_offset, number"
 
@@ -240,7 +242,9 @@ class SqliteColdCatalog:
                 "SELECT 1 FROM topic WHERE topic_id = ? AND state = 'live'", (key.topic_id,)
             )
             if not live:
-                raise ColdStateError(f"{key} cannot be coded: its topic is not live")
+                raise ColdStateError(
+                    f"{key}: it is not coded: its topic is not live, it was deleted"
+                )
             self._insert(generation)
         assert not generation.missing
         return generation
@@ -275,7 +279,7 @@ class SqliteColdCatalog:
             for at in generation.placements:
                 self._insert_placement(encoding, at)
         except BrokenRuleError as error:
-            raise ColdStateError(f"{generation} cannot be recorded: {error}") from error
+            raise ColdStateError(f"{generation}: cannot be recorded: {error}") from error
 
     def _note_number(self, key: SegmentKey, number: int) -> None:
         """Remember that a segment's number was given out."""
@@ -288,7 +292,7 @@ class SqliteColdCatalog:
                 (key.topic_id, key.partition, key.base_offset, number),
             )
         except BrokenRuleError as error:
-            raise ColdStateError(f"{key} cannot be recorded: {error}") from error
+            raise ColdStateError(f"{key}: cannot be recorded: {error}") from error
 
     def _insert_placement(self, encoding: bytes, at: Placement) -> None:
         assert at.index >= 0
@@ -372,12 +376,12 @@ class SqliteColdCatalog:
             self._move(generation, ColdEvent.RELEASE, now_ms)
         assert not generation.missing
 
-    def thaw(self, encoding: str, copy: HotCopy, *, now_ms: int) -> None:
+    def thaw(self, encoding: str, copy: HotCopy, *, is_held: bool = True, now_ms: int) -> None:
         """See `ColdCatalog`."""
         with self._change("thaw"):
             generation = self._find(encoding)
             _allow(generation, thaw_refusal(generation, copy))
-            self._move(generation, ColdEvent.THAW, now_ms)
+            self._move(generation, ColdEvent.THAW, now_ms, is_held=is_held)
         assert copy.is_synced
 
     def end_hold(self, encoding: str) -> None:
@@ -436,17 +440,19 @@ class SqliteColdCatalog:
             )
             return self._forget_if_empty(encoding)
 
-    def _move(self, generation: Generation, event: ColdEvent, now_ms: int) -> None:
+    def _move(
+        self, generation: Generation, event: ColdEvent, now_ms: int, *, is_held: bool = False
+    ) -> None:
         """Record the target of an event; the guard was asked."""
         target = step(generation.state, event).target
         assert target is not ColdState.GONE
         try:
             self._database.change(
                 "UPDATE generation SET state = ?, changed_ms = ?, is_held = ? WHERE encoding = ?",
-                (target.value, now_ms, int(event is ColdEvent.THAW), _blob(generation.encoding)),
+                (target.value, now_ms, int(is_held), _blob(generation.encoding)),
             )
         except BrokenRuleError as error:
-            raise ColdStateError(f"{generation} cannot {event.value}: {error}") from error
+            raise ColdStateError(f"{generation}: cannot {event.value}: {error}") from error
 
     def _forget_if_empty(self, encoding: str) -> bool:
         """ABORTED | DELETING -> GONE, if no chunk has a place any more."""
@@ -536,11 +542,17 @@ def _blob(hex_id: str) -> bytes:
 
 def _generation(row: tuple[object, ...], placements: tuple[Placement, ...]) -> Generation:
     (encoding, topic_id, partition, base_offset, number, k, m, *rest) = row
-    next_offset, source_bytes, min_ms, max_ms, state, changed_ms, is_held = rest
+    next_offset, source_bytes, min_ms, max_ms, state, changed_ms, is_held, topic = rest
     assert isinstance(encoding, bytes)
     assert isinstance(topic_id, bytes)
     return Generation(
-        key=SegmentKey(topic_id, _int(partition), _int(base_offset)),
+        key=SegmentKey(
+            topic_id,
+            _int(partition),
+            _int(base_offset),
+            # One object for all segments of a topic.
+            topic=sys.intern(topic) if isinstance(topic, str) else "",
+        ),
         number=_int(number),
         encoding=encoding.hex(),
         profile=Profile(_int(k), _int(m)),

@@ -9,7 +9,7 @@ Names are in `layout`. Beside the topics, the catalog and the sync journal it ho
   directory with other things in it and without `meta` is somebody else's and is refused.
 * `boot`: a state file (payload version 1): the boot id of the run that wrote last, as text.
 * `clean-stop`: see clean_stop.
-* `clock`: see clock_note; `scrub`: see scrub_note.
+* `clock`: see clock_note; `scrub`: see scrub_note; `findings`: see findings_note.
 * `ballast`: zeros of no meaning. When the disk is full, releasing them makes room for what frees
   more.
 
@@ -28,7 +28,7 @@ import errno
 import json
 import os.path
 import uuid
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from logd import __version__
 from logd.errors import CorruptFileError, DataDirectoryError, UnsupportedFormatError
@@ -37,9 +37,12 @@ from logd.storage import layout
 from logd.storage.clean_stop import CleanStop, read_clean_stop, write_clean_stop
 from logd.storage.clock_note import read_clock_note, write_clock_note
 from logd.storage.files import Files, OpenFile
-from logd.storage.scrub_note import ScrubNote, read_scrub_note, write_scrub_note
 from logd.storage.state_file import read_state, remove_state, write_state
 from logd.units import GIB, KIB
+
+if TYPE_CHECKING:
+    from logd.storage.findings_note import FindingsNote
+    from logd.storage.scrub_note import ScrubNote
 
 FORMAT_VERSION: Final = 1
 BOOT_VERSION: Final = 1
@@ -256,6 +259,9 @@ class DataDirectory:
     def read_scrub_note(self) -> ScrubNote:
         """Return how far scrub had come; where nobody knows, nowhere. Blocking."""
         assert self._lock is not None, "the data directory is closed"
+        # Here and below: a server that has nothing to scrub imports nothing of scrub.
+        from logd.storage.scrub_note import ScrubNote, read_scrub_note
+
         try:
             return read_scrub_note(self._files, self._path_of(layout.SCRUB_NAME))
         except (FileNotFoundError, CorruptFileError, UnsupportedFormatError):
@@ -268,7 +274,34 @@ class DataDirectory:
             OSError: the last note stays.
         """
         assert self._lock is not None, "the data directory is closed"
+        from logd.storage.scrub_note import write_scrub_note
+
         write_scrub_note(self._files, self._path_of(layout.SCRUB_NAME), note)
+
+    def read_findings_note(self) -> FindingsNote:
+        """Return what was found of chunks; where nobody knows, nothing. Blocking.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        assert self._lock is not None, "the data directory is closed"
+        from logd.storage.findings_note import FindingsNote, read_findings_note
+
+        try:
+            return read_findings_note(self._files, self._path_of(layout.FINDINGS_NAME))
+        except (FileNotFoundError, CorruptFileError, UnsupportedFormatError):
+            return FindingsNote()  # What still is wrong is found again.
+
+    def write_findings_note(self, note: FindingsNote) -> None:
+        """Keep what was found of chunks; durable once this returns. Blocking.
+
+        Raises:
+            OSError: the last note stays.
+        """
+        assert self._lock is not None, "the data directory is closed"
+        from logd.storage.findings_note import write_findings_note
+
+        write_findings_note(self._files, self._path_of(layout.FINDINGS_NAME), note)
 
     # --- space ------------------------------------------------------------------------------------
 

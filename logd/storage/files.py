@@ -80,6 +80,22 @@ class Files:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return OpenFile(os.open(path, flags, 0o640), path)
 
+    def open_direct(self, file: OpenFile, *, writable: bool) -> OpenFile | None:
+        """Open an open file once more, past the page cache (O_DIRECT); None where its file system,
+        or the system, has no such way.
+
+        Positions, lengths and addresses are multiples of the device's logical block then. It is the
+        same file, whatever has its name now.
+        """
+        access = os.O_RDWR if writable else os.O_RDONLY
+        try:
+            fd = os.open(f"/proc/self/fd/{file.fd}", access | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # ENOENT: /proc is not mounted.
+                return None
+            raise
+        return OpenFile(fd, file.path)
+
     # --- reading and writing ----------------------------------------------------------------
 
     def read_at(self, file: OpenFile, position: int, size: int) -> bytes:

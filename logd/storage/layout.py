@@ -7,6 +7,7 @@
         clean-stop                  marker of a clean stop (clean_stop, state_file)
         clock                       what time it was, for retention (clock_note, state_file)
         scrub                       how far scrub has come (scrub_note, state_file)
+        findings                    what was found wrong with chunks (findings_note, state_file)
         catalog.sqlite              topics and settings (catalog); SQLite adds -wal beside it
         catalog.sqlite.aside-<n>    what was the catalog before it was made again (catalog_rebuild)
         catalog-rebuild/            the new one while it is made
@@ -39,6 +40,7 @@ BOOT_NAME: Final = "boot"
 CLEAN_STOP_NAME: Final = "clean-stop"
 CLOCK_NAME: Final = "clock"
 SCRUB_NAME: Final = "scrub"
+FINDINGS_NAME: Final = "findings"
 CATALOG_NAME: Final = "catalog.sqlite"
 # A new catalog while it is made from what is found without the old one.
 REBUILD_NAME: Final = "catalog-rebuild"
@@ -60,6 +62,8 @@ CLEANED_SUFFIX: Final = ".cleaned"
 # What compaction knows of a partition, and the manifest of a replacement that is under way.
 COMPACTION_NAME: Final = "compaction"
 REPLACEMENT_NAME: Final = "replacement"
+# The same, while the catalog has not said yet whether it happens.
+PREPARED_NAME: Final = "replacement.prepared"
 
 TOPIC_ID_BYTES: Final = 16
 TOPIC_NAME_CHARACTERS_MAX: Final = 249

@@ -39,7 +39,14 @@ from logd.storage.files import Files, OpenFile
 from logd.storage.log_append import CHECKPOINT_BYTES, LogAppender
 from logd.storage.log_checkpoint import Checkpoint, take_checkpoint, write_checkpoint
 from logd.storage.log_cold import ColdLog
-from logd.storage.log_compact import clean_order, compaction_facts, replace_segments
+from logd.storage.log_compact import (
+    cancel_replacement,
+    clean_order,
+    compaction_facts,
+    doubt_replacement,
+    prepare_replacement,
+    replace_segments,
+)
 from logd.storage.log_delete import DeleteResult, delete_before, is_deletion_unfinished
 from logd.storage.log_settings import LogSettings
 from logd.storage.log_state import LogParts, retry_if_replaced
@@ -428,14 +435,38 @@ class Log(ColdLog):
         return retry_if_replaced(call)
 
     def clean_order(
-        self, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+        self,
+        plan: CompactionPlan,
+        *,
+        attempt: int,
+        now_ms: int,
+        limits: CleanLimits,
+        keeps_groups: bool = False,
     ) -> CleanOrder:
         """Return the order for a planned round; see `log_compact`. Not blocking, on the loop."""
-        return clean_order(self, plan, attempt=attempt, now_ms=now_ms, limits=limits)
+        return clean_order(
+            self, plan, attempt=attempt, now_ms=now_ms, limits=limits, keeps_groups=keeps_groups
+        )
 
-    def replace_segments(self, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+    def replace_segments(
+        self, order: CleanOrder, result: CleanResult, *, is_prepared: bool = False
+    ) -> ReplaceResult:
         """Put what a round wrote in its place; see `log_compact`. Blocking, exclusive."""
-        return replace_segments(self, order, result)
+        return replace_segments(self, order, result, is_prepared=is_prepared)
+
+    def prepare_replacement(
+        self, order: CleanOrder, result: CleanResult, superseded: Sequence[str]
+    ) -> None:
+        """Have it ready for the catalog to decide; see `log_compact`. Blocking, exclusive."""
+        prepare_replacement(self, order, result, superseded)
+
+    def cancel_replacement(self) -> None:
+        """Take back what was prepared; see `log_compact`. Blocking, exclusive."""
+        cancel_replacement(self)
+
+    def doubt_replacement(self, reason: str) -> LogFailedError:
+        """Poison the log: nobody knows what the catalog said; see `log_compact`."""
+        return doubt_replacement(self, reason)
 
     # --- checkpoint and close --------------------------------------------------------------------
 

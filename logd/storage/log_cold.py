@@ -17,12 +17,14 @@ from dataclasses import dataclass
 
 from logd.errors import SegmentsChangedError
 from logd.record.batch import NO_TIMESTAMP
+from logd.storage.clean_order import NewSegment
+from logd.storage.log_compact import cleaned_below
 from logd.storage.log_readable import ReadableLog
 from logd.storage.log_release import Indexes, find_sealed, put_indexes, release_segment
 from logd.storage.log_state import retry_if_replaced
 from logd.storage.log_thaw import ThawWriter, begin_thaw
 from logd.storage.segment import SIZE_UNKNOWN, Segment
-from logd.storage.segment_source import SegmentSource, open_source
+from logd.storage.segment_source import SegmentSource, open_cleaned_source, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,23 @@ class ColdLog(ReadableLog):
         """
         return open_source(self, self._reader, base_offset)
 
+    def cleaned_source(self, new: NewSegment, *, attempt: int, end_offset: int) -> SegmentSource:
+        """Open what a round of compaction wrote to be coded, before it is part of the log.
+
+        Blocking: reads all of it, and checks it; see `open_cleaned_source`.
+        """
+        return open_cleaned_source(self, new, attempt=attempt, end_offset=end_offset)
+
+    def cleaned_below(self) -> int:
+        """Return up to which offset the log was compacted. Blocking: reads a small file once."""
+        return cleaned_below(self)
+
     def release(
         self,
         base_offset: int,
         *,
         size_bytes: int,
-        next_offset: int | None = None,
+        next_offset: int,
         min_timestamp_ms: int = NO_TIMESTAMP,
         indexes: Indexes | None = None,
     ) -> tuple[str, ...]:
@@ -114,7 +127,8 @@ class ColdLog(ReadableLog):
 
         Args:
             size_bytes: of what was coded.
-            next_offset: the offset behind the last record of what was coded, to be compared.
+            next_offset: the offset at which what was coded ends: behind its last record, or where
+                the next segment begins. A segment that ends elsewhere is another one.
             min_timestamp_ms: of its records, for `segments`.
             indexes: of what was coded, if that is not the .log but its recompressed form.
 

@@ -25,7 +25,7 @@ from logd.errors import (
     UnsupportedFormatError,
 )
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
-from logd.storage import swap
+from logd.storage import swap, swap_prepared
 from logd.storage.clean_order import (
     CleanLimits,
     CleanOrder,
@@ -69,14 +69,6 @@ def compaction_facts(state: LogState, reader: LogReader, *, bound_offset: int) -
     assert bound_offset >= 0
     segments = state.segment_list
     name = f"{state.topic}-{state.partition}"
-    if any(segment.released is not None for segment in segments.items):
-        return CompactionFacts(
-            name=name,
-            segments=(),
-            first_dirty_offset=0,
-            bound_offset=bound_offset,
-            has_released=True,
-        )
     known = _known_state(state, segments)
     is_damaged = bool(state.damage.ranges)
     first_dirty = known.first_uncleaned_offset
@@ -110,10 +102,25 @@ def _known_state(state: LogState, segments: SegmentList) -> CompactionState:
     return known
 
 
+def cleaned_below(state: LogState) -> int:
+    """Return up to which offset all records went through a round. Blocking, the first time.
+
+    Raises:
+        DamagedRangeError: it cannot be read.
+    """
+    return _known_state(state, state.segment_list).first_uncleaned_offset
+
+
 def _segment_facts(
     state: LogState, reader: LogReader, segment: Segment, *, is_dirty: bool
 ) -> SegmentFacts:
     assert not segment.is_active
+    if segment.released is not None:
+        latest_ms = segment.released.max_timestamp_ms
+        first_ms = segment.released.min_timestamp_ms
+        return SegmentFacts(
+            segment.base_offset, segment.end_bound, segment.size, first_ms, latest_ms
+        )
     if is_dirty:
         if segment.first_timestamp_ms is None or segment.max_timestamp is None:
             segment.first_timestamp_ms = describe_segment(state, reader, segment).first_timestamp_ms
@@ -135,12 +142,19 @@ def _segment_facts(
 
 
 def clean_order(
-    state: LogState, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+    state: LogState,
+    plan: CompactionPlan,
+    *,
+    attempt: int,
+    now_ms: int,
+    limits: CleanLimits,
+    keeps_groups: bool = False,
 ) -> CleanOrder:
     """Return the order for a planned round. Not blocking, on the loop.
 
     Args:
         attempt: a number that no earlier round had in this directory.
+        keeps_groups: some of the log is in chunks; see `CleanOrder`.
 
     Raises:
         LogFailedError: the log is poisoned. SegmentsChangedError: the plan is out of date.
@@ -168,6 +182,7 @@ def clean_order(
             if entry.last_offset < plan.end_offset
         ),
         now_ms=now_ms,
+        keeps_groups=keeps_groups,
         segment_index_bytes=state.settings.segment_index_bytes,
         index_interval_bytes=state.settings.index_interval_bytes,
         limits=limits,
@@ -177,7 +192,9 @@ def clean_order(
 # --- replacing ------------------------------------------------------------------------------------
 
 
-def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+def replace_segments(
+    state: LogState, order: CleanOrder, result: CleanResult, *, is_prepared: bool = False
+) -> ReplaceResult:
     """Put what a round wrote in the place of the segments it read. Blocking, exclusive.
 
     A round that replaces many is committed in steps (`clean_steps`), each by a call.
@@ -186,35 +203,45 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
     new ones (the next start finishes the renames); never both, never a mixture. When this returns,
     the new ones are durable.
 
+    Args:
+        is_prepared: `prepare_replacement` was called, and the catalog said yes: that was the commit
+            point. Whatever keeps this from going on poisons the log, and the next start finishes.
+
     Raises:
         SegmentsChangedError: records were deleted meanwhile, or the files are not those that the
             result names; nothing has changed.
         DiskFullError: no space for the manifest; nothing has changed.
         LogFailedError: the log is poisoned, or the disk refused half-way.
     """
+    try:
+        return _replace(state, order, result, is_prepared=is_prepared)
+    except (SegmentsChangedError, DiskFullError, OSError) as error:
+        if not is_prepared:
+            raise
+        message = f"{state.directory}: segments could not be replaced: {error}"
+        raise state.poison(LogFailedError(message)) from error
+
+
+def _replace(
+    state: LogState, order: CleanOrder, result: CleanResult, *, is_prepared: bool
+) -> ReplaceResult:
     if state.failed is not None:
         raise state.failed
     assert result.attempt == order.attempt
-    compaction = CompactionState(result.first_uncleaned_offset, result.next_horizon_ms)
+    compaction = _reached(result)
     if not result.groups:
         return _note(state, order, compaction)
-    replacement = Replacement(
-        order.attempt,
-        tuple(base for group in result.groups for base in group.old_bases),
-        tuple(segment for group in result.groups for segment in group.new),
-        compaction,
-    )
-    old = _ordered_segments(state, order, replacement.old)
-    _check_begin(state, order, replacement)
-    _check_written(state, replacement)
-    _renew_checkpoint(state, replacement)
+    replacement, old = _checked(state, order, result)
     with state.open_lock, state.snapshot_lock:
-        if any(state.damage.in_segment(segment.base_offset) for segment in old):
-            raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
+        if not is_prepared:
+            _refuse_damaged(state, order, old)
         # A checkpoint that was begun long ago may have been written this moment; it is older than
         # the one just seen to, and the next such one finds its segment replaced.
         drop_snapshots(state, replacement.old)
-        _commit(state, old, replacement)
+        if is_prepared:
+            _commit_prepared(state, old)
+        else:
+            _commit(state, old, replacement)
         try:
             unlink_paths = swap.exchange_names(state.files, state.directory, replacement)
             _publish(state, old, replacement.new)
@@ -224,6 +251,88 @@ def replace_segments(state: LogState, order: CleanOrder, result: CleanResult) ->
             raise state.poison(LogFailedError(message)) from error
         state.compaction = compaction
     return ReplaceResult(tuple(unlink_paths))
+
+
+def prepare_replacement(
+    state: LogState, order: CleanOrder, result: CleanResult, superseded: Sequence[str]
+) -> None:
+    """Have all ready for a replacement that the catalog decides (`swap_prepared`). Blocking.
+
+    Exclusive, until `replace_segments` or `cancel_replacement` was called.
+
+    Args:
+        superseded: the encodings of the old segments that the transaction supersedes.
+
+    Raises:
+        As `replace_segments`; nothing has changed, and a manifest that is left means nothing.
+    """
+    if state.failed is not None:
+        raise state.failed
+    assert result.groups
+    replacement, old = _checked(state, order, result)
+    with state.open_lock:
+        _refuse_damaged(state, order, old)
+    try:
+        swap_prepared.write_prepared(state.files, state.directory, replacement, superseded)
+    except OSError as error:
+        cancel_replacement(state)
+        message = f"{state.directory}: a replacement could not be prepared: {error}"
+        if error.errno in DISK_FULL_ERRNOS:
+            raise DiskFullError(message) from error
+        raise state.poison(LogFailedError(message)) from error
+
+
+def cancel_replacement(state: LogState) -> None:
+    """Take back what was prepared: the catalog said no. Blocking.
+
+    Raises:
+        LogFailedError: it cannot be removed. The log is poisoned: so nobody supersedes an encoding
+            that the next start would take for the catalog's yes.
+    """
+    try:
+        swap_prepared.drop_prepared(state.files, state.directory)
+    except OSError as error:
+        message = f"{swap_prepared.prepared_path(state.directory)}: {error}"
+        raise state.poison(LogFailedError(message)) from error
+
+
+def doubt_replacement(state: LogState, reason: str) -> LogFailedError:
+    """Poison the log: nobody knows what the catalog said. The next start asks it, and settles it.
+
+    Not blocking.
+    """
+    return state.poison(LogFailedError(f"{state.directory}: segments are being replaced: {reason}"))
+
+
+def _reached(result: CleanResult) -> CompactionState:
+    return CompactionState(result.first_uncleaned_offset, result.next_horizon_ms)
+
+
+def _checked(
+    state: LogState, order: CleanOrder, result: CleanResult
+) -> tuple[Replacement, list[Segment]]:
+    """Return the replacement, and the segments that go; everything is as the round left it.
+
+    Raises:
+        SegmentsChangedError: it is not. DiskFullError, LogFailedError: no checkpoint.
+    """
+    replacement = Replacement(
+        order.attempt,
+        tuple(base for group in result.groups for base in group.old_bases),
+        tuple(segment for group in result.groups for segment in group.new),
+        _reached(result),
+    )
+    old = _ordered_segments(state, order, replacement.old)
+    _check_begin(state, order, replacement)
+    _check_written(state, replacement)
+    _renew_checkpoint(state, replacement)
+    return replacement, old
+
+
+def _refuse_damaged(state: LogState, order: CleanOrder, old: Sequence[Segment]) -> None:
+    assert state.open_lock.locked()
+    if any(state.damage.in_segment(segment.base_offset) for segment in old):
+        raise SegmentsChangedError(f"{order.name}: damage was found in it meanwhile")
 
 
 def _note(state: LogState, order: CleanOrder, compaction: CompactionState) -> ReplaceResult:
@@ -320,6 +429,19 @@ def _commit(state: LogState, old: Sequence[Segment], replacement: Replacement) -
         for segment in old:
             segment.is_replaced = False
         raise DiskFullError(message) from error
+
+
+def _commit_prepared(state: LogState, old: Sequence[Segment]) -> None:
+    """Say here what the catalog has said; from here on nobody opens the old segments by name.
+
+    Raises:
+        OSError: the manifest has either name.
+    """
+    assert state.open_lock.locked()
+    for segment in old:
+        assert not segment.is_active
+        segment.is_replaced = True
+    swap_prepared.commit_prepared(state.files, state.directory)
 
 
 def _publish(state: LogState, old: Sequence[Segment], new: Sequence[NewSegment]) -> None:

@@ -91,9 +91,14 @@ def open_clean_parts(
     segments.active.size = clean.active_size
     assert segments.active.base_offset == clean.active_base
     assert segments.active.base_offset <= clean.log_end_offset
+    damage = (
+        load_damage(files, directory, absent.values())
+        if listing.has_damage
+        else DamageList(files, directory)
+    )
     return LogParts(
         segments=segments,
-        damage=load_damage(files, directory, absent.values()),
+        damage=damage,
         epochs=epochs,
         producers=_clean_producers(files, directory, listing, clean),
         log_start_offset=clean.log_start_offset,

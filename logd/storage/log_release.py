@@ -48,12 +48,13 @@ def release_segment(
     base_offset: int,
     *,
     size_bytes: int,
-    next_offset: int | None,
+    next_offset: int,
     min_timestamp_ms: int,
     indexes: Indexes | None,
 ) -> tuple[str, ...]:
     """Make a sealed segment a released one; see `Log.release`."""
     assert size_bytes > 0
+    assert next_offset > base_offset
     if state.failed is not None:
         raise state.failed
     segment = find_sealed(state, base_offset)
@@ -100,14 +101,14 @@ def _prepare(state: LogState, segment: Segment) -> int:
 
 
 def _refuse_other(
-    state: LogState, segment: Segment, next_offset: int | None, size_bytes: int | None
+    state: LogState, segment: Segment, next_offset: int, size_bytes: int | None
 ) -> None:
     """Refuse a segment that is not what was coded; compacted since, for one.
 
     What is damaged here is not asked: chunks have it whole.
 
     Args:
-        next_offset, size_bytes: of what was coded; None where it says nothing about the .log.
+        next_offset, size_bytes: of what was coded; the size None where it is not the .log's.
 
     Raises:
         SegmentsChangedError: so it is.
@@ -115,9 +116,10 @@ def _refuse_other(
     if state.damage.in_segment(segment.base_offset):
         return
     found = segment.end_bound
-    with contextlib.suppress(CorruptFileError, OSError):
-        found = _next_offset(state, segment) if next_offset is not None else found
-    if next_offset not in (None, found, segment.end_bound):
+    if next_offset != found:  # Then its last record decides, which has to be looked for.
+        with contextlib.suppress(CorruptFileError, OSError):
+            found = _next_offset(state, segment)
+    if next_offset not in (found, segment.end_bound):
         reason = f"ends before offset {found}, what was coded before {next_offset}"
         raise SegmentsChangedError(f"{segment.paths.log}: {reason}")
     if size_bytes is not None and segment.size not in (SIZE_UNKNOWN, size_bytes):

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from crc32c import crc32c
-
 from logd.errors import CorruptRecordsError, DamagedRangeError, LogdError, StorageError
 from logd.record.batch import (
     CRC_START,
@@ -26,6 +24,7 @@ from logd.record.batch import (
     BatchHeader,
     read_header,
 )
+from logd.record.crc32c import crc32c
 from logd.record.last_values import LastValues, gather, gather_plain
 from logd.storage.files import OpenFile
 from logd.storage.log import Log

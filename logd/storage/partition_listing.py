@@ -6,6 +6,7 @@
     partition.metadata, leader-epoch-checkpoint, log-start-offset, damaged, groups.snapshot
     compaction                             how far the log is compacted
     replacement                            names the segments that are being replaced (swap)
+    replacement.prepared                   likewise, where the catalog decides (swap_prepared)
     *.deleted, *.cleaned, *.tmp            leftovers: what was on its way out, or never finished
     *.swap                                 a replacement that Kafka's cleaner left half done
     <20 digits>.snapshot, .txnindex        Kafka's, of no use here, left alone
@@ -31,6 +32,7 @@ from logd.storage.layout import (
     GROUPS_SNAPSHOT_NAME,
     INDEX_SUFFIX,
     LOG_SUFFIX,
+    PREPARED_NAME,
     PRODUCERS_SUFFIX,
     REPLACEMENT_NAME,
     TEMP_SUFFIX,
@@ -53,6 +55,7 @@ _OWN_NAMES: Final = frozenset(
         GROUPS_SNAPSHOT_NAME,
         COMPACTION_NAME,
         REPLACEMENT_NAME,
+        PREPARED_NAME,
     )
 )
 _KAFKA_SUFFIXES: Final = frozenset((".snapshot", ".txnindex"))
@@ -70,7 +73,7 @@ class PartitionListing:
         cuts: (base offset, name) of saved tails.
         leftovers: names that a crash left and nobody needs.
         unknown: all others.
-        manifests: `replacement`, where segments are being replaced (`swap`); else none.
+        state_names: of the files that are not of one segment, those that exist.
     """
 
     bases: list[int] = field(default_factory=list)
@@ -80,7 +83,7 @@ class PartitionListing:
     cuts: list[tuple[int, str]] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    manifests: list[str] = field(default_factory=list)
+    state_names: set[str] = field(default_factory=set)
 
     @property
     def index_bases(self) -> set[int]:
@@ -88,9 +91,14 @@ class PartitionListing:
         return self.offset_index_bases | self.time_index_bases
 
     @property
+    def has_damage(self) -> bool:
+        """Whether there is a list of what is damaged."""
+        return DAMAGED_NAME in self.state_names
+
+    @property
     def is_replacing(self) -> bool:
         """Whether a replacement of segments was committed and not finished."""
-        return bool(self.manifests)
+        return REPLACEMENT_NAME in self.state_names
 
 
 def list_partition(files: Files, directory: str) -> PartitionListing:
@@ -126,12 +134,11 @@ def list_cuts(files: Files, directory: str) -> list[tuple[int, str]]:
 
 
 def _sort_in(listing: PartitionListing, name: str) -> None:
-    cut = _CUT.fullmatch(name)
-    parsed = parse_segment_file_name(name)
     if name in _OWN_NAMES:
-        if name == REPLACEMENT_NAME:
-            listing.manifests.append(name)
+        listing.state_names.add(name)
         return
+    cut = _CUT.fullmatch(name) if name.endswith(CUT_SUFFIX) else None
+    parsed = parse_segment_file_name(name)
     if name.endswith((DELETED_SUFFIX, CLEANED_SUFFIX, TEMP_SUFFIX)):
         # Only names that we or Kafka make: somebody else's backup.tmp is none of our business.
         is_ours = (
@@ -166,8 +173,10 @@ def remove_leftovers(
     """
     assert not set(listing.leftovers).intersection(listing.unknown)
     names = list(listing.leftovers)
-    known = set(files.list_directory(directory))
-    for base_offset in sorted(listing.index_bases.difference(listing.bases, released)):
+    orphans = listing.index_bases.difference(listing.bases, released)
+    # Listed again only where it matters: a start does this for each of its logs.
+    known = frozenset(files.list_directory(directory) if orphans else ())
+    for base_offset in sorted(orphans):
         for suffix in (INDEX_SUFFIX, TIME_INDEX_SUFFIX):
             name = offset_name(base_offset) + suffix
             if name in known:

@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from logd.errors import CorruptFileError
 from logd.record.batch import (
     CRC_START,
@@ -25,6 +23,7 @@ from logd.record.batch import (
     is_plausible,
     read_header,
 )
+from logd.record.crc32c import crc32c
 from logd.storage.files import Files, OpenFile
 from logd.units import INT32_MAX, KIB, MIB
 

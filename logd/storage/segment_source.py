@@ -18,13 +18,20 @@ from logd.record.batch import (
     NO_TIMESTAMP,
     BatchHeader,
 )
+from logd.storage.clean_order import NewSegment
 from logd.storage.files import Files, OpenFile
+from logd.storage.layout import (
+    INDEX_SUFFIX,
+    LOG_SUFFIX,
+    TIME_INDEX_SUFFIX,
+    cleaned_file_name,
+)
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
 from logd.storage.missing_behind import quarantine_missing
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.segment import Segment
-from logd.storage.segment_files import batch_timestamp_ms
+from logd.storage.segment_files import SegmentPaths, batch_timestamp_ms
 from logd.storage.segment_scan import scan_batches, scan_in_order
 from logd.units import INT32_MAX, INT64_MAX
 
@@ -39,15 +46,24 @@ class SegmentSource:
         min_timestamp_ms, max_timestamp_ms: of its batches, as their headers tell; -1 for none.
     """
 
-    def __init__(self, files: Files, file: OpenFile, segment: Segment, index: OffsetIndex) -> None:
-        assert segment.size > 0
+    def __init__(
+        self,
+        files: Files,
+        file: OpenFile,
+        paths: SegmentPaths,
+        index: OffsetIndex,
+        *,
+        base_offset: int,
+        size_bytes: int,
+    ) -> None:
+        assert size_bytes > 0
         self._files = files
         self._file: OpenFile | None = file
-        self._paths = segment.paths
+        self._paths = paths
         self._index = index
-        self.base_offset = segment.base_offset
-        self.next_offset = segment.base_offset
-        self.size_bytes = segment.size
+        self.base_offset = base_offset
+        self.next_offset = base_offset
+        self.size_bytes = size_bytes
         self.min_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_ms = NO_TIMESTAMP
 
@@ -149,7 +165,10 @@ def open_source(state: LogState, reader: LogReader, base_offset: int) -> Segment
         with state.open_lock:
             state.check_not_replaced(segment)
             file = state.files.open_read(segment.paths.log)
-        source = SegmentSource(state.files, file, segment, opened.index)
+        source = SegmentSource(
+            state.files, file, segment.paths, opened.index,
+            base_offset=base_offset, size_bytes=segment.size,
+        )  # fmt: skip
         source.check(end_bound=segment.end_bound, leader_epoch=state.leader_epoch)
         _check_end(state, segment, source)
         return source
@@ -159,6 +178,38 @@ def open_source(state: LogState, reader: LogReader, base_offset: int) -> Segment
         if segment.is_replaced:
             raise SegmentsChangedError(f"{segment.paths.log}: it was replaced") from error
         raise DamagedRangeError(f"{segment.paths.log} cannot be read: {error}") from error
+
+
+def open_cleaned_source(
+    state: LogState, new: NewSegment, *, attempt: int, end_offset: int
+) -> SegmentSource:
+    """Open and check a segment that a round of compaction wrote, before it is part of the log.
+
+    Args:
+        attempt: the round's.
+        end_offset: where the next segment will begin.
+
+    Raises:
+        CorruptFileError: it is not what the round wrote. OSError: it cannot be read.
+    """
+    log, index, time_index = (
+        f"{state.directory}/{cleaned_file_name(new.base_offset, attempt, suffix)}"
+        for suffix in (LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX)
+    )
+    file = state.files.open_read(log)
+    size = state.files.size(file)
+    if size != new.log_bytes:
+        raise CorruptFileError(log, min(size, new.log_bytes), f"has {size} bytes")
+    offsets = OffsetIndex.open(
+        state.files, index, base_offset=new.base_offset,
+        max_bytes=state.settings.segment_index_bytes, writable=False,
+    )  # fmt: skip
+    source = SegmentSource(
+        state.files, file, SegmentPaths(log, index, time_index), offsets,
+        base_offset=new.base_offset, size_bytes=size,
+    )  # fmt: skip
+    source.check(end_bound=end_offset, leader_epoch=state.leader_epoch)
+    return source
 
 
 def _check_end(state: LogState, segment: Segment, source: SegmentSource) -> None:

@@ -114,16 +114,23 @@ def write_replacement(files: Files, directory: str, replacement: Replacement) ->
     Raises:
         OSError: if the manifest is there nevertheless, the replacement may be committed or not.
     """
+    payload = encode_replacement(replacement)
+    write_state(files, replacement_path(directory), payload, version=REPLACEMENT_VERSION)
+
+
+def encode_replacement(replacement: Replacement, **more: object) -> bytes:
+    """Return the payload of a manifest; `more` members are passed over by whoever decodes it."""
     fields = {
         "attempt": replacement.attempt,
         "old": replacement.old,
         "new": replacement.new,
         **replacement.compaction.to_fields(),
+        **more,
     }
     payload = json.dumps(fields, separators=(",", ":")).encode()
-    assert replacement == _decode(json.loads(payload))
+    assert replacement == decode_replacement(json.loads(payload))
     assert len(payload) <= REPLACEMENT_BYTES_MAX
-    write_state(files, replacement_path(directory), payload, version=REPLACEMENT_VERSION)
+    return payload
 
 
 def read_replacement(files: Files, directory: str) -> Replacement | None:
@@ -141,12 +148,17 @@ def read_replacement(files: Files, directory: str) -> Replacement | None:
     except FileNotFoundError:
         return None
     try:
-        return _decode(json.loads(state.payload))
+        return decode_replacement(json.loads(state.payload))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptFileError(path, 0, f"is no manifest of a replacement: {error}") from error
 
 
-def _decode(fields: dict[str, Any]) -> Replacement:
+def decode_replacement(fields: dict[str, Any]) -> Replacement:
+    """Return the replacement that a manifest's members describe.
+
+    Raises:
+        ValueError, TypeError, KeyError: none.
+    """
     return Replacement(
         fields["attempt"],
         tuple(fields["old"]),

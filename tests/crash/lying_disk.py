@@ -123,14 +123,18 @@ class LyingDisk(Files):
             self._count("write_at")
         except Stop:
             if self.halves:
-                data = b"".join(buffers)
-                os.pwrite(file.fd, data[: len(data) // 2], position)
+                self._write_half(file, position, b"".join(buffers))
             raise
         except OSError:
-            data = b"".join(buffers)
-            os.pwrite(file.fd, data[: len(data) // 2], position)
+            self._write_half(file, position, b"".join(buffers))
             raise
         return super().write_at(file, position, buffers)
+
+    def _write_half(self, file: OpenFile, position: int, data: bytes) -> None:
+        """Through the cache, whichever way the file is open: a half is no whole pages."""
+        inode = os.fstat(file.fd).st_ino
+        self._track_fd(file, inode)
+        os.pwrite(self._keep_open[inode], data[: len(data) // 2], position)
 
     def truncate(self, file: OpenFile, size: int) -> None:
         self._count("truncate")

@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from logd.units import KIB, MIB
+from tests.forked import run_logd
 from tests.server_process import ServerProcess
 
 TOPIC = "full"
@@ -107,9 +107,8 @@ def small_disk(directory: Path, kind: str, *, size_bytes: int) -> Iterator[Small
 
 def logd(*arguments: str) -> tuple[int, Any]:
     """Run the command line with --json; return its exit code and its document."""
-    command = [sys.executable, "-m", "logd", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.stdout, f"{command}: {done.returncode}: {done.stderr}"
+    done = run_logd(*arguments, "--json", timeout_s=30)
+    assert done.stdout, f"{arguments}: {done.returncode}: {done.stderr.decode()}"
     return done.returncode, json.loads(done.stdout)
 
 

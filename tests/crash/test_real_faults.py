@@ -36,7 +36,7 @@ from typing import Any, Final
 import confluent_kafka
 import pytest
 
-from logd.server import BOOT_ID_PATH
+from logd.server.ground import BOOT_ID_PATH
 from logd.units import KIB, MIB
 from tests.crash.test_full_disk import (
     SmallDisk,
@@ -161,7 +161,7 @@ def boots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     probe = subprocess.run([start, "-c", ""], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         pytest.skip(f"no boot id of one's own here: {probe.stderr.strip()}")
-    monkeypatch.setattr(sys, "executable", str(start))
+    monkeypatch.setattr(ServerProcess, "interpreter", str(start))
     return boot_id
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import run_logd
 from tests.logd_command import START_LIMIT_S, Logd
 from tests.server_process import ServerProcess
 
@@ -283,10 +284,7 @@ def test_serve_keeps_its_contract(tmp_path: Path) -> None:
             ("--data", str(tmp_path / "other"), "--listen", server.bootstrap),
         ):
             command = ("serve", *arguments, "--admin", "127.0.0.1:0")
-            refused = subprocess.run(
-                [sys.executable, "-m", "logd", *command],
-                capture_output=True, check=False, timeout=START_LIMIT_S,
-            )  # fmt: skip
+            refused = run_logd(*command)
             assert refused.returncode == 1
             assert refused.stdout == b""
             assert b"Traceback" not in refused.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.forked import run_logd
 from tests.interop.test_node_serve import TOKEN, node_process, token_file
 from tests.logd_command import Logd
-from tests.server_process import READY_TIMEOUT_S, ServerProcess
+from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.interop
 
@@ -120,13 +119,10 @@ def test_a_node_server_with_a_token(directory: str) -> None:
 def test_a_token_file_that_others_can_read(directory: str) -> None:
     """It ends the start with 2, and the token is nowhere in what is said."""
     token = token_file(directory, mode=0o644)
-    done = subprocess.run(
-        [sys.executable, "-m", "logd", "serve", "--data", f"{directory}/d", "--token-file", token],
-        capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False,
-    )  # fmt: skip
+    done = run_logd("serve", "--data", f"{directory}/d", "--token-file", token)
     assert done.returncode == 2
-    assert "0644" in done.stderr
-    assert TOKEN not in done.stderr + done.stdout
+    assert b"0644" in done.stderr
+    assert TOKEN.encode() not in done.stderr + done.stdout
 
 
 def test_a_directory_that_moved(directory: str) -> None:
@@ -159,16 +155,14 @@ def test_a_catalog_from_an_old_copy_is_refused(directory: str) -> None:
     for path, data in copy.items():
         path.write_bytes(data)
     command = [
-        sys.executable, "-m", "logd", "serve", "--data", f"{directory}/data",
+        "serve", "--data", f"{directory}/data",
         "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False
-    )
+    done = run_logd(*command)
     assert done.returncode == 1
-    assert "--rebuild-catalog" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert b"--rebuild-catalog" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
 
 
 def test_a_lost_catalog_is_made_again(directory: str) -> None:
@@ -195,8 +189,7 @@ def test_a_lost_catalog_is_made_again(directory: str) -> None:
             assert kept == ({"retention.ms": "-1", "retention.bytes": "-1"} if is_lost else before)
             assert logd.json("status")["problems"] == []
     assert Path(directory, "data", "catalog.sqlite.aside-1").exists()
-    check = [sys.executable, "-m", "logd", "check", f"{directory}/data"]
-    done = subprocess.run(check, capture_output=True, timeout=READY_TIMEOUT_S, check=False)
+    done = run_logd("check", f"{directory}/data")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -206,16 +199,14 @@ def test_a_rebuild_that_cannot_read_a_node(directory: str) -> None:
         pass
     before = Path(directory, "data", "catalog.sqlite").read_bytes()
     command = [
-        sys.executable, "-m", "logd", "serve", "--data", f"{directory}/data", "--rebuild-catalog",
+        "serve", "--data", f"{directory}/data", "--rebuild-catalog",
         "--node", f"a={directory}/a", "--node", f"b={directory}/nothing",
         "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False
-    )
+    done = run_logd(*command)
     assert done.returncode == 1
-    assert f"{directory}/nothing is no node" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"{directory}/nothing is no node" in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
     assert Path(directory, "data", "catalog.sqlite").read_bytes() == before
 
 

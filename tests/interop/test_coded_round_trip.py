@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from contextlib import ExitStack
 from random import Random
 
@@ -33,6 +32,7 @@ from ec.store.protocol import Store
 from ec.store.remote import RemoteStore, parse_node_url
 from logd.storage.files import Files
 from tests.ec_samples import noise
+from tests.forked import ForkedLogd
 from tests.interop.test_node_serve import node_process
 from tests.unit.test_ec_encode import Bytes
 
@@ -48,7 +48,7 @@ class Nodes:
         self.directory = directory
         self.offload = ThreadOffload(4)
         self.stores: dict[str, Store] = {}
-        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.processes: dict[str, ForkedLogd] = {}
         self._opened = opened
 
     def path(self, name: str) -> str:

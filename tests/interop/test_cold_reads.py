@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import subprocess
-import sys
 import time
 import urllib.request
 import warnings
@@ -18,6 +17,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
+from tests.forked import run_logd
 from tests.server_process import ServerProcess
 
 with warnings.catch_warnings():
@@ -89,12 +89,9 @@ class Coded(ServerProcess):
             assert time.monotonic() < deadline, self.log()[-3000:]
             time.sleep(0.2)
 
-    def logd(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def logd(self, *words: str) -> subprocess.CompletedProcess[bytes]:
         host, port = self.admin
-        command = [sys.executable, "-m", "logd", *words, "--admin", f"{host}:{port}"]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
+        return run_logd(*words, "--admin", f"{host}:{port}", timeout_s=TIMEOUT_S)
 
     def restart_without(self, *names: str) -> None:
         """Stop, take these nodes away and bring the others back, start: nothing is in memory."""
@@ -219,16 +216,12 @@ def test_times_lead_into_coded_segments(server: Coded) -> None:
     assert offset(OffsetSpec.max_timestamp()) == RECORDS - 1
     assert offset(OffsetSpec.earliest()) == 0
     assert offset(OffsetSpec.latest()) == RECORDS
-    consumed = subprocess.run(
-        [
-            sys.executable, "-m", "logd", "consume", TOPIC, "--bootstrap", server.bootstrap,
-            "--from", "2023-11-14T22:13:21.500Z", "--count", "2", "--format", "%o %v\\n",
-        ],
-        capture_output=True, text=True, timeout=TIMEOUT_S, check=True,
+    consumed = run_logd(
+        "consume", TOPIC, "--bootstrap", server.bootstrap,
+        "--from", "2023-11-14T22:13:21.500Z", "--count", "2", "--format", "%o %v\\n",
     )  # fmt: skip
-    assert consumed.stdout.split() == [
-        "1500", value_of(1500).decode(), "1501", value_of(1501).decode(),
-    ]  # fmt: skip
+    assert consumed.returncode == 0, consumed.stderr
+    assert consumed.stdout.split() == [b"1500", value_of(1500), b"1501", value_of(1501)]
 
 
 def test_what_too_few_chunks_are_left_for_is_named(server: Coded) -> None:

@@ -23,6 +23,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, ResourceType
 
+from tests.forked import run_logd
 from tests.interop.compacted import (
     TIMEOUT_S,
     Model,
@@ -460,9 +461,7 @@ def test_a_damaged_partition_does_not_stop_others(own: Logd, rng: random.Random)
     done = own.run("compact", "t", code=1)
     assert log.name.encode() in done.stderr
     assert done.stdout.splitlines()[1].split()[0] == b"1"
-    status = subprocess.run(
-        [*own.PROGRAM, "status"], env=own.environment, capture_output=True, check=False
-    )
+    status = run_logd("status", environment=own.environment)
     assert status.returncode == 4
     assert log.name.encode() in status.stdout
     assert survivors(read(own.server, "t", partition=1)) == models[1]

@@ -91,8 +91,7 @@ class Team:
 
     def join(self, *options: str, session_ms: int = SESSION_MS) -> Verifiable:
         return Verifiable(
-            self.java.java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m",
-            "-cp", f"{self.java.jars}/*", VERIFIABLE,
+            *self.java.options(CONSOLE), VERIFIABLE,  # Mostly the same classes.
             "--bootstrap-server", self.server.bootstrap, "--topic", self.topic,
             "--group-id", self.group, "--session-timeout", str(session_ms),
             "--consumer.config", str(self._config), *options,

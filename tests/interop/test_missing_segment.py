@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.forked import run_logd
 from tests.logd_command import Logd
 from tests.server_process import ServerProcess
 
@@ -28,9 +28,7 @@ def test_a_missing_segment_is_said_after_a_clean_stop(tmp_path: Path, rng: rando
         logs[1].unlink()
         server.start()
         logd = Logd(server)
-        done = subprocess.run(
-            [*logd.PROGRAM, "status"], env=logd.environment, capture_output=True, check=False
-        )
+        done = run_logd("status", environment=logd.environment)
         assert done.returncode == 4
         status = done.stdout.decode()
         assert f"{first} to {behind - 1}" in status

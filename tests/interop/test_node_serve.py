@@ -34,6 +34,7 @@ from logd.storage.files import Files
 from tests.contract.check_store import IDENTITY, SAMPLE, put, send
 from tests.crash.test_full_disk import small_disk
 from tests.ec_samples import encode, noise
+from tests.forked import ForkedLogd
 
 TOKEN = "sixteen-letters-or-more"
 
@@ -51,18 +52,16 @@ def command(directory: str, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def node_process(
-    directory: str, *arguments: str
-) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def node_process(directory: str, *arguments: str) -> Iterator[tuple[ForkedLogd, str, str]]:
     """A node; its process, name and address."""
-    process = subprocess.Popen(
-        command(directory, "--listen", "127.0.0.1:0", *arguments),
-        stdout=subprocess.PIPE, text=True,
+    process = ForkedLogd(
+        "node", "serve", "--dir", directory, "--listen", "127.0.0.1:0", *arguments,
+        stdout=subprocess.PIPE, stderr=2,
     )  # fmt: skip
     try:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], 30)[0], "no ready line"
-        word, name, address = process.stdout.readline().split()
+        word, name, address = process.stdout.readline().decode().split()
         assert word == "ready"
         yield process, name.removeprefix("node="), address.removeprefix("http=")
     finally:
@@ -288,7 +287,7 @@ async def present(store: RemoteStore) -> list[int]:
     return [chunk.index for chunk in await store.list()]
 
 
-async def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+async def kill_after(process: ForkedLogd, seconds: float) -> None:
     await trio.sleep(seconds)  # The moment of the kill: any is as good.
     process.kill()
     await trio.to_thread.run_sync(process.wait)

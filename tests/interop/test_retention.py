@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import struct
-import subprocess
 import threading
 import time
 import urllib.request
@@ -29,6 +28,7 @@ from confluent_kafka.admin import (
 from logd.record.batch import read_header
 from logd.record.build import encode_batch
 from logd.wire.messages import fetch, produce
+from tests.forked import run_logd
 from tests.logd_command import Logd
 from tests.raw_client import RawClient
 from tests.server_process import ServerProcess
@@ -138,6 +138,10 @@ def read_all(server: ServerProcess, topic: str, end: int) -> list[int]:
     return offsets
 
 
+# A machine may be as busy as it likes: what is wrong is a check that does not come by itself.
+LATE_S = 8.0
+
+
 def admin_json(server: ServerProcess, path: str) -> Any:
     with urllib.request.urlopen("http://{}:{}".format(*server.admin) + path) as answer:
         return json.load(answer)
@@ -147,11 +151,15 @@ def test_an_idle_topic_loses_its_records_in_time(server: ServerProcess) -> None:
     """The last record, too, within a check of when it is due; consumers are told the new start, and
     an old offset is out of range."""
     topic = new_topic(server, retention_ms="1500")
-    appended = time.monotonic()
+    began = time.monotonic()
     append(server, topic, [b"a", b"b"], [b"c"])
-    assert watermarks(server, topic) == (0, 3)
+    appended = time.monotonic()
+    before = watermarks(server, topic)
+    # On a machine that is slow enough, the records are due before anybody can look.
+    assert before == (0, 3) or time.monotonic() - began > 1.4
     wait_for(lambda: watermarks(server, topic) == (3, 3))
-    assert 1.4 < time.monotonic() - appended < 1.5 + CHECK_MS / 1000 + 2.0
+    assert time.monotonic() - began > 1.4
+    assert time.monotonic() - appended < 1.5 + CHECK_MS / 1000 + LATE_S
     consumer = confluent_kafka.Consumer(
         {"bootstrap.servers": server.bootstrap, "group.id": "late", "auto.offset.reset": "error"}
     )
@@ -354,4 +362,4 @@ def test_kills_in_the_middle_of_a_backlog(tmp_path: Path, seed: int, rng: random
             if name.endswith(".deleted")
         ]
         assert server.stop() == 0
-    subprocess.run([*Logd.PROGRAM, "check", server.data], check=True, stdout=subprocess.DEVNULL)
+    assert run_logd("check", server.data).returncode == 0

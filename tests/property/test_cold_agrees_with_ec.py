@@ -38,7 +38,8 @@ def test_the_same_profile_for_a_number_of_nodes() -> None:
     """`auto`, from no node to twenty."""
     for nodes in range(21):
         profile = default_profile(nodes)
-        chosen = choose_profile("auto", nodes)
+        facts = [NodeFacts(name=f"n{at}", free_bytes=2**30) for at in range(nodes)]
+        chosen = choose_profile("auto", facts)
         assert isinstance(chosen, Profile) == (profile is not None)
         assert profile is None or str(chosen) == str(profile)
 

@@ -96,6 +96,25 @@ def test_a_hot_file_that_ends_early_is_no_copy() -> None:
     assert came_back(plan)[0][2] == "committed"
 
 
+def test_what_compaction_made_of_several_segments_comes_back_alone() -> None:
+    """Never with one of those it replaced; and only if it did replace them."""
+    joined = replace(FACTS, next_offset=20, data=b"joined")
+    both = [*chunks(), *chunks(2, base=10), *chunks(3, facts=joined)]
+    plan = plan_rebuild(both, {(TOPIC, 0): KnownPartition(0, ((0, 20),), (0, 20))})
+    assert came_back(plan) == [(0, 3, "committed", "0a 1b 2c")]
+    plan = plan_rebuild(both, {(TOPIC, 0): KnownPartition(0, (), (20,))})
+    assert came_back(plan) == [(0, 3, "released", "0a 1b 2c")]
+    # It was written, and the crash came before it was committed: the old ones are hot.
+    old = KnownPartition(0, ((0, 10), (10, 20)), (0, 10, 20))
+    plan = plan_rebuild(both, {(TOPIC, 0): old})
+    assert [each[:3] for each in came_back(plan)] == [(0, 1, "committed"), (10, 2, "committed")]
+    assert any("in the middle of it" in reason for reason in reasons(plan))
+    # Its chunks are lost, and its hot file is there: the old ones do not come between.
+    plan = plan_rebuild(chunks(2, base=10), {(TOPIC, 0): KnownPartition(0, ((0, 20),), (0, 20))})
+    assert came_back(plan) == []
+    assert reasons(plan) == {"the hot segment at offset 0 has its offsets"}
+
+
 def test_the_highest_generation_that_can_be_read_wins() -> None:
     """And not one of which too few chunks are whole."""
     old, new = chunks(1), chunks(2, nodes="bcd")
@@ -222,7 +241,7 @@ def test_any_heap_of_chunks(found: list[FoundChunk], log_start: int, seed: int) 
     """Each chunk is placed or put aside; what comes back can be read, is one encoding, has its
     offsets alone, and the same comes back in any order.
     """
-    known = {(TOPIC, 0): KnownPartition(log_start, ((0, 10), (10, 30)))}
+    known = {(TOPIC, 0): KnownPartition(log_start, ((0, 10), (10, 20)))}
     plan = plan_rebuild(found, known)
     again = list(found)
     random.Random(seed).shuffle(again)
@@ -352,7 +371,7 @@ def _fill(
 def test_a_plan_can_be_read() -> None:
     """A line for what comes back, and one for each chunk that is put aside."""
     lines = str(plan_rebuild([*chunks(bad="2"), *chunks(7, nodes="xyz", bad="01")], KNOWN))
-    assert "g1 2+1 committed: 3 of 3 chunks" in lines
+    assert "(generation 1, 2+1, committed): 3 of 3 chunks" in lines
     assert lines.count("quarantine") == 3
     assert ColdState.COMMITTED.value in lines
 

@@ -6,7 +6,7 @@ exception is a line here, with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from tests.tidy.layers import is_below_drivers, is_within
@@ -126,18 +126,22 @@ def check_calls(modules: Modules) -> Iterator[str]:
 
 
 def _violations(module: Module, ban: Ban) -> Iterator[tuple[str, int]]:
+    names, calls = frozenset(ban.names), frozenset(ban.calls)
     for name, line in (*module.uses, *module.imports):
-        if (banned := _banned_name(name, ban.names)) is not None:
+        if (banned := _banned_name(name, names)) is not None:
             yield banned, line
-    for name, line in module.calls:
-        if (banned := _banned_name(name, ban.calls)) is not None:
+    for name, line in module.calls if calls else ():
+        if (banned := _banned_name(name, calls)) is not None:
             yield banned, line
 
 
-def _banned_name(name: str, banned: tuple[str, ...]) -> str | None:
-    for candidate in banned:
-        if name == candidate or name.startswith(candidate + "."):
-            return candidate
+def _banned_name(name: str, banned: Collection[str]) -> str | None:
+    """Return the banned name that this is, or that it begins with."""
+    end = len(name)
+    while end > 0:
+        if name[:end] in banned:
+            return name[:end]
+        end = name.rfind(".", 0, end)
     return None
 
 

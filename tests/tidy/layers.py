@@ -14,7 +14,7 @@ from tests.tidy.source import Modules, imported_modules
 LAYERS: tuple[tuple[str, ...], ...] = (
     # vocabulary
     ("logd", "ec"),
-    ("logd.units", "logd.errors", "ec.errors"),
+    ("logd.units", "logd.errors", "ec.errors", "ec.alignment"),
     ("ec.profile",),
     ("ec.chunk_id",),
     ("logd.config", "logd.metrics"),
@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # STORAGE
     ("logd.storage", "ec.file_system"),
     ("ec.chunk_reader", "ec.node_identity"),
-    ("ec.node_dir", "ec.reassemble"),
+    ("ec.node_dir", "ec.ordered_file", "ec.reassemble"),
     ("ec.chunk_write",),
     ("ec.chunk_dir",),
     # DRIVER
@@ -45,7 +45,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),
-    ("logd.cold_start",),
     ("logd.server",),
     # Not part of the server; they may use all of it.
     ("bench",),

@@ -36,6 +36,7 @@ from logd.policy.cold.values import Generation, NodeState, StorageNode
 from logd.policy.node_health import NodeHealth
 from logd.storage.catalog import SqliteCatalog
 from logd.storage.log import Log, LogSettings
+from logd.storage.swap_prepared import settle_prepared
 from tests.contract.check_store import CLUSTER, MemoryStore, MemoryUpload
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import TOPIC_ID, append, batch_of
@@ -164,6 +165,7 @@ class SimNodes:
     def __init__(self, nodes: Sequence[SimNode]) -> None:
         self.by_name = {node.node: node for node in nodes}
         self.states = dict.fromkeys(self.by_name, NodeState.ACTIVE)
+        self.suspects: set[str] = set()
         self.breakers: dict[str, str] = {}
         self.stale: str | None = None
         self.on_change: list[Callable[[str], None]] = []
@@ -173,9 +175,15 @@ class SimNodes:
 
     def set_live(self, name: str, is_live: bool) -> None:
         """Let probes find out how a node is."""
+        self.suspects.discard(name)
         self.by_name[name].is_live = is_live
         for call in self.on_change:
             call(name)
+
+    def set_suspect(self, name: str) -> None:
+        """Let a node not answer probes for a while."""
+        self.set_live(name, is_live=False)
+        self.suspects.add(name)
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.by_name))
@@ -187,6 +195,8 @@ class SimNodes:
         return self.by_name[name].is_live
 
     def health(self, name: str) -> NodeHealth:
+        if name in self.suspects:
+            return NodeHealth.SUSPECT
         return NodeHealth.LIVE if self.is_live(name) else NodeHealth.DEAD
 
     def facts(self) -> list[NodeFacts]:
@@ -200,7 +210,7 @@ class SimNodes:
             for name in self.names()
         ]
 
-    def breaker(self, name: str) -> str:
+    def breaker(self, name: str, _purpose: str = "serve") -> str:
         return self.breakers.get(name, "closed")
 
     def candidates(self) -> list[Candidate]:
@@ -238,6 +248,8 @@ class ColdRig:
             changes of names.
         stop_at: the step before which the process ends, from then on for whatever is tried.
     """
+
+    log_settings = SMALL
 
     def __init__(self, directory: str, *, names: str = "abcdef", seed: int = 1) -> None:
         self.directory = directory
@@ -282,7 +294,7 @@ class ColdRig:
             self.catalog.cold.add_node(record)
         log = Log.create(
             self.files, f"{self.directory}/t-0", topic_id=TOPIC_ID, topic="t", partition=0,
-            settings=SMALL,
+            settings=self.log_settings,
         )  # fmt: skip
         self.partition = SimPartition(log, self.settings(**changes))
         self.fill(segments)
@@ -429,9 +441,10 @@ class ColdRig:
         self.catalog.close()
         self.open_catalog()
         await self.open_tier()
+        settle_prepared(self.files, f"{self.directory}/t-0", self.tier.is_live)
         log, _ = Log.recover(
             self.files, f"{self.directory}/t-0", topic_id=TOPIC_ID, topic="t", partition=0,
-            settings=SMALL, sync_point=None, same_boot=True,
+            settings=self.log_settings, sync_point=None, same_boot=True,
             released=self.tier.released(TOPIC_ID, 0),
         )  # fmt: skip
         self.partition = SimPartition(log, settings)

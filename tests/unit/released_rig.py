@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from logd.record.batch import BatchHeader, read_header
 from logd.record.records import encode_batch, iterate
 from logd.storage.batch_run import scan_run
 from logd.storage.clean_stop import CleanLog
-from logd.storage.files import Files
+from logd.storage.files import Files, OpenFile
 from logd.storage.log import Log, LogSettings
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.recovery import RecoveryReport
@@ -19,7 +21,17 @@ from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange, TimeS
 from logd.storage.sync_journal import SyncPoint
 from logd.storage.time_index import TimeIndex
 from tests.crash.lying_disk import FastFiles
-from tests.unit.log_builder import SMALL, TOPIC_ID, batch_of, make_log, stage, sync, write
+from tests.unit.log_builder import (
+    SMALL,
+    TOPIC_ID,
+    bases,
+    batch_of,
+    make_log,
+    segment_path,
+    stage,
+    sync,
+    write,
+)
 
 
 @dataclass(slots=True)
@@ -262,3 +274,33 @@ def recover_again(
         same_boot=same_boot,
         released=chunks.catalog,
     )
+
+
+class NoLogFiles(FastFiles):
+    """Files that remember which .log was opened."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def open_read(self, path: str) -> OpenFile:
+        self.opened.append(path)
+        return super().open_read(path)
+
+
+def released(directory: str, which: list[int], chunks: Chunks) -> Log:
+    """Return a filled log of which some sealed segments are released."""
+    log = filled(directory)
+    everything = sealed_bases(log)
+    for at in which:
+        chunks.release(log, everything[at])
+    return log
+
+
+def hot_bytes(directory: str, base: int) -> bytes:
+    """Return what a .log file holds."""
+    return Path(segment_path(directory, base)).read_bytes()
+
+
+def log_bytes(directory: str) -> int:
+    """Return the bytes of all .log files."""
+    return sum(os.path.getsize(segment_path(directory, base)) for base in bases(directory))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import trio
@@ -21,11 +22,15 @@ from logd.broker.topic import Topic
 from logd.broker.topics import Topics
 from logd.broker.turn import Turn
 from logd.clock import Clock
+from logd.cold.compacting import CodedCompaction
+from logd.cold.tier import ColdTier
 from logd.config import TopicSettings, load_server_settings
 from logd.errors import LogdError
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import InlineOffload
+from logd.policy.cold.coverage import Coverage
+from logd.policy.cold.leases import Leases
 from logd.policy.compaction import CompactionFacts, CompactionPlan, SegmentFacts
 from logd.record.build import encode_batch
 from logd.storage.clean_order import (
@@ -92,8 +97,15 @@ class CompactingLog(Log):
         return dataclasses.replace(self.facts, bound_offset=bound_offset)
 
     def clean_order(
-        self, plan: CompactionPlan, *, attempt: int, now_ms: int, limits: CleanLimits
+        self,
+        plan: CompactionPlan,
+        *,
+        attempt: int,
+        now_ms: int,
+        limits: CleanLimits,
+        keeps_groups: bool = False,
     ) -> CleanOrder:
+        assert not keeps_groups
         return CleanOrder(
             name=plan.name,
             directory=self.directory,
@@ -108,7 +120,10 @@ class CompactingLog(Log):
             limits=limits,
         )
 
-    def replace_segments(self, order: CleanOrder, result: CleanResult) -> ReplaceResult:
+    def replace_segments(
+        self, order: CleanOrder, result: CleanResult, *, is_prepared: bool = False
+    ) -> ReplaceResult:
+        assert not is_prepared
         error, self.fail_replace = self.fail_replace, None
         if error is not None:
             raise error
@@ -119,6 +134,18 @@ class CompactingLog(Log):
             next_horizon_ms=result.next_horizon_ms,
         )
         return ReplaceResult(())
+
+
+def nothing_coded() -> CodedCompaction:
+    """Return what a round asks about coded segments, where there are none."""
+
+    async def no_life() -> Any:
+        raise AssertionError("nothing is coded")
+
+    tier = SimpleNamespace(
+        leases=Leases(), generations=lambda *_: (), coverage=lambda *_: Coverage()
+    )
+    return CodedCompaction(cast("ColdTier", tier), no_life)
 
 
 class ScriptedCleaner:
@@ -240,7 +267,7 @@ class Rig:
             self.cleaner,
             self.metrics,
             bound=lambda p: self.bounds.get(p.topic_name, 2**40),
-            hold=lambda *_: nullcontext(),
+            coded=nothing_coded(),
             now_ms=self.clock.now_ms,
             prepare=self._prepare,
         )

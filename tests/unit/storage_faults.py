@@ -127,7 +127,8 @@ class FaultyFiles(Files):
     def _remember_open(self, file: OpenFile) -> None:
         inode = os.fstat(file.fd).st_ino
         if inode not in self._synced:
-            self._synced[inode] = os.pread(file.fd, os.fstat(file.fd).st_size, 0)
+            # Opened anew: the descriptor may be one past the cache, which reads whole pages only.
+            self._synced[inode] = _content(f"/proc/self/fd/{file.fd}")
 
     def power_cut(self, directory: str, rng: random.Random | None = None) -> None:
         """Lose what was not synced: all of it, or each sector and name as `rng` decides."""

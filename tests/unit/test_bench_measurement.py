@@ -176,3 +176,17 @@ def test_an_unknown_benchmark_names_the_known_ones() -> None:
     """A typing mistake is answered with the list."""
     with pytest.raises(ValueError, match="append"):
         bench.run("apend")
+
+
+def test_user_and_system_time_stand_apart_for_both_sides() -> None:
+    """Seconds a GiB of all windows together, of ours and of the ceiling; nothing where one does
+    not say."""
+    ours = windows(1, 1, bytes=2**29, notes={"user_s": 0.25, "system_s": 0.5})
+    bare = windows(2, 2, bytes=2**30, notes={"user_s": 0.5, "system_s": 1.5})
+    row = summarize("r", "MB/s", ours, ceilings=bare)
+    assert row.conditions["cpu_s_per_gib"] == {"user": 0.5, "system": 1.0}
+    assert row.conditions["ceiling_cpu_s_per_gib"] == {"user": 0.5, "system": 1.5}
+    assert not {"user_s", "system_s"} & row.conditions.keys()
+    assert "0.50 + 1.50" in cells(row)
+    silent = summarize("r", "MB/s", windows(1, bytes=2**30), ceilings=bare)
+    assert "cpu_s_per_gib" not in silent.conditions

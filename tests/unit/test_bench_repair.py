@@ -7,7 +7,7 @@ import pytest
 import bench
 from bench import repairing
 from bench.process import run_job
-from bench.suites import repair
+from bench.suites import loss, repair
 
 MIB = 2**20
 
@@ -29,12 +29,34 @@ def test_lost_chunks_are_made_and_taken_away_again(tmp_path, lost) -> None:
 
 
 def test_the_suite_has_a_row_for_each_loss(tmp_path, monkeypatch) -> None:
-    """One chunk, and as many as may be lost, each beside the bare decode."""
+    """One chunk, and as many as may be lost, each beside the bare decode; scrub beside hashing."""
     monkeypatch.setattr(repair, "SEGMENT_BYTES", 16 * MIB)
     monkeypatch.setattr(repair, "PROFILES", ("4+2",))
     options = bench.Options(repetitions=1, prime_bytes=0)
+    monkeypatch.setattr(repair, "repair_beside_rows", lambda run: [])
     rows = bench.run("repair", directory=tmp_path, options=options)
-    assert [row.name for row in rows] == ["repair 1 chunk of 4+2", "repair 2 chunks of 4+2"]
+    assert [row.name for row in rows] == [
+        "repair 1 chunk of 4+2",
+        "repair 2 chunks of 4+2",
+        "scrub chunks of 4+2 from the device",
+        "scrub chunks of 4+2 from the page cache",
+    ]
     assert all(row.value > 0 and row.ratio for row in rows)
     assert rows[0].conditions["read_bytes_a_byte_made"] == pytest.approx(4, rel=0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lost_node_s_chunks_are_elsewhere_in_time(tmp_path, monkeypatch) -> None:
+    """The scenario at a hundredth: full margin within its promise, each lost chunk made once."""
+    monkeypatch.setattr(repair, "PROFILES", ())
+    monkeypatch.setattr(loss, "SEGMENTS", 12)
+    monkeypatch.setattr(loss, "SEGMENT_BYTES", MIB)
+    options = bench.Options(repetitions=1, prime_bytes=0, curves=True)
+    [row] = bench.run("repair", directory=tmp_path, options=options)
+    noted = row.conditions
+    assert row.value < noted["promised_s"]
+    assert noted["segments"] >= 12
+    assert noted["margins"] == {"lost": 0, "0": 0, "1": 0, "2": noted["segments"]}
+    assert 0 < noted["chunks"] <= noted["segments"]
+    assert noted["read_bytes"] == pytest.approx(4 * noted["written_bytes"], rel=0.05)
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from logd.broker.cleaning import CleaningFailedError, ProcessCleaner
+from logd.broker.cleaning import CleaningFailedError
+from logd.broker.process_cleaner import ProcessCleaner
 from logd.broker.worker import WorkerError
 from logd.cleaner_process import IoBudget
 from logd.clock import Clock
@@ -171,7 +172,7 @@ async def test_it_stands_behind_everybody_else(log: Log, offload: ThreadOffload)
 PARENT = """
     import sys, trio
     from pathlib import Path
-    from logd.broker.cleaning import ProcessCleaner
+    from logd.broker.process_cleaner import ProcessCleaner
     from logd.offload import ThreadOffload
     from logd.storage.clean_order import CleanOrder
 

@@ -12,7 +12,6 @@ from logd.cold.segment_errors import (
     NodesRefusedError,
     SegmentBusyError,
 )
-from logd.errors import ColdStateError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import NodeState, SegmentKey
 from tests.unit.life_rig import ColdRig
@@ -23,6 +22,11 @@ async def coded_rig(directory: str, **changes: object) -> ColdRig:
     rig = ColdRig(directory)
     await rig.start(**changes)  # type: ignore[arg-type]  # Settings of all types, by name.
     return rig
+
+
+def damage(rig: ColdRig, base: int) -> None:
+    with open(f"{rig.directory}/t-0/{base:020d}.log", "r+b") as file:
+        file.write(bytes(100))
 
 
 async def test_a_segment_is_coded_and_proved(directory: str, autojump_clock: MockClock) -> None:
@@ -196,7 +200,7 @@ async def test_cancelled_means_aborted(directory: str, autojump_clock: MockClock
 
 
 async def test_a_deleted_topic_ends_it(directory: str, autojump_clock: MockClock) -> None:
-    """The commit is refused, and what is ABORTED by then needs no second abort."""
+    """The commit is refused, in words that say why, and needs no second abort."""
     rig = await coded_rig(directory)
     rig.nodes["a"].mode = "slow"
 
@@ -207,7 +211,9 @@ async def test_a_deleted_topic_ends_it(directory: str, autojump_clock: MockClock
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(delete)
-        with pytest.raises(ColdStateError):
+        with pytest.raises(
+            ColdFailedError, match=r"topic t, partition 0, segment at offset 0: its topic.*deleted"
+        ):
             await rig.life.encoder.encode(rig.partition, rig.bases[0])
     assert rig.states() == ["aborted"]
     rig.nodes["a"].mode = "well"
@@ -247,3 +253,29 @@ async def test_promised_space_is_not_promised_twice(
         nursery.start_soon(encode, rig.bases[0])
         nursery.start_soon(encode, rig.bases[1])
     assert sorted(outcomes) == ["coded", "refused"]
+
+
+async def test_auto_goes_by_nodes_with_room(directory: str, autojump_clock: MockClock) -> None:
+    """Seven nodes of which one is full code 4+2; one that is dead is waited for before recoding."""
+    rig = ColdRig(directory, names="abcdefg")
+    rig.nodes["g"].free_bytes = 1000
+    await rig.start(cold_profile="auto", segments=2)
+    coded = await rig.life.encoder.encode(rig.partition, rig.bases[0])
+    assert str(coded.profile) == "4+2"
+    rig.nodes["g"].free_bytes = 2**40
+    assert rig.life.encoder.is_outdated(rig.partition, coded)
+    rig.nodes.set_live("g", False)
+    with pytest.raises(NodesRefusedError, match=r"means 4\+3 with all nodes there, and 4\+2"):
+        rig.life.encoder.is_outdated(rig.partition, coded)
+
+
+async def test_what_the_nodes_cannot_take_is_not_read(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """A refusal costs no reading of the segment, however often it is tried."""
+    rig = await coded_rig(directory)
+    for node in rig.nodes.by_name.values():
+        node.free_bytes = 1000
+    damage(rig, rig.bases[0])  # Whoever reads it finds that out.
+    with pytest.raises(NodesRefusedError, match="each with room for one chunk"):
+        await rig.life.encoder.encode(rig.partition, rig.bases[0])

@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from ec.chunk_id import ChunkId
-from logd.cold.chunk_findings import ChunkState
 from logd.cold.jobs import Job
 from logd.cold.segment_errors import ColdFailedError, ColdRefusedError
+from logd.policy.cold.condition import ChunkState
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import ColdState, SegmentKey
 from tests.unit.life_rig import ColdRig
@@ -436,15 +436,6 @@ async def test_thaw_brings_all_back(directory: str, autojump_clock: MockClock) -
     await rig.check_readable()
 
 
-async def test_compacted_topics_are_refused(directory: str, autojump_clock: MockClock) -> None:
-    """What is compacted is not coded."""
-    rig = await made(directory, cold_enable=False, cleanup_policy=("compact",))
-    async with running(rig):
-        await trio.sleep(1)
-        with pytest.raises(ColdRefusedError, match="compacted"):
-            rig.life.jobs.begin_encode("t", [rig.partition])
-
-
 # --- figures --------------------------------------------------------------------------------------
 
 
@@ -469,6 +460,26 @@ async def test_margins_follow_the_nodes(directory: str, autojump_clock: MockCloc
         states = {chunk["node"]: chunk["state"] for chunk in row["chunks"]}
         assert states == {**dict.fromkeys("abc", "missing"), **dict.fromkeys("def", "live")}
         assert all(chunk["bytes"] for chunk in row["chunks"])
+
+
+async def test_what_is_unknown_is_not_lost(directory: str, autojump_clock: MockClock) -> None:
+    """Chunks on a suspect node count as there, in margins and rows, and it is said how many do."""
+    rig = await made(directory, segments=2)
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        for name in "abc":
+            rig.nodes.set_suspect(name)
+        figures = rig.life.figures()
+        assert figures.margins() == {"lost": 0, "0": 0, "1": 0, "2": 2}
+        assert (figures.lost, figures.below_target) == ([], [])
+        assert (figures.unknown_chunks, figures.unknown_segments) == (6, 2)
+        row = rig.life.view.row(rig.tier.generations()[0])
+        assert row["margin"] == 2
+        states = {chunk["node"]: chunk["state"] for chunk in row["chunks"]}
+        assert states == {**dict.fromkeys("abc", "unknown"), **dict.fromkeys("def", "live")}
+        rig.nodes.set_live("a", is_live=False)
+        assert rig.life.figures().margins() == {"lost": 0, "0": 0, "1": 2, "2": 0}
+        assert rig.life.figures().unknown_chunks == 4
 
 
 async def test_recoding_supersedes_in_one_step(directory: str, autojump_clock: MockClock) -> None:

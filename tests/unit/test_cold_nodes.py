@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -291,6 +289,28 @@ async def test_breakers_of_purposes_are_apart(rig: ColdRig) -> None:
     assert (rig.nodes.breaker("a", "repair"), rig.nodes.breaker("a")) == ("open", "closed")
 
 
+async def test_a_node_that_is_back_is_used_at_the_next_probe(
+    rig: ColdRig, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its breakers, open for 30 s, let calls through, and whoever waits for it is told."""
+    await rig.add("a")
+    async with rig.running():
+        store = rig.nodes.store("a")
+        rig.move("a", "away")
+        period = store.breaker.admit(trio.current_time())
+        assert period is not None
+        for _ in range(10):
+            store.breaker.record(period, trio.current_time(), seconds=1, failed=True)
+        await trio.sleep(3)
+        assert rig.nodes.breaker("a") == "open"
+        rig.move("away", "a")
+        rig.changes.clear()
+        await trio.sleep(3)
+        assert rig.nodes.breaker("a") == "half-open"
+        assert "a" in rig.changes
+        assert await store.list() == ()
+
+
 # --- the catalog's sequence -----------------------------------------------------------------------
 
 
@@ -362,16 +382,32 @@ async def test_a_place_that_has_seen_more_is_not_added(rig: ColdRig) -> None:
         await rig.nodes.add("a", rig.place("a"))
 
 
-def test_a_server_without_nodes_does_not_import_the_library() -> None:
-    """Nor the client of HTTP: a start that codes nothing does not pay for coding."""
-    script = "import sys, logd.server; print([m for m in sys.modules if m in ('ec', 'h11')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert done.stdout.strip() == b"[]"
-
-
 async def test_what_no_node_is_called(rig: ColdRig) -> None:
     """Questions about a node that there is not are refused by name."""
     for question in (rig.nodes.node, rig.nodes.store, rig.nodes.health, rig.nodes.last_error):
         with pytest.raises(UnknownNodeError, match="'x'"):
             question("x")
     assert not rig.nodes.is_live("x")
+
+
+async def test_who_reads_once_shares_a_local_node_but_not_its_page_cache(rig: ColdRig) -> None:
+    """Encoding, repair and scrub read past the cache, from the same open directory; encoding has
+    the breaker of readers."""
+    await rig.nodes.add("a", rig.place("a"))
+    serve, encoding = rig.nodes.store("a"), rig.nodes.store("a", "encode")
+    assert encoding.breaker is serve.breaker
+    assert rig.nodes.store("a", "repair").breaker is not serve.breaker
+    write = await encoding.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
+    await write.write([SAMPLE.files[0]])
+    await write.finish()
+    name = rig.place(f"a/chunks/{SAMPLE.ids[0].name}")
+    file = rig.files.open_read(name)
+    if rig.files.open_direct(file, writable=False) is None:
+        pytest.skip("this file system has no direct way")
+    for store, is_cached in ((encoding, False), (serve, True)):
+        found = await store.read(SAMPLE.ids[0], 0, 4096)
+        assert bytes(found) == SAMPLE.payloads[0][:4096]
+        assert rig.files.is_cached(file, 0, 4096) is is_cached
+    rig.move("a", "gone")
+    with pytest.raises(NodeNotMountedError):
+        await encoding.read(SAMPLE.ids[0], 0, 4096)

@@ -275,7 +275,9 @@ async def test_a_damaged_block_is_read_around_and_told() -> None:
         assert await read_through(rig, SMALL, 100_000) == SMALL.source
     assert rig.damage == [(SMALL.generation.encoding, 2, "n2")]
     assert rig.count("logd_cold_read_findings_total", kind="damaged") >= 1
-    assert f"node=n2 chunk={chunk} block=1 " in rig.log.getvalue()
+    (line,) = rig.log.getvalue().splitlines()
+    assert "chunk damaged node=n2 topic=sample partition=3 " in line
+    assert f" chunk={chunk} block=1 " in line
 
 
 async def test_a_chunk_that_is_missing_is_told_and_one_out_of_reach_is_not() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from logd.errors import ColdStateError
-from logd.policy.cold.coverage import Coverage, coverage_by_partition, uncoded_before
+from logd.policy.cold.coverage import Coverage, coverage_by_partition
 from logd.policy.cold.leases import Leases, Work
 from logd.policy.cold.proof import (
     CHECK_AGE_MAX_MS,
@@ -49,7 +49,6 @@ from logd.policy.cold.values import (
     Profile,
     SegmentKey,
 )
-from logd.units import INT64_MAX
 
 ALLOWED = {
     ("hot", "plan"): "planned",
@@ -365,13 +364,3 @@ def test_each_offset_is_found_in_its_generation() -> None:
     assert by_partition[b"t" * 16, 0].generations == (low, high)
     assert by_partition[b"t" * 16, 1].generations == (other,)
     assert Coverage().find(0) is Coverage().first_from(0) is None
-
-
-def test_compaction_stops_at_what_is_coded() -> None:
-    """A generation counts from its plan on, until its chunks are going; none: no bound."""
-    for state in set(ColdState) - {ColdState.HOT, ColdState.GONE}:
-        high = generation(state, key=SegmentKey(b"t" * 16, 0, 20), next_offset=30)
-        ends = state in (ColdState.ABORTED, ColdState.DELETING)
-        assert uncoded_before([high]) == (INT64_MAX if ends else 20)
-        assert uncoded_before([high, generation(next_offset=10)]) == 0
-    assert uncoded_before([]) == INT64_MAX

@@ -13,8 +13,7 @@ import trio
 import trio.testing
 
 from ec.manifest import encode_manifest
-from logd.cold.compacting import held_for_compaction
-from logd.errors import ColdStateError, SegmentsChangedError
+from logd.errors import ColdStateError
 from logd.policy.cold.coverage import Coverage, coverage_by_partition
 from logd.policy.cold.leases import Work
 from logd.policy.cold.proof import HotCopy, ReleaseTerms
@@ -55,23 +54,6 @@ async def rig(directory: str) -> ColdRig:
     await rig.add(*NODES)
     rig.changes.clear()
     return rig
-
-
-async def test_what_is_coded_is_not_compacted_and_the_other_way_round(rig: ColdRig) -> None:
-    """Replacing segments excludes coding them, and coded ones, or later ones, are not replaced."""
-    await committed(rig, 1, base=100)
-    partition = (TOPIC, 0)
-    with held_for_compaction(rig.tier, partition, [0, 50]):
-        assert rig.tier.leases.take(Work.ENCODE, [SegmentKey(TOPIC, 0, 50)]) is None
-    for bases in ([50, 100], [200]):
-        with pytest.raises(SegmentsChangedError), held_for_compaction(rig.tier, partition, bases):
-            raise AssertionError("held what is coded")
-    lease = rig.tier.leases.take(Work.ENCODE, [SegmentKey(TOPIC, 0, 0)])
-    with pytest.raises(SegmentsChangedError), held_for_compaction(rig.tier, partition, [0, 50]):
-        raise AssertionError("held what is worked on")
-    assert lease is not None
-    rig.tier.leases.give_back(lease)
-    assert not len(rig.tier.leases)
 
 
 async def committed(rig: ColdRig, number: int, **where: int) -> Generation:

@@ -61,10 +61,10 @@ def test_slow_calls_open_it(slow: int, expected: BreakerState) -> None:
     assert breaker.state(0) is expected
 
 
-def opened() -> Breaker:
+def opened(at_s: float = 0) -> Breaker:
     breaker = Breaker()
     for _ in range(10):
-        call(breaker, 0, failed=True)
+        call(breaker, at_s, failed=True)
     return breaker
 
 
@@ -196,6 +196,36 @@ async def test_answers_are_not_tried_again(autojump_clock: MockClock) -> None:
             await store.read(SAMPLE.ids[0], 0, 10)
     assert store.state() is CLOSED
     assert trio.current_time() == 0
+
+
+def test_a_node_that_answers_is_tried_before_the_time() -> None:
+    """A good answer past the breaker lets probes through at once; three good ones close it."""
+    breaker = opened()
+    assert breaker.answered(asked_s=2)
+    assert breaker.state(2) is HALF_OPEN
+    for _ in range(3):
+        assert call(breaker, 2)
+    assert breaker.state(2) is CLOSED
+
+
+def test_an_answer_from_before_says_nothing() -> None:
+    """What was asked before the breaker opened does not speak for the node as it is now."""
+    breaker = opened(5)
+    assert not breaker.answered(asked_s=4.9)
+    assert breaker.state(6) is OPEN
+
+
+def test_a_node_that_answers_and_fails_is_tried_once() -> None:
+    """After a bad try the breaker keeps its time, however often it answers; unless it was away."""
+    breaker = opened()
+    assert breaker.answered(asked_s=2)
+    assert call(breaker, 2, failed=True)
+    assert breaker.state(2) is OPEN
+    assert not breaker.answered(asked_s=4)
+    assert breaker.state(31) is OPEN
+    breaker.went_away()
+    assert breaker.answered(asked_s=31)
+    assert breaker.state(31) is HALF_OPEN
 
 
 async def test_an_open_breaker_refuses_at_once(autojump_clock: MockClock) -> None:

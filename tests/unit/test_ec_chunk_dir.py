@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ec.errors import (
     NoSpaceError,
     StoreError,
 )
+from ec.geometry import BLOCK_BYTES
 from ec.node_dir import initialise
 from ec.node_identity import (
     FILE_NAME,
@@ -44,11 +46,15 @@ class Disk(Files):
     def __init__(self) -> None:
         self.failing: dict[str, int] = {}
         self.other_device = False
+        self.has_direct = True
         self.on_sync: Callable[[], None] = lambda: None
 
     def _may_fail(self, name: str) -> None:
         if name in self.failing:
             raise OSError(self.failing[name], os.strerror(self.failing[name]))
+
+    def open_direct(self, file: OpenFile, *, writable: bool) -> OpenFile | None:
+        return super().open_direct(file, writable=writable) if self.has_direct else None
 
     def allocate(self, file: OpenFile, position: int, size: int) -> None:
         self._may_fail("allocate")
@@ -318,7 +324,9 @@ def test_chunk_ids_are_all_that_is_opened(path: str, disk: Disk) -> None:
 
 
 def test_syncs_on_the_way_bound_what_is_left(path: str, disk: Disk) -> None:
-    """Whoever shares the device asks for them: so much is unsynced behind a write, and no more."""
+    """Where the page cache is in between, whoever shares the device asks for them: so much is
+    unsynced behind a write, and no more."""
+    disk.has_direct = False
     home = ChunkDirectory.open(disk, path)
     home._home.sync_every_bytes = 20_000
     synced: list[int] = []
@@ -328,3 +336,44 @@ def test_syncs_on_the_way_bound_what_is_left(path: str, disk: Disk) -> None:
         write.write([SAMPLE.files[0][at : at + 7_000]])
     write.finish()
     assert len(synced) == 1 + len(SAMPLE.files[0]) // 21_000
+
+
+@pytest.mark.parametrize("refuses", ["when opened", "when used"])
+def test_without_a_direct_way_chunks_are_written_all_the_same(
+    path: str, disk: Disk, monkeypatch: pytest.MonkeyPatch, refuses: str
+) -> None:
+    """Memory file systems have none, and some say so only when it is used, to reads as well."""
+
+    def open_direct(file: OpenFile, *, writable: bool) -> OpenFile | None:
+        return None if refuses == "when opened" else Refusing(os.dup(file.fd), file.path)
+
+    monkeypatch.setattr(disk, "open_direct", open_direct)
+    home = ChunkDirectory.open(disk, path)
+    put(home)
+    for past_cache in (False, True):
+        found = home.read(SAMPLE.ids[0], 0, 70_000, past_cache=past_cache)
+        assert bytes(found) == SAMPLE.payloads[0][:70_000]
+
+
+class Refusing(OpenFile):
+    """A handle that a file system gives, and then refuses to use."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "fd" and sys._getframe(1).f_code.co_name in ("read_into", "write_at"):
+            raise OSError(errno.EINVAL, "no such way")
+        return super().__getattribute__(name)
+
+
+def test_what_was_written_is_not_left_in_the_cache(path: str, disk: Disk) -> None:
+    """Nor does reading it back bring it there: it is for others, who come again."""
+    home = ChunkDirectory.open(disk, path)
+    put(home)
+    name = os.path.join(path, "chunks", SAMPLE.ids[0].name)
+    file = disk.open_read(name)
+    if disk.open_direct(file, writable=False) is None:
+        pytest.skip("this file system has no direct way")
+    assert not disk.is_cached(file, 0, BLOCK_BYTES)
+    home.read(SAMPLE.ids[0], 0, BLOCK_BYTES, past_cache=True)
+    assert not disk.is_cached(file, 0, BLOCK_BYTES)
+    home.read(SAMPLE.ids[0], 0, BLOCK_BYTES)
+    assert disk.is_cached(file, 0, BLOCK_BYTES)

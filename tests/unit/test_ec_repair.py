@@ -20,7 +20,7 @@ from ec.errors import (
 from ec.kernels.portable import PortableKernel
 from ec.offload import InlineOffload
 from ec.profile import Profile
-from ec.repair import WINDOW_BYTES, Rebuild, copy
+from ec.repair import BUFFER_BYTES, WINDOW_BYTES, Rebuild, copy, window_bytes_of
 from tests.contract.check_store import MemoryStore
 from tests.ec_samples import Encoded, encode, noise
 
@@ -45,6 +45,7 @@ class Rig:
             sample.manifest, self.survivors, self.targets,
             codec=Codec(sample.manifest.profile, PortableKernel()), offload=InlineOffload(),
             on_trouble=lambda index, error: self.troubles.append((index, error)),
+            window_bytes=WINDOW_BYTES,
         )  # fmt: skip
 
     def break_chunk(self, index: int, position: int) -> None:
@@ -178,3 +179,12 @@ async def test_a_damaged_chunk_is_not_copied() -> None:
 def test_a_repaired_chunk_keeps_the_manifest_s_bytes() -> None:
     """Encoding a manifest that was read gives the bytes that were read."""
     assert msgspec.json.encode(SAMPLE.manifest) in SAMPLE.files[0]
+
+
+def test_memory_does_not_depend_on_the_chunks() -> None:
+    """Windows of what is read, read ahead and made stay within the limit, for common profiles."""
+    for profile, made in ((Profile(2, 1), 1), (Profile(4, 2), 2), (Profile(10, 4), 4)):
+        window = window_bytes_of(profile, made)
+        held = (2 * profile.k + made) * window
+        assert 0.9 * BUFFER_BYTES < held <= BUFFER_BYTES
+    assert window_bytes_of(Profile(16, 4), 4) == WINDOW_BYTES

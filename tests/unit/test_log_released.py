@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,57 +13,29 @@ from logd.errors import (
     SegmentsChangedError,
 )
 from logd.storage.file_slice import FileSlice
-from logd.storage.files import OpenFile
-from logd.storage.log import Log
 from logd.storage.released import ReleasedRange
-from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (
     SMALL,
     append,
-    bases,
     batch_of,
     overwrite,
     segment_path,
 )
 from tests.unit.released_rig import (
     Chunks,
+    NoLogFiles,
     filled,
+    hot_bytes,
+    log_bytes,
     open_again,
     recompressed,
     recover_again,
+    released,
     sealed_bases,
     split,
 )
 
 FIRST, MIDDLE, LAST = 0, 2, -1
-
-
-class NoLogFiles(FastFiles):
-    """Files that remember which .log was opened."""
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def open_read(self, path: str) -> OpenFile:
-        self.opened.append(path)
-        return super().open_read(path)
-
-
-def released(directory: str, which: list[int], chunks: Chunks) -> Log:
-    """Return a filled log of which some sealed segments are released."""
-    log = filled(directory)
-    everything = sealed_bases(log)
-    for at in which:
-        chunks.release(log, everything[at])
-    return log
-
-
-def hot_bytes(directory: str, base: int) -> bytes:
-    return Path(segment_path(directory, base)).read_bytes()
-
-
-def log_bytes(directory: str) -> int:
-    return sum(os.path.getsize(segment_path(directory, base)) for base in bases(directory))
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -166,9 +137,23 @@ def test_a_reader_that_comes_too_late_is_told_of_chunks(directory: str) -> None:
     base = sealed_bases(log)[MIDDLE]
     chunks.released[base] = chunks.encode(log, base)
     old = log.segment_list.find(base)
-    log.release(base, size_bytes=len(chunks.sources[base]))
+    log.release(base, size_bytes=len(chunks.sources[base]), next_offset=old.end_bound)
     with pytest.raises(SegmentsChangedError):
         log.open_segment(old)
+
+
+def test_a_segment_with_another_end_is_not_released(directory: str) -> None:
+    """What was coded ended before or behind it, so it was compacted since: all stays hot."""
+    chunks = Chunks()
+    log = filled(directory)
+    base = sealed_bases(log)[MIDDLE]
+    chunks.encode(log, base)
+    end = log.segment_list.find(base).end_bound
+    for other in (end - 1, end + 1, base + 1):
+        with pytest.raises(SegmentsChangedError, match=f"coded before {other}"):
+            log.release(base, size_bytes=len(chunks.sources[base]), next_offset=other)
+    assert hot_bytes(directory, base) == chunks.sources[base]
+    assert isinstance(log.read(base, max_bytes=1, below=log.written_offset), FileSlice)
 
 
 def test_readers_and_releases_at_the_same_time(directory: str) -> None:
@@ -289,7 +274,7 @@ def test_release_takes_the_indexes_of_a_recompressed_form(directory: str) -> Non
     last = len(source) - split(source)[-1].size
     chunks.sources[base] = source
     chunks.released[base] = replace(known, size_bytes=len(source))
-    log.release(base, size_bytes=len(source), indexes=indexes)
+    log.release(base, size_bytes=len(source), next_offset=known.next_offset, indexes=indexes)
     assert log.released_without_indexes() == ()
     found = log.read(headers[-1].last_offset, max_bytes=1, below=log.written_offset)
     assert isinstance(found, ReleasedRange)

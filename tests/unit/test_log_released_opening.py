@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,9 @@ from logd.errors import (
 from logd.policy.compaction import CompactionRules, NotDue, plan_compaction
 from logd.storage.check_partition import Expected, check_partition
 from logd.storage.check_report import CheckReport
-from logd.storage.files import OpenFile
-from logd.storage.log import Log
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (
     append,
-    bases,
     batch_of,
     make_log,
     overwrite,
@@ -29,40 +25,14 @@ from tests.unit.log_builder import (
 from tests.unit.released_rig import (
     Chunks,
     filled,
+    log_bytes,
     open_again,
     recover_again,
+    released,
     sealed_bases,
 )
 
 FIRST, MIDDLE, LAST = 0, 2, -1
-
-
-class NoLogFiles(FastFiles):
-    """Files that remember which .log was opened."""
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def open_read(self, path: str) -> OpenFile:
-        self.opened.append(path)
-        return super().open_read(path)
-
-
-def released(directory: str, which: list[int], chunks: Chunks) -> Log:
-    """Return a filled log of which some sealed segments are released."""
-    log = filled(directory)
-    everything = sealed_bases(log)
-    for at in which:
-        chunks.release(log, everything[at])
-    return log
-
-
-def hot_bytes(directory: str, base: int) -> bytes:
-    return Path(segment_path(directory, base)).read_bytes()
-
-
-def log_bytes(directory: str) -> int:
-    return sum(os.path.getsize(segment_path(directory, base)) for base in bases(directory))
 
 
 # --- opening --------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from logd.errors import (
 )
 from logd.record.batch import read_header
 from logd.storage.files import Files, OpenFile
-from logd.storage.log import Log
 from logd.storage.released import ReleasedSegment
 from tests.crash.lying_disk import FastFiles
 from tests.unit.compaction_rig import COMPACTED, order_round, run_round
@@ -32,42 +31,18 @@ from tests.unit.log_builder import (
 )
 from tests.unit.released_rig import (
     Chunks,
+    NoLogFiles,
     filled,
+    hot_bytes,
+    log_bytes,
     open_again,
     recover_again,
+    released,
     sealed_bases,
     split,
 )
 
 FIRST, MIDDLE, LAST = 0, 2, -1
-
-
-class NoLogFiles(FastFiles):
-    """Files that remember which .log was opened."""
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def open_read(self, path: str) -> OpenFile:
-        self.opened.append(path)
-        return super().open_read(path)
-
-
-def released(directory: str, which: list[int], chunks: Chunks) -> Log:
-    """Return a filled log of which some sealed segments are released."""
-    log = filled(directory)
-    everything = sealed_bases(log)
-    for at in which:
-        chunks.release(log, everything[at])
-    return log
-
-
-def hot_bytes(directory: str, base: int) -> bytes:
-    return Path(segment_path(directory, base)).read_bytes()
-
-
-def log_bytes(directory: str) -> int:
-    return sum(os.path.getsize(segment_path(directory, base)) for base in bases(directory))
 
 
 # --- release --------------------------------------------------------------------------------------

@@ -113,3 +113,27 @@ def test_an_interrupted_swap_of_kafka_is_refused(tmp_path: Path) -> None:
     (tmp_path / f"{7:020d}.log.swap").touch()
     with pytest.raises(UnsupportedFormatError):
         list_partition(FILES, str(tmp_path))
+
+
+class ListedOnce(Files):
+    """Files whose directories can be listed one time."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+
+    def list_directory(self, path: str, *, suffix: str = "") -> list[str]:
+        assert path not in self.listed, "listed again"
+        self.listed.append(path)
+        return super().list_directory(path, suffix=suffix)
+
+
+def test_where_nothing_is_left_over_a_directory_is_listed_once(tmp_path: Path) -> None:
+    """A start does this for each log; a thousand listings more are a tenth of it."""
+    (tmp_path / f"{7:020d}.log").touch()
+    (tmp_path / f"{7:020d}.index").touch()
+    files = ListedOnce()
+    listing = list_partition(files, str(tmp_path))
+    assert not listing.has_damage
+    assert remove_leftovers(files, str(tmp_path), listing) == []
+    (tmp_path / "damaged").touch()
+    assert list_partition(FILES, str(tmp_path)).has_damage

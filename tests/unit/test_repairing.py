@@ -410,3 +410,22 @@ async def test_the_rate_is_kept_and_measured(rig: RepairRig, autojump_clock: Moc
         took_s = trio.current_time() - began_s
     assert took_s == pytest.approx(20_000_000 / (4 * 1024 * 1024), rel=0.1)
     assert told_s == pytest.approx(took_s, rel=0.2)
+
+
+async def test_the_end_is_foretold_where_repairs_are_short(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """Twenty segments of less than a second each: after a fifth of them within 20 percent."""
+    rig.repairer._settings = type(rig.settings)(delay_ms=0, rate_bytes=100_000)
+    segments = [rig.code("abcdef", size=200_000) for _ in range(20)]
+    async with rig.running():
+        rig.nodes.set_health("a", DEAD)
+        began_s = trio.current_time()
+        await rig.wait_for(lambda: rig.repairer.counts.made >= 4)
+        eta = rig.repairer.eta(rig.repairer.plan()).total_s
+        assert eta is not None
+        told_s, asked_s = eta, trio.current_time()
+        await rig.wait_for(lambda: all(rig.now(each.encoding).held[0] == "g" for each in segments))
+        took_s = trio.current_time() - asked_s
+    assert asked_s - began_s > 1
+    assert told_s == pytest.approx(took_s, rel=0.2)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +29,7 @@ from logd.storage.cleaner import clean
 from logd.units import GIB, MIB
 from tests.unit.compaction_rig import Row, rows_in
 from tests.unit.retention_rig import LIMIT_MS, RetentionRig
+from tests.unit.scheduler_rig import nothing_coded
 
 SETTINGS = {"cleanup_policy": "compact,delete", "segment_bytes": "500"}
 """A segment for each batch of four, and no two of them fit into one."""
@@ -65,7 +65,7 @@ class Both:
             self.rig.services,
             self,
             bound=lambda partition: partition.high_watermark,
-            hold=lambda *_: nullcontext(),
+            coded=nothing_coded(),
             now_ms=self.rig.clock.now_ms,
         )
         self._nursery: trio.Nursery | None = None

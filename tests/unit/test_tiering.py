@@ -136,17 +136,27 @@ def test_on_demand_only_what_must_be_is_kept() -> None:
     assert why(plan) == {0: Wait.LEASED, 20: Wait.NOT_VISIBLE, 30: Wait.ACTIVE}
 
 
+def test_of_a_compacted_topic_what_was_compacted_is_coded() -> None:
+    """A segment that no round went through to its end waits, unless somebody asks."""
+    facts = replace(partition(1, 2, 3), cleaned_below=20)
+    rules = TieringRules(enabled=True, after_ms=0, after_bytes=0)
+    plan = plan_tiering([(facts, rules)], now_ms=NOW_MS)
+    assert chosen(plan) == [0, 10]
+    assert why(plan) == {20: Wait.DIRTY, 30: Wait.ACTIVE}
+    forced = plan_tiering([(facts, replace(rules, force=True))], now_ms=NOW_MS)
+    assert chosen(forced) == [0, 10, 20]
+
+
 def test_rules_come_from_a_topics_settings() -> None:
-    """As they are set; a compacted topic is not coded, though the server's default says so."""
+    """As they are set, of compacted topics too; what a start reads itself is not coded."""
     server = load_server_settings(file=None, environment={}, flags={"cold.enable": "true"}).settings
     settings = topic_settings(server, {"cold.after.ms": "5", "cold.after.bytes": "6"})
-    assert tiering_rules(settings) == TieringRules(enabled=True, after_ms=5, after_bytes=6)
-    assert tiering_rules(settings, force=True).force
-    compacted = topic_settings(server, {"cleanup.policy": "compact,delete"})
-    assert compacted.cold_enable
-    assert not tiering_rules(compacted).enabled
-    with pytest.raises(InvalidConfigError, match="compact"):
-        topic_settings(server, {"cleanup.policy": "compact", "remote.storage.enable": "true"})
+    assert tiering_rules(settings, "t") == TieringRules(enabled=True, after_ms=5, after_bytes=6)
+    assert tiering_rules(settings, "t", force=True).force
+    for own in ({}, {"cold.enable": "true"}, {"remote.storage.enable": "true"}):
+        compacted = topic_settings(server, {"cleanup.policy": "compact,delete", **own})
+        assert tiering_rules(compacted, "t").enabled
+        assert not tiering_rules(compacted, "__consumer_offsets").enabled
     kept = topic_settings(server, {"cold.grace.ms": "7", "cold.hot.retention.ms": "8"})
     assert release_terms(kept) == ReleaseTerms(grace_ms=7, hot_retention_ms=8)
 
@@ -280,16 +290,56 @@ def test_what_is_checked_for_release() -> None:
 )  # fmt: skip
 def test_the_profile_by_number_of_nodes(nodes: int, profile: str) -> None:
     """What `auto` means; what is set explicitly is taken as it is."""
-    assert str(choose_profile("auto", nodes)) == profile
-    assert str(choose_profile("2+1", nodes)) == "2+1"
+    several = [node(f"n{at}") for at in range(nodes)]
+    assert str(choose_profile("auto", several)) == profile
+    assert str(choose_profile("2+1", several)) == "2+1"
 
 
 @pytest.mark.parametrize("nodes", [0, 3])
 def test_too_few_nodes_for_any_profile(nodes: int) -> None:
     """Below four `auto` codes nothing, and says so."""
-    assert choose_profile("auto", nodes) == (
-        f"cold.profile=auto codes with 4 storage nodes or more, there are {nodes}"
-    )
+    found = choose_profile("auto", [node(f"n{at}") for at in range(nodes)])
+    assert f"auto codes with 4 storage nodes or more, there are {nodes}; add some" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "profile"),
+    [
+        ({}, "4+3"),
+        ({"free_bytes": MIB}, "4+2"),
+        ({"free_bytes": 2 * GIB, "kept_bytes": 2 * GIB - MIB}, "4+2"),
+        ({"state": NodeState.DRAINING}, "4+2"),
+        ({"health": NodeHealth.DEAD}, "4+2"),
+        ({"health": NodeHealth.SUSPECT}, "4+3"),
+        ({"health": NodeHealth.SUSPECT, "free_bytes": None}, "4+3"),
+        ({"is_kept_from": True}, "4+3"),
+        ({"is_kept_from": True, "free_bytes": MIB}, "4+2"),
+    ],
+)
+def test_auto_counts_the_nodes_that_can_take_a_chunk(
+    changes: dict[str, object], profile: str
+) -> None:
+    """One of seven that is full, dead or leaving does not count; one that may be back soon does."""
+    nodes = [*SIX, replace(node("g"), **changes)]
+    assert str(choose_profile("auto", nodes, source_bytes=64 * MIB)) == profile
+
+
+def test_auto_knows_racks_and_says_what_is_in_the_way() -> None:
+    """Ten nodes in two racks take 2+2 only; what takes nothing is named with the sum."""
+    racks = [replace(node(f"n{at}"), rack="rs"[at % 2]) for at in range(10)]
+    assert str(choose_profile("auto", racks)) == "2+2"
+    full = [replace(each, free_bytes=MIB) for each in SIX[:3]]
+    found = choose_profile("auto", [*full, *SIX[3:]], source_bytes=64 * MIB)
+    assert "2+2 needs 4 nodes, each with room for one chunk; of 6 nodes 3 can" in str(found)
+    assert "a has 1.0 MiB for chunks" in str(found)
+
+
+def test_dead_nodes_count_for_what_will_be_coded() -> None:
+    """What is chosen when they are back is asked with `counts_dead`; who is full stays out."""
+    dead = replace(node("g"), health=NodeHealth.DEAD, free_bytes=None)
+    assert str(choose_profile("auto", [*SIX, dead], counts_dead=True)) == "4+3"
+    full = replace(node("g"), free_bytes=MIB)
+    assert str(choose_profile("auto", [*SIX, full], source_bytes=GIB, counts_dead=True)) == "4+2"
 
 
 @pytest.mark.parametrize(

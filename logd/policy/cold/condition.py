@@ -77,11 +77,13 @@ class Finding:
         state: MISSING or CORRUPT.
         found_ms: by the monotonic clock.
         reason: where in the file, and what.
+        block: the first one that is bad, where the damage is in the payload.
     """
 
     state: ChunkState
     found_ms: int
     reason: str
+    block: int | None = None
 
     def __post_init__(self) -> None:
         assert self.state in LOST

@@ -10,8 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 
-from logd.policy.cold.values import LIVE, REMOVABLE, ColdState, Generation
-from logd.units import INT64_MAX
+from logd.policy.cold.values import LIVE, ColdState, Generation
 
 
 class Coverage:
@@ -83,14 +82,3 @@ def coverage_by_partition(generations: Iterable[Generation]) -> dict[tuple[bytes
     for each in generations:
         found.setdefault((each.key.topic_id, each.key.partition), []).append(each)
     return {partition: Coverage(several) for partition, several in found.items()}
-
-
-def uncoded_before(generations: Iterable[Generation]) -> int:
-    """Return up to which offset no segment of a partition is coded, or is being coded.
-
-    Compaction goes no further. What it made of a coded segment would not be what its chunks hold:
-    a release would bring the old records back, and a start would take a segment that was merged
-    into another one for one that is only in chunks.
-    """
-    bases = [each.key.base_offset for each in generations if each.state not in REMOVABLE]
-    return min(bases, default=INT64_MAX)

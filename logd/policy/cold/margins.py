@@ -5,6 +5,9 @@ are, while it can still be read whole. -1 means that it cannot be read whole now
 numbers are made by who knows the coding library (a matching of chunks with distinct nodes); here
 they are compared and counted.
 
+A segment that is still here, as a hot copy, is not lost whatever its chunks are: it counts as one
+that no loss of a node takes away and no further one is survived by, margin 0.
+
 A chunk of which nothing is known counts as there, because unknown is not lost; the segment says how
 many such chunks its margin rests on.
 """
@@ -30,6 +33,7 @@ class SegmentMargin:
             rack, or a node that has none.
         present: how many different chunks are there, as far as is known.
         unknown: of these, how many nobody can see now.
+        has_hot_copy: it cannot be read whole from its chunks, but from its file here.
     """
 
     generation: Generation
@@ -38,6 +42,7 @@ class SegmentMargin:
     domains: int
     present: int
     unknown: int = 0
+    has_hot_copy: bool = False
 
     def __post_init__(self) -> None:
         assert self.domains >= LOST_MARGIN
@@ -52,7 +57,17 @@ class SegmentMargin:
     @property
     def is_lost(self) -> bool:
         """Whether it cannot be read whole now."""
-        return self.nodes == LOST_MARGIN
+        return self.nodes == LOST_MARGIN and not self.has_hot_copy
+
+    @property
+    def left(self) -> int:
+        """How many nodes can go, the hot copy counted; -1: it is lost."""
+        return max(self.nodes, 0) if self.has_hot_copy else self.nodes
+
+    @property
+    def left_domains(self) -> int:
+        """How many racks can go, likewise."""
+        return max(self.domains, 0) if self.has_hot_copy else self.domains
 
     @property
     def is_below_target(self) -> bool:
@@ -66,10 +81,11 @@ class SegmentMargin:
 
     def __str__(self) -> str:
         profile = self.generation.profile
-        if self.is_lost:
-            return (
-                f"{self.generation}: lost, {self.present} chunks are left, {profile.k} are needed"
-            )
+        if self.nodes == LOST_MARGIN:
+            words = f"{self.present} chunks are left, {profile.k} are needed"
+            if self.has_hot_copy:
+                return f"{self.generation}: {words}; its hot copy is here"
+            return f"{self.generation}: lost, {words}"
         words = (
             f"{self.generation}: survives {_count(self.chunks, 'chunk')}, "
             f"{_count(self.nodes, 'node')}, {_count(self.domains, 'rack')}"
@@ -122,8 +138,8 @@ def count_margins(margins: Iterable[SegmentMargin]) -> MarginCounts:
     found = list(margins)
     highest = max((each.target for each in found), default=0)
     shown = range(max(highest, MARGINS_SHOWN_MIN) + 1)
-    by_node = Counter(each.nodes for each in found)
-    by_domain = Counter(each.domains for each in found)
+    by_node = Counter(each.left for each in found)
+    by_domain = Counter(each.left_domains for each in found)
     lost = by_node.pop(LOST_MARGIN, 0)
     by_domain.pop(LOST_MARGIN, None)
     domains_shown = range(max([shown[-1], *by_domain]) + 1)

@@ -48,7 +48,7 @@ class Move:
         return self.index >= self.generation.profile.k
 
     def __str__(self) -> str:
-        return f"{self.generation.key} chunk {self.index}: {self.source} to {self.target}"
+        return f"{self.generation.key}, chunk {self.index}: {self.source} to {self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def plan_remove(node: str, generations: Iterable[Generation]) -> RemovePlan:
                 placed.append((generation, at.index))
     if not placed:
         return RemovePlan(node, None, given_up)
-    named = ", ".join(f"{one.key} chunk {index}" for one, index in placed[:REASONS_MAX])
+    named = "; ".join(f"{one.key}, chunk {index}" for one, index in placed[:REASONS_MAX])
     more = f", and {len(placed) - REASONS_MAX} more" if len(placed) > REASONS_MAX else ""
     refusal = (
         f"{node} holds {_count(len(placed), 'chunk')} that have no other place: {named}{more}. "
@@ -266,7 +266,7 @@ def plan_replace(
     refusal = None
     if is_reachable and (unrecoverable or later):
         needed = [*unrecoverable, *later]
-        named = ", ".join(str(each.key) for each in needed[:REASONS_MAX])
+        named = "; ".join(str(each.key) for each in needed[:REASONS_MAX])
         refusal = (
             f"it answers, and {_count(len(needed), 'segment')} cannot do without its chunks now "
             f"({named}); drain it instead"

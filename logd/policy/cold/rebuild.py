@@ -7,6 +7,10 @@ Everything else goes to quarantine with a reason, for people to decide: nothing 
 
 * Chunks are one set only if number, encoding and manifest are the same, byte for byte: of two
   encodings with one number, never a chunk of both.
+* What compaction made of several segments has a higher number than any of them had, so its chunks
+  win over theirs where both are there. They do not where it never happened: the segments that it
+  was to replace are still here, and begin in the middle of it. Nor does anything come back that
+  lies in the middle of a hot file.
 * Of unknown topics, and wholly below the log start offset, nothing comes back: it was deleted.
 * Where a chunk lies on several nodes, places are given so that most chunks have one.
 
@@ -65,11 +69,13 @@ class KnownPartition:
 
     Attributes:
         log_start_offset: as it is kept durably.
-        hot: (base offset, next offset) of the hot files.
+        hot: (base offset, next offset) of the hot files of segments that have chunks.
+        hot_bases: base offsets of all hot files.
     """
 
     log_start_offset: int
     hot: tuple[tuple[int, int], ...] = ()
+    hot_bases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,8 +109,8 @@ class RebuildPlan:
             for each, _ in self.generations
         ]
         lines += [
-            f"quarantine {each.name.key} g{each.name.number} chunk {each.name.index} "
-            f"on {each.name.node}: {each.reason}"
+            f"quarantine chunk {each.name.index} on {each.name.node} of {each.name.key}, "
+            f"generation {each.name.number}: {each.reason}"
             for each in self.quarantine
         ]
         return "\n".join(lines)
@@ -213,6 +219,13 @@ def _generation(
     if len(places) < k:
         return f"{len(places)} chunks of it are whole on different nodes, needed are {k}"
     places = _match(found.damaged, places, facts.profile)
+    begin = found.key.base_offset
+    inside = [base for base in partition.hot_bases if begin < base < facts.next_offset]
+    if inside:
+        return f"a hot segment begins at offset {inside[0]}, in the middle of it: it never was one"
+    around = [base for base, end in partition.hot if base < begin < end]
+    if around:
+        return f"the hot segment at offset {around[0]} has its offsets"
     hot = any(
         base == found.key.base_offset and end >= facts.next_offset for base, end in partition.hot
     )

@@ -11,6 +11,8 @@ crash the same facts give the same plan, and a node that comes back takes its it
   chunks of its segment along: they are made in one pass.
 * Method: a chunk that can still be read on a node which is being drained is copied. What is lost is
   computed from k others; where that is the exclusive or of chunks 0 to k but one, the plan says so.
+  Where fewer than k are left and the segment still is here, it is coded anew from that copy: all of
+  its chunks, as the next generation, which supersedes this one.
 * Target: where the node of a lost chunk is well, the same node, in place: so nodes of which one was
   replaced need no spare. Otherwise another by the rules of placement (`policy.cold.targets`).
 
@@ -33,8 +35,9 @@ from logd.policy.cold.condition import (
 )
 from logd.policy.cold.leases import Work
 from logd.policy.cold.margins import SegmentMargin
-from logd.policy.cold.targets import Targets, chunk_bytes_of
-from logd.policy.cold.values import LIVE, SegmentKey
+from logd.policy.cold.preflight import chunk_bytes_max
+from logd.policy.cold.targets import INDEX_SHARE, Targets, chunk_bytes_of
+from logd.policy.cold.values import LIVE, Profile, SegmentKey
 from logd.policy.node_health import NodeHealth
 from logd.units import MINUTE_MS, format_byte_count, format_duration_ms
 
@@ -48,6 +51,7 @@ class Method(Enum):
     COPY = "copy"
     XOR = "xor"
     DECODE = "decode"
+    HOT_COPY = "hot copy"
 
 
 class Hold(Enum):
@@ -96,8 +100,10 @@ class Step:
     """Chunks that are made in one pass.
 
     Attributes:
-        targets: index and node of each; sorted.
+        targets: index and node of each; sorted. Of HOT_COPY they show that there are nodes enough:
+            which are taken is decided when it is coded.
         sources: the indexes that are read: k of them, or the chunk itself where it is copied.
+            HOT_COPY reads as much, of the segment's file.
     """
 
     method: Method
@@ -105,6 +111,8 @@ class Step:
     sources: tuple[int, ...]
 
     def __str__(self) -> str:
+        if self.method is Method.HOT_COPY:
+            return f"code all {len(self.targets)} chunks anew from the hot copy"
         what = ", ".join(f"{index} to {node}" for index, node in self.targets)
         if self.method is Method.COPY:
             return f"copy chunk {what}"
@@ -145,6 +153,11 @@ class RepairItem:
     def read_bytes(self) -> int:
         """What its steps read, about: each source once."""
         return self._chunk_bytes * sum(len(step.sources) for step in self.steps)
+
+    @property
+    def is_coded_anew(self) -> bool:
+        """Whether its steps make another generation, from the hot copy."""
+        return any(step.method is Method.HOT_COPY for step in self.steps)
 
     @property
     def _chunk_bytes(self) -> int:
@@ -200,12 +213,14 @@ class RepairFacts:
         leased: what is done to segments by others; repair's own are in `running`.
         running: encodings whose repair has begun.
         retry_at_ms: of encodings whose last attempt failed: when the next may begin.
+        anew: encodings whose segment is still here, and the profile that it would be coded with.
     """
 
     nodes: Mapping[str, NodeCondition]
     leased: Mapping[SegmentKey, Work] = field(default_factory=dict)
     running: frozenset[str] = frozenset()
     retry_at_ms: Mapping[str, int] = field(default_factory=dict)
+    anew: Mapping[str, Profile] = field(default_factory=dict)
 
 
 def plan_repairs(
@@ -256,7 +271,7 @@ def _plan_item(
     """Return what is done about one segment, and promise its targets."""
     due_ms = _due_ms(condition, margin, rules)
     is_running = condition.generation.encoding in facts.running
-    steps, hold, reason = _plan_steps(condition, facts.nodes, targets)
+    steps, hold, reason = _plan_steps(condition, facts, targets)
     item = RepairItem(
         condition=condition, margin=margin, steps=steps, hold=hold, reason=reason,
         due_ms=due_ms, is_running=is_running,
@@ -301,16 +316,19 @@ def _due_ms(condition: SegmentCondition, margin: SegmentMargin, rules: RepairRul
 
 
 def _plan_steps(
-    condition: SegmentCondition, nodes: Mapping[str, NodeCondition], targets: Targets
+    condition: SegmentCondition, facts: RepairFacts, targets: Targets
 ) -> tuple[tuple[Step, ...], Hold | None, str]:
     """Return what can be made of a segment, and why not more."""
     steps: list[Step] = []
+    anew = facts.anew.get(condition.generation.encoding)
     hold, reason = None, ""
     kept = set(condition.present.values())
     if condition.lost:
         hold, reason = _source_hold(condition)
+        if hold is Hold.UNRECOVERABLE and anew is not None:
+            return _code_anew(condition, anew, targets, reason)
         if hold is None:
-            wanted = _lost_targets(condition, kept, nodes, targets)
+            wanted = _lost_targets(condition, kept, facts.nodes, targets)
             if wanted:
                 steps.append(_rebuild(condition, wanted))
                 kept.update(wanted.values())
@@ -338,6 +356,24 @@ def _source_hold(condition: SegmentCondition) -> tuple[Hold | None, str]:
     where = ", ".join(f"{chunk.index} on {chunk.node}" for chunk in condition.unknown)
     words = f"{live} of the {k} chunks that are needed can be read now; nothing is known of {where}"
     return Hold.SOURCE_SLOW, words
+
+
+def _code_anew(
+    condition: SegmentCondition, profile: Profile, targets: Targets, why: str
+) -> tuple[tuple[Step, ...], Hold | None, str]:
+    """Return the step that codes a segment anew, all chunks or none."""
+    size = condition.generation.source_bytes
+    longest = chunk_bytes_max(size, profile, index_bytes=size // INDEX_SHARE)
+    found = targets.pick(profile, (), count=profile.chunks, chunk_bytes=longest)
+    reason = f"{why}; its hot copy is here, and is to be coded anew"
+    if len(found) == profile.chunks:
+        step = Step(Method.HOT_COPY, tuple(enumerate(found)), tuple(range(profile.k)))
+        return (step,), None, reason
+    for node in found:
+        targets.take_back(node, longest)
+    left = profile.chunks - len(found)
+    words = targets.refusal(profile, found, count=left, chunk_bytes=longest)
+    return (), Hold.NO_TARGET, f"{reason}: {words}"
 
 
 def _lost_targets(

@@ -20,8 +20,8 @@ from logd.policy.cold.values import Generation, NodeState, Profile
 from logd.policy.node_health import NodeHealth
 from logd.units import format_byte_count
 
-# Index entries of 20 bytes for each 4 KiB of log, as topics have by default.
-_INDEX_SHARE: Final = 200
+INDEX_SHARE: Final = 200
+"""One byte of index for so many of log: entries of 20 bytes for each 4 KiB, by default."""
 NODES_NAMED_MAX: Final = 12
 """So many nodes are named in a refusal."""
 
@@ -29,7 +29,7 @@ NODES_NAMED_MAX: Final = 12
 def chunk_bytes_of(generation: Generation) -> int:
     """Return the most that a chunk file of a generation is expected to be."""
     size = generation.source_bytes
-    return chunk_bytes_max(size, generation.profile, index_bytes=size // _INDEX_SHARE)
+    return chunk_bytes_max(size, generation.profile, index_bytes=size // INDEX_SHARE)
 
 
 class Targets:
@@ -94,6 +94,11 @@ class Targets:
         """Take note that a node is to get a chunk of that size."""
         assert chunk_bytes >= 0
         self._promised[node] += chunk_bytes
+
+    def take_back(self, node: str, chunk_bytes: int) -> None:
+        """Take note that a node is not to get a chunk that it was promised for."""
+        assert 0 <= chunk_bytes <= self._promised[node]
+        self._promised[node] -= chunk_bytes
 
     def promised_bytes(self, node: str) -> int:
         """Return what was promised of a node."""

@@ -11,7 +11,7 @@ The library that codes (`ec`) has words of its own for some of these; decisions 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -62,14 +62,20 @@ class NodeState(Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class SegmentKey:
-    """Names a segment: the topic's id, the partition, the first offset it may hold."""
+    """Names a segment: the topic's id, the partition, the first offset it may hold.
+
+    Attributes:
+        topic: the topic's name, for people only; "" where it is not known.
+    """
 
     topic_id: bytes
     partition: int
     base_offset: int
+    topic: str = field(default="", compare=False, kw_only=True)
 
     def __str__(self) -> str:
-        return f"{self.topic_id.hex()}-{self.partition}@{self.base_offset}"
+        topic = self.topic or f"with id {self.topic_id.hex()}"
+        return f"topic {topic}, partition {self.partition}, segment at offset {self.base_offset}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -183,7 +189,7 @@ class Generation:
         )
 
     def __str__(self) -> str:
-        return f"{self.key} g{self.number} {self.profile} {self.state.value}"
+        return f"{self.key} (generation {self.number}, {self.profile}, {self.state.value})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from logd.policy.cold.condition import ChunkState, NodeCondition, SegmentConditi
 from logd.policy.cold.margins import LOST_MARGIN, SegmentMargin
 from logd.policy.cold.queue_eta import estimate_queue
 from logd.policy.cold.repair_plan import Hold, RepairFacts, RepairPlan, RepairRules, plan_repairs
-from logd.policy.cold.values import LIVE, Generation
+from logd.policy.cold.values import LIVE, Generation, Profile
 from logd.policy.node_health import NodeHealth
 from logd.units import format_byte_count, format_duration_ms
 
@@ -69,6 +69,7 @@ def simulate_failure(
     *,
     detect_ms: int,
     bytes_s: float | None,
+    anew: Mapping[str, Profile] | None = None,
 ) -> Outcome:
     """Return what the failure of some nodes would mean.
 
@@ -76,7 +77,9 @@ def simulate_failure(
         segments: as they are now, of every state.
         detect_ms: until a node that is silent is called dead.
         bytes_s: what repair reads and writes a second, measured; None: not known.
+        anew: encodings whose segment is still here, and the profile that it would be coded with.
     """
+    hot = anew or {}
     assert all(name in nodes for name in failed)
     after = {
         name: _dead(node, detect_ms) if name in failed else node for name, node in nodes.items()
@@ -86,9 +89,12 @@ def simulate_failure(
         for condition in segments
         if condition.generation.state in LIVE
     ]
-    margins = [(now, margin_by_count(now, after)) for now, _ in found]
-    plan = plan_repairs(margins, RepairFacts(after), rules, now_ms=0)
-    by_margin = Counter(margin.nodes for _, margin in margins)
+    margins = [
+        (now, margin_by_count(now, after, has_hot_copy=now.generation.encoding in hot))
+        for now, _ in found
+    ]
+    plan = plan_repairs(margins, RepairFacts(after, anew=hot), rules, now_ms=0)
+    by_margin = Counter(margin.left for _, margin in margins)
     by_margin.pop(LOST_MARGIN, None)
     lost = tuple(margin.generation for _, margin in margins if margin.is_lost)
     return Outcome(
@@ -126,7 +132,10 @@ def _without(
 
 
 def margin_by_count(
-    condition: SegmentCondition, nodes: Mapping[str, NodeCondition]
+    condition: SegmentCondition,
+    nodes: Mapping[str, NodeCondition],
+    *,
+    has_hot_copy: bool = False,
 ) -> SegmentMargin:
     """Return a segment's margin: its chunks are on different nodes, so counting does.
 
@@ -149,4 +158,5 @@ def margin_by_count(
     return SegmentMargin(
         generation=condition.generation, chunks=margin, nodes=margin, domains=domains,
         present=len(present), unknown=len(condition.unknown),
+        has_hot_copy=has_hot_copy and margin == LOST_MARGIN,
     )  # fmt: skip

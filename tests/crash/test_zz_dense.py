@@ -1,0 +1,127 @@
+"""The process ends before any step of rounds over coded segments; then nothing is lost, or back.
+
+A step is either side of a transaction's commit, a call to a node, a change of a name in the log's
+directory. A log is filled, coded, released, overwritten and compacted twice, the second time past
+the tombstones' horizon. The process ends before one of these steps, and a new one starts with what
+is on disk and on nodes. At that moment, and when all has come to rest, and behind another round: of
+each key the last record is there, nothing that was deleted is, offsets rise. In the end no chunk is
+left that no record names, and no file of a round.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from trio.testing import MockClock
+
+from logd.policy.cold.values import LIVE
+from tests.unit.coded_compaction_rig import CodedRig
+from tests.unit.life_rig import Crash
+from tests.unit.test_coded_compaction import check_no_orphans, code_all, is_settled
+from tests.unit.test_cold_life import running, until
+
+SHARE = 29
+"""One step of so many is tried out in a run; which ones follows from the run's seed."""
+
+ROUNDS_SHARE = 3
+"""Likewise, of those between a round's begin and its end: they are what this is about."""
+
+
+async def live_through(rig: CodedRig) -> None:
+    """Two rounds over what is coded; all of it in chunks in the end."""
+    rig.put_segments(2, keys=6)
+    async with running(rig):
+        await code_all(rig)
+        rig.put_segments(1, keys=8)
+        rig.put(*((b"key-%d" % number, None) for number in range(4)))
+        rig.seal()
+        await rig.compact()
+        await until(lambda: rig.hot() == [] and is_settled(rig))
+        rig.put(*((b"key-%d" % number, b"again") for number in range(2, 10)))
+        rig.seal()
+        await rig.compact()
+        await until(lambda: rig.hot() == [] and is_settled(rig))
+
+
+class MarkedRig(CodedRig):
+    """Notes at which steps its rounds begin and end."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self.rounds_steps: list[range] = []
+
+    async def compact(self) -> object:
+        """Carry out a round; note its steps."""
+        begin = len(self.steps)
+        result = await super().compact()
+        self.rounds_steps.append(range(begin, len(self.steps)))
+        return result
+
+
+async def crashed(directory: str, stop_at: int | None) -> MarkedRig:
+    """Live through it until the process ends."""
+    rig = MarkedRig(directory)
+    await rig.begin()
+    rig.steps.clear()
+    rig.stop_at = stop_at
+    try:
+        await live_through(rig)
+    except BaseExceptionGroup as group:
+        others = group.split(Crash)[1]
+        if others is not None:
+            raise others from None
+    except Crash:
+        pass  # It came where no nursery was around it.
+    return rig
+
+
+async def test_no_step_loses_a_last_record_or_brings_one_back(
+    tmp_path_factory: pytest.TempPathFactory, autojump_clock: MockClock, rng: random.Random
+) -> None:
+    """Whatever the last step was: each key is as it was last, and no orphan in the end."""
+    whole = await crashed(str(tmp_path_factory.mktemp("whole")), None)
+    await whole.check(is_clean=True)
+    count = len(whole.steps)
+    in_rounds = [step for steps in whole.rounds_steps for step in steps]
+    assert count > 300
+    assert len(in_rounds) > 100
+    wanted = {
+        *range(rng.randrange(SHARE), count, SHARE),
+        *in_rounds[rng.randrange(ROUNDS_SHARE) :: ROUNDS_SHARE],
+    }
+    whole.catalog.close()
+    for stop_at in sorted(wanted):
+        rig = await crashed(str(tmp_path_factory.mktemp("stopped")), stop_at)
+        try:
+            await look_again(rig)
+        except BaseException:  # Whatever it was, it must be known where.
+            print(f"stopped before step {stop_at}, behind {rig.steps[-3:]}")
+            raise
+        finally:
+            rig.catalog.close()
+
+
+async def look_again(rig: CodedRig) -> None:
+    """Start anew; check what is there now, and what it comes to."""
+    last = rig.steps[-3:]
+    rig.steps.clear()
+    await rig.restart()
+    rig.steps[:] = last
+    await rig.check()
+    assert rig.log.damaged == []
+    async with running(rig):
+        await until(lambda: is_settled(rig))
+        await rig.check()
+        rig.put((b"one more", b"x"))
+        rig.seal()
+        await rig.compact()
+        await rig.check(is_clean=True)
+        await until(lambda: rig.hot() == [] and is_settled(rig))
+    await rig.check(is_clean=True)
+    check_no_orphans(rig)
+    assert all(each.state in LIVE for each in rig.tier.generations())
+    assert not any(node.quarantined for node in rig.nodes.by_name.values())
+    names = os.listdir(f"{rig.directory}/t-0")
+    assert not [name for name in names if "cleaned" in name or "replacement" in name]

@@ -1,0 +1,164 @@
+"""A compacted topic of which segments are in chunks: a real client, a server, storage nodes.
+
+What a consumer is to see comes from a dict that the client's own acknowledgements fill.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+from confluent_kafka.admin import ResourceType
+
+from ec.chunk_id import ChunkId
+from tests.interop.compacted import Model, alter, create, produce, random_pairs, read, survivors
+from tests.interop.test_cold_segments import (
+    ask,
+    chunks,
+    coded_rows,
+    problems,
+    rows,
+    server_with_nodes,
+    until,
+)
+from tests.logd_command import Logd
+
+SETTINGS = {
+    "cold_profile": "4+2",
+    "cold_grace_ms": "0",
+    "cold_enable": "true",
+    "file_delete_delay_ms": "0",
+    "segment_bytes": "20000",
+}
+
+
+def filled(
+    logd: Logd, rng: random.Random, model: Model, *, count: int = 1500, keys: int = 200
+) -> None:
+    """Append records of random keys to the topic t."""
+    pairs = random_pairs(rng, count, keys=keys)
+    produce(logd.server, "t", pairs, model, **{"batch.num.messages": 50})
+
+
+def check(logd: Logd, model: Model, *, is_clean: bool = True) -> None:
+    """Read all from 0: of each key its last record, where it was; and nothing else, if clean."""
+    messages = read(logd.server, "t")
+    assert survivors(messages) == model
+    if is_clean:
+        assert len(messages) == len(model)
+
+
+def all_released(logd: Logd) -> None:
+    """Wait until all that is sealed is coded, and only in chunks."""
+
+    def are() -> bool:
+        sealed = [row for row in rows(logd) if row["state"] != "active"]
+        return bool(sealed) and all(row["state"] == "coded" and not row["hot"] for row in sealed)
+
+    until(are, "all sealed segments are released")
+
+
+def check_no_orphans(logd: Logd, directory: Path, names: str) -> None:
+    """Nodes come to hold the chunks of what is coded now, all of them, and no others."""
+
+    def wanted() -> set[tuple[int, int, int]]:
+        return {
+            (row["base_offset"], row["generation"], index)
+            for row in coded_rows(logd)
+            for index in range(row["k"] + row["m"])
+        }
+
+    def found() -> list[tuple[int, int, int]]:
+        ids = [ChunkId.parse(name) for name in chunks(directory, names)]
+        return [(each.base_offset, each.generation, each.index) for each in ids]
+
+    until(lambda: sorted(found()) == sorted(wanted()), "old chunks are gone, new ones are there")
+
+
+def test_released_segments_are_compacted(tmp_path: Path, rng: random.Random) -> None:
+    """Accepted, coded, released, overwritten, compacted: from 0 exactly the last of each key."""
+    model: Model = {}
+    with server_with_nodes(tmp_path) as server:
+        logd = Logd(server)
+        create(server, "t", **SETTINGS)
+        filled(logd, rng, model)
+        assert logd.json("cold", "encode", "t")["failed"] == 0
+        all_released(logd)
+        before = {row["base_offset"]: row["generation"] for row in coded_rows(logd)}
+        check(logd, model, is_clean=False)
+        filled(logd, rng, model)
+        (row,) = logd.json("compact", "t")
+        assert row["error"] is None
+        assert row["records_after"] == len(model) < row["records_before"]
+        assert row["bytes_after"] < row["bytes_before"]
+        check(logd, model)
+        all_released(logd)
+        check(logd, model)
+        after = {row["base_offset"]: row["generation"] for row in coded_rows(logd)}
+        assert after[0] == before[0] + 1
+        check_no_orphans(logd, tmp_path, "abcdef")
+        assert problems(logd) == []
+        assert logd.json("cold", "verify", "t")["findings"] == []
+        alter(server, ResourceType.TOPIC, "t", cleanup_policy="compact,delete")
+        assert server.stop() == 0
+        server.start()
+        check(Logd(server), model)
+
+
+def test_a_killed_server_has_one_or_the_other(tmp_path: Path, rng: random.Random) -> None:
+    """kill -9 at any moment of a round, twice: each key's last record is there; then it goes on."""
+    model: Model = {}
+    with server_with_nodes(tmp_path) as server:
+        logd = Logd(server)
+        create(server, "t", **SETTINGS)
+        filled(logd, rng, model)
+        logd.json("cold", "encode", "t")
+        all_released(logd)
+        for _ in range(2):
+            filled(logd, rng, model)
+            logd.run("compact", "t", "--no-wait")
+            time.sleep(rng.uniform(0.3, 2.0))
+            server.kill()
+            server.start()
+            logd = Logd(server)
+            check(logd, model, is_clean=False)
+        filled(logd, rng, model, count=100)
+        (row,) = logd.json("compact", "t")
+        assert row["error"] is None
+        check(logd, model)
+        all_released(logd)
+        check(logd, model)
+        check_no_orphans(logd, tmp_path, "abcdef")
+        assert not [
+            path.name
+            for path in Path(server.data, "topics", "t-0").iterdir()
+            if "cleaned" in path.name or "replacement" in path.name
+        ]
+        assert problems(logd) == []
+
+
+def test_a_node_is_lost_meanwhile(tmp_path: Path, rng: random.Random) -> None:
+    """The round reads and writes round it; later no chunk is missing, and none is too many."""
+    model: Model = {}
+    with server_with_nodes(tmp_path, "abcdefg") as server:
+        logd = Logd(server)
+        create(server, "t", **SETTINGS)
+        filled(logd, rng, model)
+        logd.json("cold", "encode", "t")
+        all_released(logd)
+        filled(logd, rng, model)
+        logd.run("compact", "t", "--no-wait")
+        shutil.rmtree(tmp_path / "c")
+        until(
+            lambda: (
+                {node["name"] for node in ask(logd, "nodes") if node["state"] != "live"} == {"c"}
+            ),
+            "the node is seen to be gone",
+        )
+        (row,) = logd.json("compact", "t")
+        assert row["error"] is None
+        check(logd, model)
+        until(lambda: ask(logd, "status")["segments_by_margin"]["lost"] == 0, "nothing is lost")
+        check(logd, model)
