@@ -230,7 +230,7 @@ class ColdSegments:
         for key, failure in list(tiering.encodings)[:NAMED_MAX]:
             yield self._of_segment(
                 "encode_failed", key, f"could not be coded ({failure.count} times): "
-                f"{failure.reason}",
+                f"{failure.reason.removeprefix(f'{key}: ')}",
             )  # fmt: skip
         for encoding, failure in list(tiering.releases)[:NAMED_MAX]:
             found = self._tier.generation(encoding)
