@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,30 +210,11 @@ def _one_by_one(
             places=places, **load,
         )  # fmt: skip
 
-    def bare() -> Window:
-        spec = {
-            "topic": COLD, "records_bytes": batches * log["batch_bytes"],
-            "paths": [str(chunk.path) for chunk in chunks],
-        }  # fmt: skip
-        with run.bare("serve-decoded", **spec) as (address, pid):
+    def bare(*, from_processes: bool) -> Window:
+        with _bare_decoder(run, log, chunks, from_processes=from_processes) as (address, pid):
             return run.job(
                 "fetch-places", address=address, server_pid=pid, topic=COLD, places=places, **load
             )
-
-    def bare_processes() -> Window:
-        size = batches * log["batch_bytes"]
-        paths = [str(chunk.path) for chunk in chunks]
-        with ExitStack() as nodes:
-            addresses = [
-                nodes.enter_context(run.bare("serve-ranges", path=path, range_bytes=size))[0]
-                for path in paths[1 : 1 + DATA_CHUNKS]
-            ]
-            spec = {"topic": COLD, "records_bytes": size, "paths": paths, "addresses": addresses}
-            with run.bare("serve-decoded", **spec) as (address, pid):
-                return run.job(
-                    "fetch-places", address=address, server_pid=pid, topic=COLD, places=places,
-                    **load,
-                )  # fmt: skip
 
     def hot() -> Window:
         return run.job(
@@ -253,11 +235,29 @@ def _one_by_one(
     if not is_lost:
         beside = "the same log, hot"
         return [row(f"healthy fetch 1 MiB, one at a time, {at}", hot, beside) for at in P50_P99]
+    here, there = (partial(bare, from_processes=there) for there in (False, True))
     files, processes = (f"4 parallel reads {of}, decode, send" for of in ("here", "from processes"))
     return [
-        *(row(f"degraded fetch 1 MiB, one at a time, {at}", bare, files) for at in P50_P99),
-        row("degraded fetch 1 MiB, beside processes, p50", bare_processes, processes),
+        *(row(f"degraded fetch 1 MiB, one at a time, {at}", here, files) for at in P50_P99),
+        row("degraded fetch 1 MiB, beside processes, p50", there, processes),
     ]
+
+
+@contextmanager
+def _bare_decoder(
+    run: Run, log: dict[str, int], chunks: list[_Chunk], *, from_processes: bool
+) -> Iterator[tuple[tuple[str, int], int]]:
+    """A bare server that decodes what it reads, or gets from bare processes: address and id."""
+    size = MIB // log["batch_bytes"] * log["batch_bytes"]
+    paths = [str(chunk.path) for chunk in chunks]
+    spec: dict[str, Any] = {"topic": COLD, "records_bytes": size, "paths": paths}
+    with ExitStack() as servers:
+        if from_processes:
+            spec["addresses"] = [
+                servers.enter_context(run.bare("serve-ranges", path=path, range_bytes=size))[0]
+                for path in paths[1 : 1 + DATA_CHUNKS]
+            ]
+        yield servers.enter_context(run.bare("serve-decoded", **spec))
 
 
 def _await_quiet(server: Server) -> None:
