@@ -221,6 +221,14 @@ class ChunkDirectory:
         """
         self._home.note_catalog_sequence(sequence)
 
+    def rename_node(self, node: str) -> None:
+        """Give the node another name.
+
+        Raises:
+            As `NodeDirectory.rename`.
+        """
+        self._home.rename(node)
+
     # --- Removing ---------------------------------------------------------------------------
 
     def delete(self, chunk: ChunkId) -> bool:
