@@ -35,7 +35,7 @@ _SEED = pytest.StashKey[int]()
 # the code asks of a file system, and model themselves what a device makes of it: there a real sync
 # is time that shows nothing.
 _ON_DISK = (
-    "interop/", "unit/test_bench_", "test_cpu_budget",
+    "interop/", "unit/test_bench_", "test_cpu_budget", "unit/test_ec_ordered_file",
     "crash/test_compaction_kill", "crash/test_full_disk", "crash/test_groups_kill",
     "crash/test_kill_loop", "crash/test_real_faults",
 )  # fmt: skip

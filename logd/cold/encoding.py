@@ -65,13 +65,13 @@ from logd.policy.cold.values import (
 from logd.policy.tiering import choose_profile
 from logd.storage.cold_catalog import Commit, EncodePlan
 from logd.storage.segment_source import SegmentSource
-from logd.units import KIB, MIB
+from logd.units import MIB
 
 ENCODES_AT_ONCE: Final = 1
 """Segments that are coded at a time: one keeps k+m nodes busy, and two made appends on the same
 disk wait twice as long without being done sooner."""
 
-WINDOW_BYTES: Final = 512 * KIB
+WINDOW_BYTES: Final = MIB
 """Of each chunk at a time. All chunks of a window are written before the next, two at once on a
 device: an append that is synced meanwhile waits for little of it."""
 

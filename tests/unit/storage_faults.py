@@ -19,6 +19,9 @@ from logd.storage.files import Buffer, Files, OpenFile
 SECTOR_BYTES = 512
 
 
+TMPFS_MAGIC = 0x01021994
+
+
 class StoppedError(Exception):
     """The program stopped here."""
 
@@ -141,6 +144,11 @@ class FaultyFiles(Files):
         kept = 0 if rng is None else rng.randrange(len(self._undo) + 1)
         for undo in reversed(self._undo[kept:]):
             undo()
+
+
+def is_memory(path: str) -> bool:
+    """Whether a path is in memory (tmpfs): what is there is always cached."""
+    return Files().file_system_magic(path) == TMPFS_MAGIC
 
 
 def _remove(path: str) -> None:
