@@ -48,7 +48,7 @@ CHUNK_BYTES: Final = 64 * 1024 * 1024
 CLUSTER: Final = "bench"
 NODE: Final = "n0"
 CHUNK: Final = ChunkId("0" * 32, 0, 0, 1, "1" * 32, 0)
-_ANSWER_HEAD: Final = b"HTTP/1.1 206 Partial Content\r\ncontent-length: %d\r\n\r\n"
+ANSWER_HEAD: Final = b"HTTP/1.1 206 Partial Content\r\ncontent-length: %d\r\n\r\n"
 
 
 class _Noise:
@@ -110,9 +110,12 @@ def serve_node(spec: dict[str, Any]) -> None:
 
 
 def serve_ranges(spec: dict[str, Any]) -> None:
-    """Send ranges of the chunk by sendfile until it is ended, to one client at a time."""
+    """Send ranges of the chunk, or of the file at `path`, by sendfile until it is ended, to one
+    client at a time.
+    """
     size: int = spec["range_bytes"]
-    file = os.open(chunk_path(Path(spec["directory"])), os.O_RDONLY)
+    file = os.open(spec.get("path") or chunk_path(Path(spec["directory"])), os.O_RDONLY)
+    file_bytes = min(os.fstat(file).st_size, CHUNK_BYTES)
     listener = listen()
     while True:
         connection, _ = listener.accept()
@@ -120,13 +123,13 @@ def serve_ranges(spec: dict[str, Any]) -> None:
         position, request = 0, bytearray(4096)
         try:
             while connection.recv_into(request):
-                connection.sendall(_ANSWER_HEAD % size)
+                connection.sendall(ANSWER_HEAD % size)
                 end = position + size
                 while position < end:
                     position += os.sendfile(
                         connection.fileno(), file, position, min(SENDFILE_BYTES, end - position)
                     )
-                if position + size > CHUNK_BYTES:
+                if position + size > file_bytes:
                     position = 0
         except ConnectionError:
             continue  # The client has what it wanted.

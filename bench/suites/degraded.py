@@ -3,7 +3,12 @@
 Sequential rows read a log over and over: of directories here the first pass verifies, the others
 send verified ranges; what comes from node processes is read anew each time, for the log is larger
 than cold.read.ahead.bytes. The rows of one fetch at a time ask each place once, in random order, of
-a server that was just started: nothing of it is in memory.
+a server that was started for it: nothing of it is in memory. What a start brings along is over by
+then: it is waited for, and one fetch of a place that is not asked for again has loaded the coding
+library and opened the connections.
+
+A degraded fetch stands beside two bare servers that decode and send, and verify nothing: one reads
+k ranges from its own files, the other gets them from k processes, as we do.
 """
 
 from __future__ import annotations
@@ -15,12 +20,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from bench.load import append_batches, make_batch
 from bench.measurement import Measurement, Window
-from bench.process import ROOT, BenchError, Server, die_with_parent, environment, read_line, stop
+from bench.process import (
+    ROOT,
+    BenchError,
+    Server,
+    cpu_seconds,
+    die_with_parent,
+    environment,
+    read_line,
+    stop,
+)
 from bench.runner import Run, as_megabytes, as_p50, as_p99
 from bench.suites.shapes import KIB, MIB
 
@@ -29,8 +44,12 @@ DATA_CHUNKS: Final = 4
 NODES: Final = "abcdef"
 SEGMENT_BYTES: Final = 256 * MIB
 BATCH_BYTES: Final = 64 * KIB
+RECORD_BYTES: Final = KIB
 HOT, COLD = "hot", "cold"
+P50_P99: Final = ("p50", "p99")
 CODED_S: Final = 120.0
+SETTLED_S: Final = 10.0
+QUIET_S: Final = 0.25
 READY_S: Final = 60.0
 
 
@@ -45,9 +64,9 @@ def degraded_rows(run: Run) -> list[Measurement]:
         with _coded(run, "processes", places) as (server, log):
             rows += [_sequential(run, server, log, size, "processes") for size in (MIB, 10 * MIB)]
             chunks = _chunks(run, server)
-            rows += _one_by_one(run, server, log, lost=None)
+            rows += _one_by_one(run, server, log, chunks, is_lost=False)
             stop(nodes[chunks[0].node][1])
-            rows += _one_by_one(run, server, log, lost=chunks)
+            rows += _one_by_one(run, server, log, chunks, is_lost=True)
     return rows
 
 
@@ -86,7 +105,9 @@ def _coded(
     ]
     server = Server(home / "data", arguments=nodes)
     with server:
-        batch, records = make_batch(BATCH_BYTES, timestamp_ms=time.time_ns() // 1_000_000)
+        batch, records = make_batch(
+            BATCH_BYTES, timestamp_ms=time.time_ns() // 1_000_000, record_bytes=RECORD_BYTES
+        )
         count = SEGMENT_BYTES // len(batch) + 1
         for topic, is_cold in ((HOT, "false"), (COLD, "true")):
             server.create_topic(
@@ -168,31 +189,29 @@ def _sequential(
 
 
 def _one_by_one(
-    run: Run, server: Server, log: dict[str, int], *, lost: list[_Chunk] | None
+    run: Run, server: Server, log: dict[str, int], chunks: list[_Chunk], *, is_lost: bool
 ) -> list[Measurement]:
     """One MiB at a time from the first chunk, each place once; with its node there, or gone."""
     batches = MIB // log["batch_bytes"]
     step = batches * log["batch_records"]
-    end_offset = min(log["end_offset"], SEGMENT_BYTES // log["batch_bytes"] * log["batch_records"])
-    places = list(range(step, end_offset // DATA_CHUNKS - 2 * step, step))
+    # Only what lies in that chunk: the others' nodes are there in any case.
+    first_chunk = chunks[0].path.stat().st_size // log["batch_bytes"] * log["batch_records"]
+    places = list(range(step, first_chunk - 2 * step, step))
     load: dict[str, Any] = {"max_bytes": MIB, "connections": 1, **log}
 
     def ours() -> Window:
         server.stop()
         server.start()
+        _await_quiet(server)
+        run.job("fetch-places", address=server.kafka, topic=COLD, places=[0], **load)
         random.Random(1).shuffle(places)
         return run.job(
             "fetch-places", address=server.kafka, server_pid=server.pid, topic=COLD,
             places=places, **load,
         )  # fmt: skip
 
-    def bare() -> Window:
-        assert lost is not None
-        spec = {
-            "topic": COLD, "records_bytes": batches * log["batch_bytes"],
-            "paths": [str(chunk.path) for chunk in lost],
-        }  # fmt: skip
-        with run.bare("serve-decoded", **spec) as (address, pid):
+    def bare(*, from_processes: bool) -> Window:
+        with _bare_decoder(run, log, chunks, from_processes=from_processes) as (address, pid):
             return run.job(
                 "fetch-places", address=address, server_pid=pid, topic=COLD, places=places, **load
             )
@@ -203,18 +222,50 @@ def _one_by_one(
             places=places, **load,
         )  # fmt: skip
 
-    name = "healthy" if lost is None else "degraded"
-    ceiling = hot if lost is None else bare
-    ceiling_name = "the same log, hot" if lost is None else "4 parallel reads, decode, send"
-
-    def row(quantile: str, of: Callable[[Window], Window]) -> Measurement:
+    def row(name: str, ceiling: Callable[[], Window], beside: str) -> Measurement:
+        of = as_p50 if "p50" in name else as_p99
         return run.row(
-            f"{name} fetch 1 MiB, one at a time, {quantile}",
-            "us",
+            name, "us",
             lambda: of(ours()),
             ceiling=lambda _: of(ceiling()),
-            ceiling_name=ceiling_name,
+            ceiling_name=beside,
             conditions={"profile": PROFILE, "places": len(places)},
-        )
+        )  # fmt: skip
 
-    return [row("p50", as_p50), row("p99", as_p99)]
+    if not is_lost:
+        beside = "the same log, hot"
+        return [row(f"healthy fetch 1 MiB, one at a time, {at}", hot, beside) for at in P50_P99]
+    here, there = (partial(bare, from_processes=there) for there in (False, True))
+    files, processes = (f"4 parallel reads {of}, decode, send" for of in ("here", "from processes"))
+    return [
+        *(row(f"degraded fetch 1 MiB, one at a time, {at}", here, files) for at in P50_P99),
+        row("degraded fetch 1 MiB, beside processes, p50", there, processes),
+    ]
+
+
+@contextmanager
+def _bare_decoder(
+    run: Run, log: dict[str, int], chunks: list[_Chunk], *, from_processes: bool
+) -> Iterator[tuple[tuple[str, int], int]]:
+    """A bare server that decodes what it reads, or gets from bare processes: address and id."""
+    size = MIB // log["batch_bytes"] * log["batch_bytes"]
+    paths = [str(chunk.path) for chunk in chunks]
+    spec: dict[str, Any] = {"topic": COLD, "records_bytes": size, "paths": paths}
+    with ExitStack() as servers:
+        if from_processes:
+            spec["addresses"] = [
+                servers.enter_context(run.bare("serve-ranges", path=path, range_bytes=size))[0]
+                for path in paths[1 : 1 + DATA_CHUNKS]
+            ]
+        yield servers.enter_context(run.bare("serve-decoded", **spec))
+
+
+def _await_quiet(server: Server) -> None:
+    """Wait until a server that was just started has nothing to do any more."""
+    deadline = time.monotonic() + SETTLED_S
+    used = cpu_seconds(server.pid)
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_S)
+        before, used = used, cpu_seconds(server.pid)
+        if used - before <= QUIET_S / 10:
+            return

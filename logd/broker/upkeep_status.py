@@ -41,7 +41,7 @@ def upkeep_status(coded: ColdSegments, *, cycle_ms: int) -> dict[str, Any]:
     upkeep = None if coded.life is None else coded.life.upkeep
     if upkeep is None:
         return {
-            "repair": {"queued": 0, "running": 0, "eta_s": None},
+            "repair": {"queued": 0, "running": 0, "states": {}, "eta_s": None},
             "scrub": {
                 "state": "idle",
                 "cycle_s": cycle_ms // 1000,

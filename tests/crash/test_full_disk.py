@@ -26,6 +26,8 @@ import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from logd.broker.disk_space import CHECK_INTERVAL_S
+from logd.storage.layout import BALLAST_NAME
 from logd.units import KIB, MIB
 from tests.forked import run_logd
 from tests.server_process import ServerProcess
@@ -119,10 +121,7 @@ def problem_kinds(server: ServerProcess) -> tuple[int, set[str]]:
 
 
 def problems_now(server: ServerProcess) -> set[tuple[str, str]]:
-    """Return kind and severity of the problems, by the admin port: a process takes too long.
-
-    Without a reserve the server tries again and again, and is not full in between.
-    """
+    """Return kind and severity of the problems, by the admin port."""
     with urlopen("http://{}:{}/v1/status".format(*server.admin), timeout=TIMEOUT_S) as answer:
         document = json.load(answer)
     return {(problem["kind"], problem["severity"]) for problem in document["problems"]}
@@ -213,6 +212,7 @@ def until(check: Callable[[], bool], what: str) -> None:
 
 def fill_up(server: ServerProcess, *, is_enospc: bool) -> Client:
     """Make the topic and fill the disk with it; the refusals are checked, and what is left."""
+    assert Path(server.data, BALLAST_NAME).exists(), "it is there before the first append"
     create_topic(
         server,
         TOPIC,
@@ -250,6 +250,9 @@ def resume(server: ServerProcess, client: Client) -> None:
         lambda: problems_now(server) == {("disk_reserve", "warning")},
         "status says so, as a warning",
     )
+    checked_again = time.monotonic() + 2 * CHECK_INTERVAL_S
+    while time.monotonic() < checked_again:
+        assert problems_now(server) == {("disk_reserve", "warning")}, "for as long as it is full"
     assert len(producer) > 0, "nothing waited"
     delete_half(server, client)
     started = time.monotonic()
