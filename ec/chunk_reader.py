@@ -106,7 +106,7 @@ class ChunkReader:
         if not blocks:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, length)
-        buffer = aligned_buffer(span.size)
+        buffer = aligned_buffer(span.size, zeroed=False)  # Filled, or not handed out.
         # Not kept open: that costs less than a hundredth of a read, and would be one more each.
         direct = self._files.open_direct(self._file, writable=False) if past_cache else None
         self._fill(buffer, blocks.start, direct)

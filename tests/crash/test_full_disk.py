@@ -33,7 +33,7 @@ from tests.forked import run_logd
 from tests.server_process import ServerProcess
 
 TOPIC = "full"
-TIMEOUT_S = 15
+TIMEOUT_S = 40  # Of a busy machine.
 VALUE_BYTES: Final = 16 * KIB
 BATCH_BYTES: Final = 256 * KIB
 SEGMENT_BYTES: Final = 2 * MIB
@@ -75,15 +75,21 @@ class SmallDisk:
         command = ["mount", "-t", self._kind, "-o", options, source, str(self.path)]
         return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
-    def unmount(self) -> None:
-        """Unmount it, which lets go of the loop device as well; nothing is done if it is not."""
+    def unmount(self, *, is_final: bool = False) -> None:
+        """Unmount it, and wait for the loop device, if it is to be mounted again.
+
+        A process of another test that has mounts of its own keeps a copy of this one till its end,
+        and with it the device, which then is let go of by itself. Nothing is done if it is not
+        mounted.
+        """
         if not os.path.ismount(self.path):
             return
         done = subprocess.run(["umount", self.path], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             subprocess.run(["umount", "--lazy", self.path], check=True)
             raise AssertionError(f"unmounted only lazily, something held it: {done.stderr}")
-        until(self._is_let_go, "the loop device is let go of")
+        if not is_final:
+            until(self._is_let_go, "the loop device is let go of")
 
     def _is_let_go(self) -> bool:
         """A process that had mounts of its own may keep the device for a moment after its end."""
@@ -104,7 +110,7 @@ def small_disk(directory: Path, kind: str, *, size_bytes: int) -> Iterator[Small
             pytest.skip(f"mount is refused here: {refused.strip()}")
         yield disk
     finally:
-        disk.unmount()
+        disk.unmount(is_final=True)
 
 
 def logd(*arguments: str) -> tuple[int, Any]:
@@ -257,7 +263,8 @@ def resume(server: ServerProcess, client: Client) -> None:
     delete_half(server, client)
     started = time.monotonic()
     assert producer.flush(TIMEOUT_S) == 0
-    assert time.monotonic() - started < 8, "appends resume within a few seconds"
+    # A few seconds, on a machine that has other things to do.
+    assert time.monotonic() - started < 15, "appends resume by themselves, and soon"
     assert not client.errors
     assert read_all(server, TOPIC) == client.acked
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -28,9 +29,11 @@ from ec.errors import (
 from ec.geometry import BLOCK_BYTES
 from ec.node.bodies import Part
 from ec.node.service import Answer
+from ec.node_dir import Space
 from ec.node_identity import NodeIdentity
+from ec.store import wire
 from ec.store.http_client import NotSentError, Timeouts
-from ec.store.protocol import Store
+from ec.store.protocol import Health, Store
 from ec.store.remote import RemoteStore, parse_node_url
 from logd.net.http import HttpServer, Request, Response
 from logd.storage.files import Files
@@ -305,6 +308,41 @@ async def test_an_answer_that_makes_no_sense_is_no_answer(answer: bytes) -> None
             with pytest.raises(EcError) as caught:
                 await call(store)
             assert isinstance(caught.value, StoreUnavailableError | ChunkDamagedError)
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"], id="our own words"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"], id="capitals"),
+        pytest.param([b"HTTP/1.1 200\r\ncontent-length:\t%d \r\n\r\n"], id="other blanks"),
+        pytest.param([b"HTTP/1.1 2", b"00 OK\r\ncontent-le", b"ngth: %d\r\n\r\n"], id="in pieces"),
+        pytest.param(
+            [b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"],
+            id="another before it",
+        ),
+    ],
+)
+async def test_a_legal_answer_in_other_words_is_understood(heads: list[bytes]) -> None:
+    """However a server writes its head, what it says counts, and the connection is kept."""
+    health = Health(IDENTITY, Space(1, 2, 3))
+    body = msgspec.json.encode(wire.health_body(health))
+    accepted = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal accepted
+        accepted += 1
+        async with stream:
+            while await stream.receive_some(65536):
+                for piece in heads:
+                    await stream.send_all(piece % len(body) if b"%" in piece else piece)
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                await stream.send_all(body)
+
+    async with store_of(serve) as store:
+        with trio.fail_after(10):
+            assert [await store.health() for _ in range(3)] == [health] * 3
+    assert accepted == 1
 
 
 async def test_a_node_that_hangs_costs_a_time_out(autojump_clock: MockClock) -> None:
