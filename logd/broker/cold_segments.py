@@ -30,6 +30,9 @@ NAMED_MAX: Final = 100
 
 ROWS_PER_TURN: Final = 100
 
+BEGIN_S: Final = 5.0
+"""How long a listing waits for the life of segments to begin."""
+
 NO_MARGINS: Final = {"lost": 0, "0": 0, "1": 0, "2": 0}
 
 
@@ -166,7 +169,13 @@ class ColdSegments:
         return 0 if self.life is None else self.life.figures().unknown_chunks
 
     async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
-        """Add to rows of `logd segments` what is known of the coded ones among them."""
+        """Add to rows of `logd segments` what is known of the coded ones among them.
+
+        Soon after a start the life of segments, which knows it, is waited for.
+        """
+        if self._tier.generations(topic_id):
+            with trio.move_on_after(BEGIN_S):
+                await self._begun.wait()
         life = self.life
         if life is None:
             return

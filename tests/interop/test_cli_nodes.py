@@ -233,7 +233,8 @@ def test_coded_segments_outlive_the_catalog(directory: str) -> None:
     Path(directory, "data", "catalog.sqlite").unlink()
     with serving(directory, "--rebuild-catalog", *nodes) as logd:
         assert logd.run("consume", "t", "--from", "earliest").stdout == lines
-        assert logd.json("segments", "t") == segments
+        # Of a node that has just come nothing is known, until it was looked through.
+        wait_until(lambda: logd.json("segments", "t") == segments)
         wait_until(lambda: {
             name: (row["chunks"], row["bytes"]) for name, row in rows_by_name(logd).items()
         } == held)  # fmt: skip

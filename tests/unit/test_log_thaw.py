@@ -53,15 +53,16 @@ def test_release_is_refused_for_what_is_not_sealed(directory: str) -> None:
     chunks = Chunks()
     log = filled(directory)
     with pytest.raises(SegmentsChangedError):
-        log.release(log.active_base, size_bytes=1)
+        log.release(log.active_base, size_bytes=1, next_offset=log.active_base + 1)
     with pytest.raises(SegmentsChangedError):
-        log.release(1, size_bytes=1)
+        log.release(1, size_bytes=1, next_offset=2)
     base = sealed_bases(log)[0]
     assert len(chunks.release(log, base)) == 1
-    assert log.release(base, size_bytes=len(chunks.sources[base])) == ()
+    size, end = len(chunks.sources[base]), sealed_bases(log)[1]
+    assert log.release(base, size_bytes=size, next_offset=end) == ()
     log.delete_before(sealed_bases(log)[1])
     with pytest.raises(SegmentsChangedError):
-        log.release(base, size_bytes=1)
+        log.release(base, size_bytes=1, next_offset=end)
     with pytest.raises(SegmentsChangedError):
         log.segment_source(base)
 
@@ -95,7 +96,7 @@ def test_what_is_not_what_was_coded_stays(directory: str) -> None:
     end = log.segment_list.find(base).end_bound
     names = sorted(os.listdir(log.directory))
     with pytest.raises(SegmentsChangedError, match="bytes, what was coded"):
-        log.release(base, size_bytes=size + 1)
+        log.release(base, size_bytes=size + 1, next_offset=end)
     with pytest.raises(SegmentsChangedError, match="what was coded before"):
         log.release(base, size_bytes=size, next_offset=end - 1)
     with pytest.raises(SegmentsChangedError, match="what was coded before"):
@@ -174,7 +175,9 @@ def test_a_full_disk_stops_no_release(directory: str) -> None:
     base = sealed_bases(log)[MIDDLE]
     chunks.released[base] = chunks.encode(log, base)
     files.name, files.number = "write_at", 28
-    log.release(base, size_bytes=len(chunks.sources[base]), indexes=chunks.indexes[base])
+    end = chunks.released[base].next_offset
+    size, indexes = len(chunks.sources[base]), chunks.indexes[base]
+    log.release(base, size_bytes=size, next_offset=end, indexes=indexes)
     assert log.released_without_indexes() == (base,)
     with pytest.raises(DiskFullError):
         log.put_indexes(base, *chunks.indexes[base])
@@ -198,7 +201,8 @@ def test_damage_ends_with_the_release(directory: str) -> None:
     assert [each.is_damaged for each in log.sealed_segments()].count(True) == 1
     with pytest.raises(DamagedRangeError):
         log.segment_source(base)
-    log.release(base, size_bytes=len(chunks.sources[base]))
+    end = chunks.released[base].next_offset
+    log.release(base, size_bytes=len(chunks.sources[base]), next_offset=end)
     assert log.damaged == []
     assert chunks.read_all(log) == expected
     log, _ = recover_again(directory, chunks)
@@ -361,7 +365,8 @@ def test_indexes_that_are_only_in_memory_are_written_first(directory: str) -> No
         os.unlink(segment_path(directory, each, ".index"))
         os.unlink(segment_path(directory, each, ".timeindex"))
     assert all(log.segment_source(base).indexes())
-    log.release(other, size_bytes=os.path.getsize(segment_path(directory, other)))
+    size, end = os.path.getsize(segment_path(directory, other)), sealed_bases(log)[3]
+    log.release(other, size_bytes=size, next_offset=end)
     assert log.released_without_indexes() == ()
     assert os.path.getsize(segment_path(directory, other, ".index")) > 0
 
