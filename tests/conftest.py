@@ -31,11 +31,11 @@ settings.load_profile("logd")
 
 _SEED = pytest.StashKey[int]()
 
-# Tests of real processes and of the disk itself have their files on one. All others look at what
-# the code asks of a file system, and model themselves what a device makes of it: there a real sync
-# is time that shows nothing.
+# Tests that model the device themselves look at what the code asks of a file system: there a real
+# sync is time that shows nothing. Those of real processes, and of what only a disk has (a cache
+# that can be dropped, direct reads), have their files on one.
+_IN_MEMORY = ("crash/", "model/", "property/")
 _ON_DISK = (
-    "interop/", "unit/test_bench_", "test_cpu_budget", "unit/test_ec_ordered_file",
     "crash/test_compaction_kill", "crash/test_full_disk", "crash/test_groups_kill",
     "crash/test_kill_loop", "crash/test_real_faults",
 )  # fmt: skip
@@ -79,7 +79,8 @@ def tmp_path(
 ) -> Iterator[Path]:
     """An empty directory of the test's own; in memory, and gone afterwards, where that will do."""
     name = request.path.relative_to(Path(__file__).parent).as_posix()
-    if name.startswith(_ON_DISK) or not _has_memory():
+    is_modelled = name.startswith(_IN_MEMORY) and not name.startswith(_ON_DISK)
+    if not (is_modelled and _has_memory()):
         yield tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name)[:30])
         return
     with tempfile.TemporaryDirectory(
