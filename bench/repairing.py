@@ -26,6 +26,7 @@ from bench.bare_disk import PIECE_BYTES, answer_of
 from bench.bare_reads import drop
 from bench.coding import CLUSTER
 from bench.processor_time import ProcessorTime
+from ec.alignment import aligned_buffer
 from ec.chunk_dir import ChunkDirectory
 from ec.chunk_id import ChunkId
 from ec.codec import Codec
@@ -129,10 +130,8 @@ def scrub_chunks(spec: dict[str, Any]) -> dict[str, Any]:
 def bare_scrub(spec: dict[str, Any]) -> dict[str, Any]:
     """Read every chunk file once and hash its blocks, and no more."""
     directory, profile = Path(spec["directory"]), Profile.parse(spec["profile"])
-    buffer = bytearray(PIECE_BYTES)
-    blocks = [
-        memoryview(buffer)[at : at + BLOCK_BYTES] for at in range(0, PIECE_BYTES, BLOCK_BYTES)
-    ]
+    buffer = aligned_buffer(PIECE_BYTES)
+    blocks = [buffer[at : at + BLOCK_BYTES] for at in range(0, PIECE_BYTES, BLOCK_BYTES)]
 
     def read(index: int) -> int:
         fd = os.open(chunk_path(directory, index), os.O_RDONLY)
@@ -172,8 +171,8 @@ def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
     paths = [directory / f"bare-{index}" for index in range(lost)]
     targets = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) for path in paths]
     codec = Codec(profile, choose("auto")[0])
-    windows = {at: bytearray(PIECE_BYTES) for at in have}
-    made = {at: bytearray(PIECE_BYTES) for at in range(lost)}
+    windows = {at: aligned_buffer(PIECE_BYTES) for at in have}
+    made = {at: aligned_buffer(PIECE_BYTES) for at in range(lost)}
     used, begin = ProcessorTime.now(), time.perf_counter()
     with ThreadPoolExecutor(profile.k) as threads:
         for at in range(0, size - PIECE_BYTES + 1, PIECE_BYTES):
@@ -196,6 +195,6 @@ def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
 def _sync_and_read_back(fd: int) -> None:
     os.fsync(fd)
     drop(fd)
-    buffer = bytearray(PIECE_BYTES)
+    buffer = aligned_buffer(PIECE_BYTES)
     for at in range(0, os.fstat(fd).st_size, PIECE_BYTES):
         os.preadv(fd, [buffer], at)

@@ -23,9 +23,9 @@ def add(target: Target, name: str, address: str, rack: str | None) -> None:
     """Register a storage node: a directory on the server's machine, or http://HOST:PORT.
 
     A directory is made when absent. It must be empty, or this node's already; then it is taken as
-    it is. A place that is one of the server's nodes already, moves that node's record there, with
-    all its chunks; so a disk may come back under another path. Racks: at most m chunks of a segment
-    lie in one.
+    it is. A place that holds one of the server's nodes already gives that node this place and this
+    name, and moves no chunk; so a disk may come back under another path. Racks: at most m chunks of
+    a segment lie in one.
 
     \b
     Example:
@@ -37,8 +37,9 @@ def add(target: Target, name: str, address: str, rack: str | None) -> None:
     if target.json:
         print_json(row)
         return
-    if row["name"] != name:
-        click.echo(escape(f"{row['address']} is node {row['name']}, which keeps its name"))
+    if row["renamed_from"] is not None:
+        words = f"node {row['renamed_from']} is called {name} from now on; no chunk moves"
+        click.echo(escape(words))
     click.echo(escape(f"node {row['name']} is at {row['address']}: {row['reason']}"))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, DataAtRisk
+from cli.errors import EXIT_INTERRUPTED, DataAtRisk, Refused
 from cli.options import Target, common_options, pass_target
 from cli.render import counted, escape, print_json, print_table, progress
 from logd.units import format_byte_count
@@ -50,8 +50,10 @@ def drain(target: Target, name: str, dry_run: bool, no_wait: bool, stop: bool) -
     if dry_run or no_wait:
         if target.json:
             print_json(plan)
-        else:
+        elif plan["refusal"] is None:
             click.echo(escape(plan["summary"]))
+        if plan["refusal"] is not None:  # Without --dry-run the server refuses it itself.
+            raise Refused(f"{plan['summary']}; add nodes first: `logd node add NAME DIR_OR_URL`")
         return
     try:
         document = _watch(target, name)

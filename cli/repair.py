@@ -83,7 +83,9 @@ def _finish(target: Target, job: dict[str, Any]) -> None:
     else:
         size = format_byte_count(job["repaired_bytes"])
         click.echo(
-            f"{job['missing']} chunks were missing and {job['corrupt']} corrupt; "
+            "nothing to repair"
+            if not job["missing"] + job["corrupt"] + job["repaired"] + job["failed"]
+            else f"{job['missing']} chunks were missing and {job['corrupt']} corrupt; "
             f"{job['repaired']} made again, {size} in {job['seconds']:.1f} s"
         )
         _print_items(job["left"])

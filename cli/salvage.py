@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from logd.cold.chunk_search import Trouble
-    from logd.cold.salvage import SalvagedPartition, SalvageReport
+    from logd.cold.salvage_report import SalvagedPartition, SalvageReport
 
 LINES_MAX: Final = 20
 _STEPS: Final = 1000

@@ -123,10 +123,13 @@ def _show(target: Target, document: dict[str, Any]) -> None:
         click.secho(escape(warning), fg="yellow")
     for found in document["findings"]:
         mended = "mended" if found["mended_ms"] is not None else "not mended"
+        what = f"chunk {found['chunk']} on {found['node']}"
+        if found["chunk"] is None:
+            what = "the segment here"
         click.secho(
             escape(
-                f"{mended}: {found['topic']}-{found['partition']} at {found['base_offset']}, chunk "
-                f"{found['chunk']} on {found['node']} {found['state']}: {found['reason']}"
+                f"{mended}: {found['topic']}-{found['partition']} at {found['base_offset']}, "
+                f"{what} {found['state']}: {found['reason']}"
                 + ("" if found["block"] is None else f" (block {found['block']})")
             ),
             fg="yellow" if found["mended_ms"] is not None else "red",
@@ -144,6 +147,14 @@ def _show_history(document: dict[str, Any]) -> None:
 
 
 def _complain(document: dict[str, Any]) -> None:
-    count = sum(found["mended_ms"] is None for found in document["findings"])
-    if count:
-        raise DataAtRisk(f"{count} bad chunks are not mended yet: see `logd repair --dry-run`")
+    left = [found for found in document["findings"] if found["mended_ms"] is None]
+    chunks = sum(found["chunk"] is not None for found in left)
+    reasons = []
+    if chunks:
+        reasons.append(f"{chunks} bad chunks are not mended yet: see `logd repair --dry-run`")
+    if len(left) > chunks:
+        reasons.append(
+            f"{len(left) - chunks} damaged segments here are not mended: see `logd status`"
+        )
+    if reasons:
+        raise DataAtRisk("; ".join(reasons))

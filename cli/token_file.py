@@ -22,6 +22,11 @@ def read_token(path: str) -> str:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             data = file.read(TOKEN_CHARACTERS_MAX + 2)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"--token-file {path}: there is no such file; make it: "
+            f"(umask 077; openssl rand -hex 32 > {path})"
+        ) from error
     except OSError as error:
         raise ConfigError(f"--token-file {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):

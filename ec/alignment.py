@@ -13,10 +13,21 @@ from typing import Final
 ALIGNMENT_BYTES: Final = 4096
 
 
-def aligned_buffer(size: int) -> memoryview:
-    """Return a buffer of zeros that begins at a page; memory is used as it is touched."""
+_make_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_make_bytearray.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
+_make_bytearray.restype = ctypes.py_object
+
+
+def aligned_buffer(size: int, *, zeroed: bool = True) -> memoryview:
+    """Return a buffer that begins at a page; memory is used as it is touched.
+
+    Args:
+        zeroed: False: whatever was in that memory is in it, for who fills all of it or hands out
+            none: zeroing costs as much as hashing.
+    """
     assert size >= 0
-    whole = memoryview(bytearray(size + ALIGNMENT_BYTES))
+    length = size + ALIGNMENT_BYTES
+    whole = memoryview(bytearray(length) if zeroed else _make_bytearray(None, length))
     skipped = -_address(whole) % ALIGNMENT_BYTES
     return whole[skipped : skipped + size]
 

@@ -134,11 +134,14 @@ class ChunkDirectory:
         with self._guard:
             return self._open.get(chunk)
 
-    def _opened(self, chunk: ChunkId) -> ChunkReader:
+    def _opened(self, chunk: ChunkId, *, from_device: bool = False) -> ChunkReader:
         path = self._home.path_of(chunk)
         with self._home.translated():
             try:
-                return ChunkReader.open(self._files, path, chunk)
+                file = self._files.open_read(path)
+                if from_device:
+                    self._files.drop_cache(file)
+                return ChunkReader.open(self._files, path, chunk, file=file)
             except FileNotFoundError as error:
                 self._home.check_mounted()
                 raise ChunkMissingError(f"{path}: no such chunk") from error
@@ -171,8 +174,7 @@ class ChunkDirectory:
             self._open.pop(chunk, None)
         try:
             with self._home.translated():
-                self._opened(chunk).drop_cache()
-                return self._opened(chunk).findings()
+                return self._opened(chunk, from_device=True).findings()
         except ChunkDamagedError as error:
             return (error,)
 
@@ -218,6 +220,14 @@ class ChunkDirectory:
             As `NodeDirectory.note_catalog_sequence`.
         """
         self._home.note_catalog_sequence(sequence)
+
+    def rename_node(self, node: str) -> None:
+        """Give the node another name.
+
+        Raises:
+            As `NodeDirectory.rename`.
+        """
+        self._home.rename(node)
 
     # --- Removing ---------------------------------------------------------------------------
 

@@ -64,8 +64,6 @@ class ChunkReader:
         self._file = file
         self.path = path
         self.head = head
-        self._direct: Handle = None
-        self._direct_was_asked = False
         # One byte a block; a byte is set whole, so threads do not disturb each other.
         self._verified = bytearray(head.blocks)
 
@@ -108,8 +106,10 @@ class ChunkReader:
         if not blocks:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, length)
-        buffer = aligned_buffer(span.size)
-        self._fill(buffer, blocks.start, self._direct_way() if past_cache else None)
+        buffer = aligned_buffer(span.size, zeroed=False)  # Filled, or not handed out.
+        # Not kept open: that costs less than a hundredth of a read, and would be one more each.
+        direct = self._files.open_direct(self._file, writable=False) if past_cache else None
+        self._fill(buffer, blocks.start, direct)
         return buffer[start - span.start : end - span.start]
 
     def verify_blocks(self, first: int, end: int, direct: Handle = None) -> None:
@@ -124,8 +124,12 @@ class ChunkReader:
         assert 0 <= first <= end <= self.head.blocks
         buffer = aligned_buffer(min(end - first, STEP_BLOCKS) * BLOCK_BYTES)
         for block in range(first, end, STEP_BLOCKS):
-            span = block_span(block, min(block + STEP_BLOCKS, end), self.head.payload_bytes)
-            self._fill(buffer[: span.size], block, direct)
+            self._verify_step(block, min(block + STEP_BLOCKS, end), buffer, direct)
+
+    def _verify_step(self, first: int, end: int, buffer: memoryview, direct: Handle = None) -> None:
+        """Verify as many blocks as fit the buffer."""
+        span = block_span(first, end, self.head.payload_bytes)
+        self._fill(buffer[: span.size], first, direct)
 
     def verify(self, direct: Handle = None) -> None:
         """Read the whole payload and check it; the head was checked when it was opened.
@@ -142,10 +146,11 @@ class ChunkReader:
             OSError: it cannot be read, for another reason than a bad sector.
         """
         found: list[ChunkDamagedError] = []
+        buffer = aligned_buffer(min(self.head.blocks, STEP_BLOCKS) * BLOCK_BYTES)
         for block in range(0, self.head.blocks, STEP_BLOCKS):
             end = min(block + STEP_BLOCKS, self.head.blocks)
             try:
-                self.verify_blocks(block, end)
+                self._verify_step(block, end, buffer)
             except ChunkDamagedError:
                 found += [bad for at in range(block, end) if (bad := self._finding(at))]
         return tuple(found)
@@ -215,13 +220,6 @@ class ChunkReader:
             reason = "the file ends here"
             raise ChunkDamagedError(self.path, region="payload", position=at + got, reason=reason)
         check_blocks(self.head, first, buffer, path=self.path)
-
-    def _direct_way(self) -> Handle:
-        """Return the file opened past the page cache; None where that cannot be."""
-        if not self._direct_was_asked:
-            self._direct = self._files.open_direct(self._file, writable=False)
-            self._direct_was_asked = True
-        return self._direct
 
     def _read_pages(self, direct: Handle, at: int, buffer: memoryview) -> int:
         """Read the buffer's whole pages past the cache; return how much came, 0 where none does."""

@@ -18,6 +18,7 @@ import errno
 import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final
 
 from ec.chunk_id import ChunkId
@@ -34,7 +35,9 @@ from ec.node_identity import (
     TEMP_SUFFIX,
     NodeIdentity,
     identity_path,
+    is_renamed,
     read_identity,
+    renamed,
     write_identity,
 )
 
@@ -57,7 +60,8 @@ class Space:
 def initialise(files: FileSystem, path: str, identity: NodeIdentity) -> None:
     """Make a directory into a node's; it is absent, empty, or has this identity already.
 
-    Durable once this returns. The identity comes last: a crash before leaves an empty directory.
+    One that has its id under another name, and that nobody has open, gets the name. Durable once
+    this returns. The identity comes last: a crash before leaves an empty directory.
 
     Raises:
         NodeIdentityError: it is another node's, or not empty. OSError: as the system gave it.
@@ -69,7 +73,9 @@ def initialise(files: FileSystem, path: str, identity: NodeIdentity) -> None:
     names = set(files.list_directory(path))
     if FILE_NAME in names:
         found = read_identity(files, path)
-        if (found.cluster_id, found.node) != (identity.cluster_id, identity.node):
+        if is_renamed(found, identity):
+            write_identity(files, path, renamed(found, identity.node))
+        elif (found.cluster_id, found.node) != (identity.cluster_id, identity.node):
             raise NodeIdentityError(f"{path}: is node {found.node} of cluster {found.cluster_id}")
         return
     kept = [os.path.join(path, name) for name in names & {CHUNKS, QUARANTINE}]
@@ -110,6 +116,7 @@ class NodeDirectory:
         self._device = files.device(path)
         self._lock = lock
         self._failed: str | None = None
+        self._noting = Lock()
 
     @classmethod
     def open(
@@ -221,13 +228,28 @@ class NodeDirectory:
             NodeNotMountedError, StoreError: it is not remembered.
         """
         assert sequence >= 0
-        self.check_writable()
-        old = self.identity = self._identity_now()
-        if sequence > old.catalog_sequence:
-            new = NodeIdentity(old.cluster_id, old.node, old.node_id, sequence)
-            with self.translated():
-                write_identity(self.files, self.path, new)
-            self.identity = new
+        with self._noting:
+            self.check_writable()
+            old = self.identity = self._identity_now()
+            if sequence > old.catalog_sequence:
+                self._write(NodeIdentity(old.cluster_id, old.node, old.node_id, sequence))
+
+    def rename(self, node: str) -> None:
+        """Give the node another name; all that it holds stays.
+
+        Raises:
+            NodeNotMountedError, StoreError: it may have either name.
+        """
+        assert node
+        with self._noting:
+            self.check_writable()
+            self._write(renamed(self._identity_now(), node))
+
+    def _write(self, identity: NodeIdentity) -> None:
+        assert identity.node_id == self.identity.node_id
+        with self.translated():
+            write_identity(self.files, self.path, identity)
+        self.identity = identity
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:

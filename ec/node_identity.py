@@ -55,6 +55,19 @@ class NodeIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     catalog_sequence: int = 0
 
 
+def is_renamed(found: NodeIdentity, wanted: NodeIdentity) -> bool:
+    """Return whether both are one node, under different names."""
+    assert is_hex_id(wanted.node_id)
+    is_same = (found.cluster_id, found.node_id) == (wanted.cluster_id, wanted.node_id)
+    return is_same and found.node != wanted.node
+
+
+def renamed(identity: NodeIdentity, node: str) -> NodeIdentity:
+    """Return a node's identity under another name."""
+    assert node
+    return NodeIdentity(identity.cluster_id, node, identity.node_id, identity.catalog_sequence)
+
+
 def encode_identity(identity: NodeIdentity) -> bytes:
     """Return the bytes of an identity file."""
     assert is_hex_id(identity.node_id)

@@ -42,7 +42,7 @@ from ec.store.protocol import Store, Upload
 WINDOW_BYTES: Final = 1024 * 1024
 assert WINDOW_BYTES % BLOCK_BYTES == 0
 # Of two windows of k survivors and one of what is made: long ones cost fewer changes of threads.
-BUFFER_BYTES: Final = 32 * 1024 * 1024
+BUFFER_BYTES: Final = 64 * 1024 * 1024
 
 # The same range of some chunks; None where a chunk has ended before.
 Windows = dict[int, memoryview | bytes | None]

@@ -9,7 +9,10 @@ from __future__ import annotations
 if not __debug__:
     raise SystemExit("logd does not run with asserts switched off (python -O, PYTHONOPTIMIZE)")
 
-from cli.main import main
+try:
+    from cli.main import main
+except KeyboardInterrupt:  # Ctrl-C before anything was begun is no error to be traced.
+    raise SystemExit(130) from None
 
 if __name__ == "__main__":
     main()

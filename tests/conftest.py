@@ -9,7 +9,12 @@ traceback (pyproject.toml has the times).
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +30,17 @@ settings.register_profile(
 settings.load_profile("logd")
 
 _SEED = pytest.StashKey[int]()
+
+# Tests of real processes and of the disk itself have their files on one. All others look at what
+# the code asks of a file system, and model themselves what a device makes of it: there a real sync
+# is time that shows nothing.
+_ON_DISK = (
+    "interop/", "unit/test_bench_", "test_cpu_budget",
+    "crash/test_compaction_kill", "crash/test_full_disk", "crash/test_groups_kill",
+    "crash/test_kill_loop", "crash/test_real_faults",
+)  # fmt: skip
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES_MIN = 2**30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +71,27 @@ def seed(request: pytest.FixtureRequest) -> int:
 def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
     """Random numbers that depend on the run's seed and on the test, not on the order."""
     return random.Random(f"{seed} {request.node.nodeid}")
+
+
+@pytest.fixture
+def tmp_path(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """An empty directory of the test's own; in memory, and gone afterwards, where that will do."""
+    name = request.path.relative_to(Path(__file__).parent).as_posix()
+    if name.startswith(_ON_DISK) or not _has_memory():
+        yield tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name)[:30])
+        return
+    with tempfile.TemporaryDirectory(
+        prefix="logd-", dir=_MEMORY, ignore_cleanup_errors=True
+    ) as path:
+        yield Path(path)
+
+
+def _has_memory() -> bool:
+    """Whether there is a file system in memory, with space: a container's may have next to none."""
+    usable = os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK)
+    return usable and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES_MIN
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ PRELOADED: Final = (
     "cli.node_server",
     "confluent_kafka.admin",
     "logd.net.admin_http",
-    "logd.server",
+    "logd.server.program",
     "logd.storage.check",
     "logd.storage.inspect",
 )

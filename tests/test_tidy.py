@@ -17,7 +17,6 @@ import pytest
 
 from logd import errors
 from logd.wire.error_codes import ErrorCode, code_for
-from tests.tidy import layers
 from tests.tidy.calls import check_calls, check_exceptions_are_needed
 from tests.tidy.layers import (
     LAYERS,
@@ -248,18 +247,6 @@ def test_a_planted_dead_file_is_found() -> None:
     """A module that only a test imports is dead."""
     sources = {"logd__storage__a": "", "tests__test_a": "import logd.storage.a"}
     assert "imported by nobody" in problems_of(check_used, **sources)[0]
-
-
-def test_a_part_that_is_no_longer_awaited_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once somebody calls it, the exception for it must go."""
-    monkeypatch.setattr(layers, "AWAITED", ("logd.cold.awaited",))
-    assert not problems_of(check_used, logd__cold__awaited="")
-    sources = {
-        "logd__cold__awaited": "",
-        "logd__cold__reader": "import logd.cold.awaited",
-        "cli__main": "import logd.cold.reader",
-    }
-    assert "AWAITED" in problems_of(check_used, **sources)[0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ec.chunk_id import GENERATION_MAX, is_hex_id
 from ec.errors import NodeIdentityError, StoreError
 from ec.file_system import FileSystem
 from ec.node_dir import NodeDirectory, initialise
-from ec.node_identity import NodeIdentity
+from ec.node_identity import NodeIdentity, is_renamed
 from ec.offload import Offload
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -88,6 +88,8 @@ class NodeHome:
     async def initialise(self, identity: NodeIdentity) -> None:
         """Make the empty directory into this node's; harmless if it is already.
 
+        A node that has this id under another name gets the name.
+
         Raises:
             NodeIdentityError: it is another node's, or not empty, or the identity makes no sense.
             NodeNotMountedError: it was this node's, and its disk has gone. StoreError: the file
@@ -95,7 +97,10 @@ class NodeHome:
         """
         check_identity(identity)
         if self._node is not None and identity.node != self._node:
-            raise NodeIdentityError(f"this is node {self._node}, not {identity.node}")
+            raise NodeIdentityError(
+                f"this server was told that it is node {self._node}, not {identity.node}; start it "
+                "with another --name, or without, to rename the node"
+            )
         if self._directory is not None:
             await self._check_same(self._directory, identity)
             return
@@ -110,7 +115,9 @@ class NodeHome:
         One whose disk has gone is not made anew: what lies under a mount point is another disk.
         """
         found = opened.identity
-        if (found.cluster_id, found.node) != (identity.cluster_id, identity.node):
+        if is_renamed(found, identity):
+            await self._offload.run(opened.rename_node, identity.node)
+        elif (found.cluster_id, found.node) != (identity.cluster_id, identity.node):
             raise NodeIdentityError(f"this is node {found.node} of cluster {found.cluster_id}")
         await self._offload.run(opened.space)
 

@@ -135,13 +135,13 @@ class ColdSegments:
         job = None if self.life is None else self.life.verifier.job(number)
         return None if job is None else job.as_document()
 
-    async def ready(self) -> ColdLife:
-        """Return the life of segments when it has begun.
+    async def ready(self, *, needs_nodes: bool = True) -> ColdLife:
+        """Return the life of segments when it has begun; the first who asks begins it.
 
         Raises:
-            NoStorageNodesError: there is no node.
+            NoStorageNodesError: there is no node, and one is needed.
         """
-        if not self._tier.nodes.names() and not self._tier.generations():
+        if needs_nodes and not self._tier.nodes.names() and not self._tier.generations():
             raise NoStorageNodesError(
                 "there are no storage nodes: add some with `logd node add NAME DIR_OR_URL`"
             )
@@ -230,7 +230,7 @@ class ColdSegments:
         for key, failure in list(tiering.encodings)[:NAMED_MAX]:
             yield self._of_segment(
                 "encode_failed", key, f"could not be coded ({failure.count} times): "
-                f"{failure.reason}",
+                f"{failure.reason.removeprefix(f'{key}: ')}",
             )  # fmt: skip
         for encoding, failure in list(tiering.releases)[:NAMED_MAX]:
             found = self._tier.generation(encoding)

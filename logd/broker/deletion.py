@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from logd.errors import DiskFullError
 from logd.events import EventLog
 from logd.storage.log import DeleteResult, Log
+
+LendCall = Callable[[], AbstractContextManager[None]]
+"""Gives the space that is kept for freeing space to who is in the block. Blocking."""
 
 
 def always() -> bool:
@@ -15,9 +19,12 @@ def always() -> bool:
 
 
 def delete_before(
-    log: Log, offset: int, release_ballast: Callable[[], bool], wanted: Callable[[], bool]
+    log: Log, offset: int, lend_ballast: LendCall, wanted: Callable[[], bool]
 ) -> DeleteResult:
     """Make `offset` the log start. Deleting needs a little space itself: the ballast's.
+
+    Also where there is no ballast it is tried again: the space may have been held only by somebody
+    who was about to make it.
 
     Args:
         wanted: asked in the last moment; else only what was begun before is finished.
@@ -30,9 +37,8 @@ def delete_before(
     try:
         return log.delete_before(offset)
     except DiskFullError:
-        if not release_ballast():
-            raise
-        return log.delete_before(offset)
+        with lend_ballast():
+            return log.delete_before(offset)
 
 
 def report(events: EventLog, log: Log, old_start: int, result: DeleteResult, reason: str) -> None:

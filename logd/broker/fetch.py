@@ -56,7 +56,6 @@ from logd.wire.messages import fetch as messages
 from logd.wire.request_header import decode_request_header
 
 _FIRST_VERSION_WITH_TOPIC_ID: Final = 13
-_NO_TOPIC_ID: Final = bytes(16)
 _TOUCH_BYTES: Final = 256 * 1024
 SMALL_BYTES: Final = 8 * 1024
 """Up to here a read and one send are cheaper than a send, a sendfile and a send."""

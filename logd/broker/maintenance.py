@@ -6,16 +6,22 @@ that was full for a moment must not end the housekeeping for ever.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
 from logd.broker.context import Broker
-from logd.broker.disk_space import CHECK_INTERVAL_S
+from logd.broker.disk_space import CHECK_INTERVAL_S, DiskSpace
 from logd.broker.services import PartitionServices
 from logd.errors import StorageError
 from logd.metrics import Histogram
+from logd.storage.data_directory import DataDirectory
+from logd.units import MIB
+
+BALLAST_BYTES: Final = MIB
+"""Space that is given up when the disk is full, for the state files of what frees space."""
 
 JOURNAL_INTERVAL_S: Final = 0.1
 """The sync journal reaches the device this soon; docs/crash-safety.md says what hangs on it."""
@@ -27,6 +33,17 @@ PRODUCERS_INTERVAL_S: Final = 600.0
 """How often idle producer ids are forgotten (producer.id.expiration.ms is a day)."""
 
 LAG_INTERVAL_S: Final = 0.1
+
+
+def look_at_disk(disk: DiskSpace, directory: DataDirectory) -> None:
+    """Measure the free space and set the ballast aside, before the first append. Blocking.
+
+    A fast client fills a disk before the first check.
+    """
+    disk.checked(directory.free_bytes())
+    if not disk.is_full:
+        with contextlib.suppress(OSError):  # The check reports it.
+            directory.ensure_ballast(BALLAST_BYTES)
 
 
 class Maintenance:

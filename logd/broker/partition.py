@@ -160,7 +160,7 @@ class Partition:
             RequestError: the batch breaks a rule; nothing was staged, the waiter hears nothing.
             StorageError: the partition is offline, or the disk is at its reserve.
         """
-        if self.offline is not None or self._disk.is_full:
+        if self.offline is not None or self._disk.refuses:
             self._refuse_unwritable()
         header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
         now_ms = self._turn.now_ms
@@ -212,7 +212,7 @@ class Partition:
         """
         if (
             self.offline is not None
-            or self._disk.is_full
+            or self._disk.refuses
             or self._log_append_time
             or self._key_check is not None
             or not HEADER_BYTES <= size <= self._max_message_bytes
@@ -244,7 +244,7 @@ class Partition:
         self, batch: bytearray, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
     ) -> None:
         """A large batch of a compacted topic comes back from its check."""
-        if self.offline is not None or self._disk.is_full:
+        if self.offline is not None or self._disk.refuses:
             self._refuse_unwritable()
         self._stage(batch, 0, header, waiter, wants_sync)
 
@@ -532,7 +532,7 @@ class Partition:
         if self.offline is not None:
             raise LogFailedError(self.offline)
         services = self._services
-        job = partial(deletion.delete_before, self.log, offset, services.release_ballast, wanted)
+        job = partial(deletion.delete_before, self.log, offset, services.lend_ballast, wanted)
         async with self.exclusive():
             old_start = self.log.log_start_offset
             result = await services.offload.run("delete", job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from logd.broker.disk_space import DiskSpace
@@ -36,7 +37,7 @@ class PartitionServices:
         retention_check_ms: log.retention.check.interval.ms; segments last no shorter for its sake.
         end_turn: finish the loop's turn after work that a task did: write, answer, wake.
         unlink_later: remove renamed files after a delay in seconds.
-        release_ballast: give back the space that is kept for freeing space. Blocking.
+        lend_ballast: give away the space that is kept for freeing space, for a while. Blocking.
     """
 
     clock: Clock
@@ -51,7 +52,7 @@ class PartitionServices:
     unsynced_max_bytes: int
     end_turn: Callable[[], None]
     unlink_later: Callable[[Sequence[str], float], None]
-    release_ballast: Callable[[], bool]
+    lend_ballast: Callable[[], AbstractContextManager[None]]
     retention_check_ms: int = RETENTION_CHECK_MS
 
 

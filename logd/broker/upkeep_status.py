@@ -22,13 +22,16 @@ WAITS: Final = frozenset(("no-target", "source-slow", "retry", "unrecoverable"))
 NAMED_MAX: Final = 20
 
 
-async def upkeep_of(coded: ColdSegments) -> Upkeep:
+async def upkeep_of(coded: ColdSegments, *, needs_nodes: bool = True) -> Upkeep:
     """Return what looks after coded segments; soon after a start it is waited for.
+
+    Args:
+        needs_nodes: what is wanted of it has no meaning without storage nodes.
 
     Raises:
         NoStorageNodesError: there is no storage node.
     """
-    upkeep = (await coded.ready()).upkeep
+    upkeep = (await coded.ready(needs_nodes=needs_nodes)).upkeep
     assert upkeep is not None, "a server has it, tests may not"
     return upkeep
 
@@ -38,7 +41,7 @@ def upkeep_status(coded: ColdSegments, *, cycle_ms: int) -> dict[str, Any]:
     upkeep = None if coded.life is None else coded.life.upkeep
     if upkeep is None:
         return {
-            "repair": {"queued": 0, "running": 0, "eta_s": None},
+            "repair": {"queued": 0, "running": 0, "states": {}, "eta_s": None},
             "scrub": {
                 "state": "idle",
                 "cycle_s": cycle_ms // 1000,

@@ -65,6 +65,11 @@ class HotCopies:
             partition, generation.key.base_offset, replaces=generation
         )
 
+    def done_bytes(self, generation: Generation) -> int:
+        """Return how much of a segment was read so far, while it is coded anew."""
+        running = self._encoder.running.get(generation.key)
+        return 0 if running is None else running.done_bytes
+
     def _by_place(self) -> dict[tuple[bytes, int], ColdPartition]:
         return {
             (each.topic_id, each.index): each for each in self._partitions() if each.offline is None

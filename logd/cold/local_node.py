@@ -60,7 +60,12 @@ class ExpectedIdentity:
         """
         if found.cluster_id != self.cluster_id:
             raise NodeIdentityError(f"{where}: belongs to cluster {found.cluster_id}")
-        if (found.node, found.node_id) != (self.node, self.node_id):
+        if found.node_id == self.node_id and found.node != self.node:
+            raise NodeIdentityError(
+                f"{where}: is this node under the name {found.node}, expected {self.node}; "
+                f"`logd node add {found.node} {where}` renames it here, too"
+            )
+        if found.node_id != self.node_id:
             other = found.node if found.node != self.node else f"{found.node} that was made anew"
             raise NodeIdentityError(f"{where}: is node {other}, expected {self.node}")
 

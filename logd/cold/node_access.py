@@ -22,6 +22,7 @@ from ec.errors import (
     NodeIdentityError,
     NodeNotMountedError,
     StoreError,
+    StoreUnavailableError,
 )
 from ec.file_system import FileSystem
 from ec.node.home import is_node_name
@@ -272,10 +273,15 @@ def check_name(name: str) -> None:
         )
 
 
-def refusal(error: EcError | OSError) -> str:
+def refusal(error: EcError | OSError, place: str) -> str:
     """Return why a place cannot be a node, with what to do where the error does not say."""
+    if isinstance(error, FileNotFoundError):
+        return "the directory above it does not exist; make it, or mount its disk, first"
     if isinstance(error, OSError):
         return error.strerror or str(error)
+    reason = str(error).removeprefix(f"{place}: ").removeprefix(f"{place.removeprefix(_URL)}: ")
     if isinstance(error, NodeIdentityError):
-        return f"{error}; a node's place is empty, or was this node before"
-    return str(error)
+        return f"{reason}; a node's place is empty, or was this node before"
+    if isinstance(error, StoreUnavailableError) and place.startswith(_URL):
+        return f"{reason}; is `logd node serve` running there?"
+    return reason

@@ -2,7 +2,9 @@
 
     what lies there                       the name is new           the name is known
     nothing                               it becomes the node       refused: see `node replace`
-    a node of ours that the catalog has   its record moves there    its record moves there
+    this node, as the catalog has it      -                         its record moves there
+    another node of the catalog           it is renamed, and        refused
+                                          its record moves there
     this node, the catalog lacks it       it is taken as it is      refused
     another node, cluster, or anything    refused                   refused
 
@@ -70,16 +72,21 @@ async def identify(
     try:
         found = await access.find_identity(wanted.place)
         identity, told_rack = found or (None, None)
+        if identity is not None:
+            _check_cluster(access, identity, wanted.place)
         moved = None if identity is None else _of_identity(access, identity, known)
         if moved is not None:
-            return replace(moved, place=wanted.place, rack=wanted.rack or moved.rack)
+            _check_name_free(wanted, moved, known)
+            return replace(
+                moved, name=wanted.name, place=wanted.place, rack=wanted.rack or moved.rack
+            )
         _check_free(wanted, known)
         if identity is None:
             made = NodeIdentity(access.cluster_id, wanted.name, new_id, sequence)
             identity = await access.initialise(wanted.place, made)
     except (EcError, OSError) as error:
         raise NodeRefusedError(
-            f"{wanted.place} cannot be node {wanted.name}: {refusal(error)}"
+            f"{wanted.place} cannot be node {wanted.name}: {refusal(error, wanted.place)}"
         ) from error
     _check_new(access, identity, wanted, sequence)
     return StorageNode(
@@ -121,12 +128,37 @@ async def take_over(
             identity = await access.initialise(place, made)
     except (EcError, OSError) as error:
         raise NodeRefusedError(
-            f"{place} cannot take the place of node {old.name}: {refusal(error)}"
+            f"{place} cannot take the place of node {old.name}: {refusal(error, place)}"
         ) from error
     _check_new(access, identity, Wanted(old.name, place, old.rack), sequence)
     if _of_identity(access, identity, known) is not None:
         raise NodeRefusedError(f"{place} is another node's already")
     return replace(old, place=place, identity=identity.node_id, state=NodeState.ACTIVE)
+
+
+async def write_name(access: Access, record: StorageNode, *, sequence: int) -> None:
+    """Let a node's identity have the name of its record; harmless where it does.
+
+    Raises:
+        NodeRefusedError: it could not be written.
+    """
+    identity = NodeIdentity(access.cluster_id, record.name, record.identity, sequence)
+    try:
+        await access.initialise(record.place, identity)
+    except (EcError, OSError) as error:
+        raise NodeRefusedError(
+            f"{record.place} cannot be renamed {record.name}: {refusal(error, record.place)}"
+        ) from error
+
+
+def _check_name_free(wanted: Wanted, found: StorageNode, known: Mapping[str, StorageNode]) -> None:
+    """Check that the wanted name is not another node's than the one that was found there."""
+    same = known.get(wanted.name)
+    if same is not None and same.identity != found.identity:
+        raise NodeRefusedError(
+            f"{wanted.place} is node {found.name}, and node {wanted.name} is another one, at "
+            f"{same.place}"
+        )
 
 
 def _of_identity(
@@ -152,12 +184,23 @@ def _check_free(wanted: Wanted, known: Mapping[str, StorageNode]) -> None:
             )
 
 
-def _check_new(access: Access, identity: NodeIdentity, wanted: Wanted, sequence: int) -> None:
-    """Check the identity at a place that the catalog does not know."""
+def _check_cluster(access: Access, identity: NodeIdentity, place: str) -> None:
+    """Check that a place is not another cluster's.
+
+    Raises:
+        NodeRefusedError: it is.
+    """
     if identity.cluster_id != access.cluster_id:
         raise NodeRefusedError(
-            f"{wanted.place} belongs to cluster {identity.cluster_id}, not to this one"
+            f"{place} belongs to another cluster: it is node {identity.node} of cluster "
+            f"{identity.cluster_id}, and this is {access.cluster_id}; its chunks are that one's. "
+            "Take an empty place"
         )
+
+
+def _check_new(access: Access, identity: NodeIdentity, wanted: Wanted, sequence: int) -> None:
+    """Check the identity at a place that the catalog does not know."""
+    _check_cluster(access, identity, wanted.place)
     if identity.node != wanted.name:
         raise NodeRefusedError(f"{wanted.place} is node {identity.node}, not {wanted.name}")
     refused = stale_catalog_refusal(sequence, {wanted.name: identity.catalog_sequence})

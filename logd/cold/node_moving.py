@@ -56,7 +56,7 @@ class NodeMoving:
         """
         plan = self.plan_drain(name)
         if plan.refusal is not None:
-            raise NodeRefusedError(str(plan))
+            raise NodeRefusedError(f"{plan}; add nodes first: `logd node add NAME DIR_OR_URL`")
         record = self._tier.nodes.node(name)
         if record.state is not NodeState.DRAINING:
             await self._tier.nodes.change(replace(record, state=NodeState.DRAINING))

@@ -73,6 +73,10 @@ class NodeRecords(Protocol):
         """As `ColdCatalog.replace_node`."""
         ...
 
+    async def rename_node(self, old_name: str, node: StorageNode) -> None:
+        """As `ColdCatalog.rename_node`."""
+        ...
+
     async def remove_node(self, name: str) -> None:
         """As `ColdCatalog.remove_node`."""
         ...
@@ -227,10 +231,18 @@ class StorageNodes:
             NodeRefusedError: a node that the catalog does not know cannot be added. One that it
                 knows is only said not to be at its new place.
         """
+        places: dict[str, str] = {}
         for word in words:
             name, _, place = word.partition("=")
+            other = places.setdefault(place, name)
+            if other != name:
+                raise NodeRefusedError(f"{place} is said to be two nodes, {other} and {name}")
             try:
-                await self.add(name, place)
+                record = await self.add(name, place, may_rename=False)
+                if record.name != name:
+                    self._services.events.warning(
+                        "storage node keeps its name", node=record.name, said=name, place=place
+                    )
             except NodeRefusedError as error:
                 if name not in self._nodes:
                     raise
@@ -252,10 +264,15 @@ class StorageNodes:
 
     # --- changing ---------------------------------------------------------------------------------
 
-    async def add(self, name: str, place: str, rack: str | None = None) -> StorageNode:
-        """Register a node, or the new place or rack of one; return its record (`node_identify`).
+    async def add(
+        self, name: str, place: str, rack: str | None = None, *, may_rename: bool = True
+    ) -> StorageNode:
+        """Register a node, or the new name, place or rack of one; return its record.
 
-        Adding a node where it is already, changes nothing.
+        See `node_identify`. Adding a node where it is already, changes nothing.
+
+        Args:
+            may_rename: a place that is one of the nodes gets the name; if not, it keeps its own.
 
         Raises:
             NodeRefusedError: the name, the place, or what lies there. Nothing was changed, but an
@@ -280,8 +297,55 @@ class StorageNodes:
                     sequence=self._records.sequence,
                     new_id=self._services.random.randbytes(16).hex(),
                 )
-            await self._record(record, access)
+                if not may_rename:
+                    record = self._under_old_name(record)
+            old = self._of_identity(record.identity)
+            if old is not None and old.record.name != record.name:
+                await self._rename(old, record, access)
+            else:
+                await self._record(record, access)
         return record
+
+    def _of_identity(self, identity: str) -> NodeWatch | None:
+        return next(
+            (each for each in self._nodes.values() if each.record.identity == identity), None
+        )
+
+    def _under_old_name(self, record: StorageNode) -> StorageNode:
+        old = self._of_identity(record.identity)
+        return record if old is None else replace(record, name=old.record.name)
+
+    async def _rename(self, old: NodeWatch, record: StorageNode, access: Access) -> None:
+        """Let a node be called otherwise: on its disk, then in the catalog, then here.
+
+        After a crash between the first two it is nobody known; adding it again goes on.
+
+        Raises:
+            NodeRefusedError: it cannot be, and is called what it was; StorageError.
+        """
+        from logd.cold.node_identify import write_name
+
+        before = old.record.name
+        old.close()
+        try:
+            await write_name(access, record, sequence=self._records.sequence)
+            with trio.CancelScope(shield=True):
+                await self._records.rename_node(before, record)
+                del self._nodes[before]
+                self._nodes[record.name] = self._begin(record, access)
+        finally:
+            watch = self._nodes.get(record.name)
+            if watch is None:
+                watch = self._nodes[before] = self._begin(old.record, access)
+            with trio.CancelScope(shield=True):
+                await self._probe(watch, FIRST_PROBE_S)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._probe_for_ever, watch)
+            self._changed(watch.record.name)
+        self._services.events.info(
+            "storage node renamed", node=record.name, was=before, place=record.place
+        )
+        self._changed(before)
 
     async def change(self, record: StorageNode) -> None:
         """Change a node's place, rack or state, in the catalog and here.

@@ -26,7 +26,7 @@ class ReadMetrics:
             "logd_cold_read_ahead_hits_total", "Runs that were there before they were asked for."
         )
         self.ahead_bytes = registry.counter(
-            "logd_cold_read_ahead_bytes_total", "Bytes of such runs that readers came to use."
+            "logd_cold_read_ahead_bytes_total", "Bytes that were read ahead and came to use."
         )
 
     def served(self, run: Run) -> None:

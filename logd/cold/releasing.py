@@ -188,10 +188,12 @@ class Releaser:
         """
         manifest = await self._tier.manifest(generation.encoding)
         of_all = manifest.chunks[-1]
-        here = await self._offload.run(
+        here, log_bytes = await self._offload.run(
             "cold", _index_digests, partition.log, generation.key.base_offset
         )
-        if here == (of_all.offset_index, of_all.time_index):
+        # Of one batch, compressed again, they are the same; the log must hear that it was.
+        is_other_form = log_bytes > generation.source_bytes
+        if here == (of_all.offset_index, of_all.time_index) and not is_other_form:
             return None
         reasons = []
         for index, store in self._tier.stores(generation).items():
@@ -222,16 +224,18 @@ def _refuse_other(partition: ColdPartition, generation: Generation) -> None:
         )
 
 
-def _index_digests(log: Log, base_offset: int) -> tuple[str, str] | None:
-    """Return the digests of a segment's two indexes as they are here; None: one is missing.
-    Blocking.
+def _index_digests(log: Log, base_offset: int) -> tuple[tuple[str, str] | None, int]:
+    """Return the digests of a segment's two indexes as they are here, None where one is missing,
+    and how long its .log is. Blocking.
     """
     paths = segment_paths(log.directory, base_offset)
+    log_bytes = 0
     try:
+        log_bytes = log.files.stat_size(paths.log)
         offsets, times = (
             log.files.read_whole(path, limit_bytes=INDEX_BYTES_MAX)
             for path in (paths.index, paths.time_index)
         )
     except OSError:
-        return None
-    return digest(offsets), digest(times)
+        return None, log_bytes
+    return (digest(offsets), digest(times)), log_bytes

@@ -204,8 +204,13 @@ class Repairer:
 
     def eta(self, plan: RepairPlan) -> QueueEta:
         """Return when what is queued will be done, by the rate that was measured."""
-        done = {encoding: running.done_bytes for encoding, running in self.running.items()}
+        done = {encoding: self._done_bytes(running) for encoding, running in self.running.items()}
         return estimate_queue(plan, bytes_s=self.rate.bytes_s, done_bytes=done, now_ms=now_ms())
+
+    def _done_bytes(self, running: Running) -> int:
+        """Return what was read and written for a segment, by whoever does it."""
+        coded = 0 if self._hot is None else self._hot.done_bytes(running.generation)
+        return running.done_bytes + coded
 
     # --- the loop ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
     search    every file below the given directories; every chunk's every byte is checked
     choose    per partition, which encoding is asked for which offsets (`policy.cold.salvage`)
-    write     <out>/<topic>-<partition>/<20 digits>.log .index .timeindex
+    write     <out>/<topic>-<partition>/<20 digits>.log .index .timeindex (`salvage_segment`)
 
 A segment of which all bytes can be had is written whole. Of any other the batches are taken that
 can be had whole, each run of them as a segment of its own. Every batch that is written has a right
@@ -14,105 +14,23 @@ not complete ends in `.salvaging` and is removed unless the process is killed.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
 
 from ec import checksums
 from ec.chunk_id import ChunkId
-from ec.chunk_reader import ChunkReader
-from ec.codec import Codec
-from ec.errors import ChunkDamagedError, ChunkVersionError
-from ec.indexes import POSITION_ENTRY
 from ec.kernels.operands import Kernel
 from ec.manifest import Manifest, encode_manifest
-from ec.reassemble import ChunkCopy, Reassembly
 from logd.cold.chunk_search import ChunkFile, ChunkSearch, SearchResult, Trouble, list_files
+from logd.cold.salvage_report import SalvagedPartition, SalvageReport
+from logd.cold.salvage_segment import Encoding, SegmentWriter
 from logd.errors import DataDirectoryError, DiskFullError
-from logd.policy.cold.salvage import (
-    FoundSet,
-    Missing,
-    Offsets,
-    find_missing,
-    order_sets,
-    subtract,
-)
+from logd.policy.cold.salvage import FoundSet, Offsets, find_missing, order_sets, subtract
 from logd.storage import layout
-from logd.storage.files import Files, OpenFile
-from logd.storage.salvaged_log import PartialSegment, Run, add_indexes, find_runs, write_run
-from logd.storage.segment_files import segment_paths
+from logd.storage.files import Files
 from logd.units import INT32_MAX
-
-SALVAGING_SUFFIX: Final = ".salvaging"
 
 Progress = Callable[[str, int, int], None]
 """Is told of the phase ("reading" or "writing"), the bytes done, and the bytes in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class SalvagedSegment:
-    """A segment that was written.
-
-    Attributes:
-        offsets: what it gives; the first one names it.
-        is_whole: all of the encoding's segment.
-        is_computed: a part of it was decoded.
-    """
-
-    offsets: Offsets
-    size_bytes: int
-    generation: int
-    encoding: str
-    is_whole: bool
-    is_computed: bool
-
-
-@dataclass(slots=True)
-class SalvagedPartition:
-    """What became of one partition.
-
-    Attributes:
-        directory: where its segments are; None if there are none.
-        missing: what no chunk gives.
-        left_out: encodings that nothing was taken from, and why.
-    """
-
-    topic: str
-    topic_id: str
-    partition: int
-    directory: str | None = None
-    segments: list[SalvagedSegment] = field(default_factory=list)
-    missing: tuple[Missing, ...] = ()
-    left_out: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class SalvageReport:
-    """All that was found and done.
-
-    Attributes:
-        unknown: names of chunks of segments that no other chunk tells of: all of it is lost.
-    """
-
-    found: SearchResult
-    partitions: list[SalvagedPartition] = field(default_factory=list)
-    unknown: list[ChunkId] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all that chunks were found of is there."""
-        gaps = any(each.missing for each in self.partitions)
-        return not (gaps or self.unknown or self.found.unreadable)
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """One encoding, its files, and what the planner is told of it."""
-
-    manifest: Manifest
-    files: tuple[ChunkFile, ...]
-    found: FoundSet
 
 
 def salvage(
@@ -232,7 +150,7 @@ class _Salvage:
         assert out
         self._files = files
         self._out = out
-        self._kernel = kernel
+        self._writer = SegmentWriter(files, kernel)
         self._on_progress = on_progress
         self._done_bytes = 0
         self._all_bytes = 0
@@ -240,7 +158,7 @@ class _Salvage:
     def run(self, chunks: Iterable[ChunkFile]) -> list[SalvagedPartition]:
         """Write all partitions, in order."""
         encodings = self._encodings(chunks)
-        partitions: dict[tuple[str, int, str], list[_Encoding]] = {}
+        partitions: dict[tuple[str, int, str], list[Encoding]] = {}
         for each in encodings:
             said = each.manifest
             partitions.setdefault((said.topic, said.partition, said.topic_id), []).append(each)
@@ -251,12 +169,12 @@ class _Salvage:
 
     # --- What there is ------------------------------------------------------------------------
 
-    def _encodings(self, chunks: Iterable[ChunkFile]) -> list[_Encoding]:
+    def _encodings(self, chunks: Iterable[ChunkFile]) -> list[Encoding]:
         by_manifest: dict[Manifest, list[ChunkFile]] = {}
         for each in chunks:
             by_manifest.setdefault(each.manifest, []).append(each)
         return [
-            _Encoding(manifest, tuple(several), self._facts(manifest, several))
+            Encoding(manifest, tuple(several), self._facts(manifest, several))
             for manifest, several in by_manifest.items()
         ]
 
@@ -264,7 +182,7 @@ class _Salvage:
         here = {each.id.index for each in chunks}
         good = {each.id.index for each in chunks if not each.bad}
         # What no segment can be is not gone through: a few bytes can claim petabytes of blocks.
-        ranges = self._open(manifest, chunks).ranges() if _fits(manifest) else ()
+        ranges = self._writer.open(manifest, chunks).ranges() if _fits(manifest) else ()
         return FoundSet(
             offsets=Offsets(manifest.base_offset, manifest.next_offset),
             number=manifest.generation,
@@ -278,17 +196,7 @@ class _Salvage:
             manifest=checksums.digest(encode_manifest(manifest)),
         )
 
-    def _open(self, manifest: Manifest, chunks: Iterable[ChunkFile]) -> Reassembly:
-        """Open an encoding's files; one that is gone meanwhile counts as lost."""
-        copies: dict[int, list[ChunkCopy]] = {}
-        for each in chunks:
-            with contextlib.suppress(ChunkDamagedError, ChunkVersionError, OSError):
-                reader = ChunkReader.open(self._files, each.path, each.id)
-                if reader.head.manifest == manifest:
-                    copies.setdefault(each.id.index, []).append(ChunkCopy(reader, set(each.bad)))
-        return Reassembly(manifest, copies, Codec(manifest.profile, self._kernel))
-
-    def _check_space(self, encodings: Sequence[_Encoding]) -> None:
+    def _check_space(self, encodings: Sequence[Encoding]) -> None:
         """Refuse if the file system may not hold it.
 
         Raises:
@@ -312,7 +220,7 @@ class _Salvage:
 
     # --- Writing ------------------------------------------------------------------------------
 
-    def _partition(self, name: str, encodings: Sequence[_Encoding]) -> SalvagedPartition:
+    def _partition(self, name: str, encodings: Sequence[Encoding]) -> SalvagedPartition:
         said = encodings[0].manifest
         made = SalvagedPartition(said.topic, said.topic_id, said.partition)
         by_set = {each.found: each for each in encodings}
@@ -327,11 +235,13 @@ class _Salvage:
             else:
                 made.directory = f"{self._out}/{name}"
                 self._make(made.directory)
-                written = self._segment(made.directory, by_set[found], wanted)
+                written = self._writer.write(
+                    made.directory, by_set[found], wanted, on_written=self._tell
+                )
                 made.segments += written
                 taken += [each.offsets for each in written]
             self._done_bytes += found.recoverable_bytes
-            self._on_progress("writing", self._done_bytes, self._all_bytes)
+            self._tell(0)
         made.segments.sort(key=lambda each: each.offsets)
         made.missing = find_missing([each.found for each in encodings], taken)
         if not made.segments and made.directory is not None:
@@ -339,104 +249,15 @@ class _Salvage:
             made.directory = None
         return made
 
-    def _segment(
-        self, directory: str, encoding: _Encoding, wanted: Sequence[Offsets]
-    ) -> list[SalvagedSegment]:
-        """Write what an encoding gives of the wanted offsets."""
-        manifest = encoding.manifest
-        path = segment_paths(directory, manifest.base_offset).log + SALVAGING_SUFFIX
-        raw = self._files.create(path)
-        try:
-            parts = self._open(manifest, encoding.files)
-            is_computed = self._fill(raw, parts)
-            segment = PartialSegment(
-                file=raw,
-                ranges=[(each.start, each.end) for each in parts.ranges()],
-                boundaries=_boundaries(parts),
-                base_offset=manifest.base_offset,
-                next_offset=manifest.next_offset,
-                wanted=[(each.first, each.next_offset) for each in wanted],
-            )
-            runs = find_runs(self._files, segment)
-            if len(runs) == 1 and (runs[0].start, runs[0].end) == (0, manifest.source_bytes):
-                self._keep(directory, raw, path, encoding.found.offsets)
-            else:
-                for run in runs:
-                    self._copy(directory, raw, run, _given(run, manifest, wanted))
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # It has its own name now.
-                self._files.unlink(path)
-        return [
-            SalvagedSegment(
-                _given(run, manifest, wanted),
-                run.end - run.start,
-                manifest.generation,
-                manifest.encoding,
-                is_whole=run.end - run.start == manifest.source_bytes,
-                is_computed=is_computed,
-            )
-            for run in runs
-        ]
-
-    def _fill(self, raw: OpenFile, parts: Reassembly) -> bool:
-        """Write all that can be had to its place; return whether a part was computed."""
-        is_computed = False
-        told = 0
-        done = 0
-        for piece in parts.pieces():
-            self._files.write_at(raw, piece.position, [piece.data])
-            done += len(piece.data)
-            if done - told >= 16 * 1024 * 1024:
-                told = done
-                self._on_progress("writing", self._done_bytes + done, self._all_bytes)
-            is_computed = is_computed or piece.is_computed
-        return is_computed
-
-    def _keep(self, directory: str, raw: OpenFile, path: str, offsets: Offsets) -> None:
-        """Give a segment that is whole its name."""
-        self._files.sync(raw)
-        final = segment_paths(directory, offsets.first).log
-        assert not self._files.exists(final)
-        self._files.rename(path, final)
-        add_indexes(
-            self._files, directory, self._files.open_read(final),
-            base_offset=offsets.first, end_bound=offsets.next_offset,
-        )  # fmt: skip
-
-    def _copy(self, directory: str, raw: OpenFile, run: Run, offsets: Offsets) -> None:
-        write_run(
-            self._files, directory, raw, run,
-            base_offset=offsets.first, end_bound=offsets.next_offset,
-        )  # fmt: skip
+    def _tell(self, written_bytes: int) -> None:
+        """Tell how much is written: what is done, and so much of what is being done."""
+        self._on_progress("writing", self._done_bytes + written_bytes, self._all_bytes)
 
 
 def _fits(manifest: Manifest) -> bool:
     """Whether an encoding is of something that a segment can be."""
     offsets = manifest.next_offset - manifest.base_offset
     return manifest.source_bytes <= INT32_MAX and offsets <= INT32_MAX
-
-
-def _given(run: Run, manifest: Manifest, wanted: Sequence[Offsets]) -> Offsets:
-    """Return the offsets that a run answers for: to the segment's ends, where it reaches them.
-
-    Offsets between two batches of a run were compacted away, and are no gap.
-    """
-    first = manifest.base_offset if run.start == 0 else run.first_offset
-    last = manifest.next_offset if run.end == manifest.source_bytes else run.next_offset
-    holder = next(
-        each
-        for each in wanted
-        if each.first <= run.first_offset and run.next_offset <= each.next_offset
-    )
-    return Offsets(max(first, holder.first), min(last, holder.next_offset))
-
-
-def _boundaries(parts: Reassembly) -> list[int]:
-    """Return positions in the segment at which batches begin, from the manifest and indexes."""
-    known = {0} | {first.position for first in parts.manifest.first_batches if first is not None}
-    for indexes in parts.indexes():
-        known |= {position for _, position in POSITION_ENTRY.iter_unpack(indexes.offsets)}
-    return sorted(at for at in known if 0 <= at < parts.manifest.source_bytes)
 
 
 def directory_names(

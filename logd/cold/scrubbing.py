@@ -14,7 +14,7 @@ The cursors are kept in the data directory, every while: a crash costs that much
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -68,6 +68,9 @@ AT_ONCE_S: Final = 10.0
 
 WINDOW_BYTES: Final = MIB
 
+DAMAGED_MAX: Final = 1000
+"""Damaged segments here that are remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScrubSettings:
@@ -100,6 +103,36 @@ class ScrubServices:
     give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]]
     topic_name: TopicName
     history: Callable[[], dict[str, Any]] = dict
+
+
+@dataclass(slots=True, eq=False)
+class _DamagedSegment:
+    """A sealed segment here of which a batch is not right.
+
+    Attributes:
+        found_ms, mended_ms: wall clock; None: it is not mended.
+    """
+
+    key: SegmentKey
+    reason: str
+    found_ms: int
+    mended_ms: int | None = None
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it among the findings; it has no chunk, and no node."""
+        return {
+            "topic": self.key.topic or self.key.topic_id.hex(),
+            "partition": self.key.partition,
+            "base_offset": self.key.base_offset,
+            "generation": None,
+            "chunk": None,
+            "node": None,
+            "block": None,
+            "state": "corrupt",
+            "reason": self.reason,
+            "found_ms": self.found_ms,
+            "mended_ms": self.mended_ms,
+        }
 
 
 @dataclass(slots=True, eq=False)
@@ -148,17 +181,26 @@ class Scrubber:
         self._news = trio.Event()
         self._moved = False
         self._to_mend: dict[SegmentKey, ColdPartition] = {}
+        self._damaged: dict[SegmentKey, _DamagedSegment] = {}
         self.is_paused = False
         self.verified_bytes = 0
+        self._nursery: trio.Nursery | None = None
+        self._has_begun = trio.Event()
         self._verified = services.metrics.counter(
             "logd_scrub_verified_bytes_total", "Bytes that scrub has verified."
         )
 
     # --- what people ask for ----------------------------------------------------------------------
 
+    async def begun(self) -> None:
+        """Wait until it runs: what is asked before it knows its places would be for none."""
+        await self._has_begun.wait()
+
     def start(self) -> None:
         """Verify everything once, now; a pause ends."""
         self.is_paused = False
+        if self._nursery is not None:
+            self._follow_places(self._nursery)
         for place in self._places.values():
             if not place.hurries:
                 # What the round has done already counts for the cycle, not for this wish.
@@ -221,7 +263,8 @@ class Scrubber:
             "eta_s": None if None in etas else max((eta or 0.0 for eta in etas), default=0.0),
             "verified_bytes": self.verified_bytes,
             "findings": [
-                record.as_document(self._services.topic_name) for record in self._health.records()
+                *(each.as_document() for each in self._damaged.values()),
+                *(each.as_document(self._services.topic_name) for each in self._health.records()),
             ],
             **self._services.history(),
             "oldest_unverified_s": max(oldest) // SECOND_MS if oldest else None,
@@ -255,10 +298,13 @@ class Scrubber:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_notes)
+                self._nursery = nursery
                 while True:
                     self._follow_places(nursery)
+                    self._has_begun.set()
                     await trio.sleep(1)
         finally:
+            self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._write_note()
 
@@ -448,7 +494,9 @@ class Scrubber:
             ]
 
         found = {}
-        for each, segment in await self._services.offload.run("disk", look):
+        sealed = await self._services.offload.run("disk", look)
+        self._forget_gone({key_of(each, segment.base_offset) for each, segment in sealed})
+        for each, segment in sealed:
             key = key_of(each, segment.base_offset)
             # What is known to be damaged is looked at again only where chunks can take its place.
             is_hopeless = segment.is_damaged and self._replacement(key) is None
@@ -456,6 +504,14 @@ class Scrubber:
                 name = segment_item_name(key)
                 found[name] = (ScrubItem(name, segment.size_bytes), (each, segment.base_offset))
         return found
+
+    def _forget_gone(self, sealed: Collection[SegmentKey]) -> None:
+        """Forget damage that was given up: its segment was deleted."""
+        self._damaged = {
+            key: each
+            for key, each in self._damaged.items()
+            if each.mended_ms is not None or key in sealed
+        }
 
     def _replacement(self, key: SegmentKey) -> Generation | None:
         """Return the committed generation of a segment, whose chunks may take its place."""
@@ -489,6 +545,9 @@ class Scrubber:
             "scrub found a damaged segment", topic=partition.topic_name,
             partition=partition.index, base_offset=base_offset, reason=reason,
         )  # fmt: skip
+        while len(self._damaged) >= DAMAGED_MAX:
+            del self._damaged[next(iter(self._damaged))]
+        self._damaged[key] = _DamagedSegment(key, reason, self._services.now_ms())
         self._to_mend[key] = partition
         await self._mend_again()
 
@@ -505,6 +564,8 @@ class Scrubber:
                 self._services.events.info("damaged segment stays", reason=str(error))
                 continue
             del self._to_mend[key]
+            if key in self._damaged:
+                self._damaged[key].mended_ms = self._services.now_ms()
             self._services.events.info(
                 "damaged segment is read from its chunks", segment=str(generation)
             )

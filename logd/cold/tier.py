@@ -275,6 +275,12 @@ class ColdTier:
             lambda: self.catalog.replace_node(node), lambda: self._on_node(node.name)
         )
 
+    async def rename_node(self, old_name: str, node: StorageNode) -> None:
+        """As `ColdCatalog.rename_node`; for `StorageNodes`."""
+        await self._change(
+            lambda: self.catalog.rename_node(old_name, node), lambda: self._on_node(old_name)
+        )
+
     def _on_node(self, name: str) -> Sequence[str]:
         """Return the encodings that have, or had, a chunk on a node."""
         return [

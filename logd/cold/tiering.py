@@ -345,7 +345,7 @@ class Tiering:
             ])  # fmt: skip
         is_compacted = partition.settings.compacted
         if is_compacted:  # A round that changed nothing leaves the list of segments as it was.
-            looked.cleaned_below = await self._offload.run("cold", partition.log.cleaned_below)
+            looked.cleaned_below = await self._cleaned_below(partition)
         return PartitionFacts(
             topic_id=partition.topic_id,
             partition=partition.index,
@@ -356,6 +356,13 @@ class Tiering:
             leased=leased_bases(self._tier.leases, place),
             cleaned_below=looked.cleaned_below if is_compacted else None,
         )
+
+    async def _cleaned_below(self, partition: ColdPartition) -> int:
+        """Return how far a log is compacted; once it is known that takes no thread."""
+        log = partition.log
+        if log.compaction is not None:
+            return log.cleaned_below()
+        return await self._offload.run("cold", log.cleaned_below)
 
     def _with_retries(
         self, place: tuple[bytes, int], segments: Sequence[SegmentFacts]

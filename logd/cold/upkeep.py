@@ -5,6 +5,7 @@ A part of `logd.cold.life`, which starts and stops it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
@@ -187,6 +188,7 @@ class Upkeep:
         return {
             "queued": sum(not item.is_running for item in plan.items),
             "running": len(self.repairer.running),
+            "states": dict(Counter(item.state for item in plan.items)),
             "eta_s": None if eta.total_s is None else round(eta.total_s, 1),
             "stuck": eta.stuck,
             "bytes_s": self.repairer.rate.bytes_s,

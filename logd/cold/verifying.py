@@ -41,6 +41,12 @@ FINDINGS_MAX: Final = 1000
 JOBS_KEPT: Final = 20
 """Jobs that are over and can still be asked for."""
 
+AT_ONCE: Final = 2
+"""Jobs that read: each reads as fast as nodes give it, and compares in threads that others need."""
+
+UNFINISHED_MAX: Final = 100
+"""Jobs that read, or wait for their turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyFinding:
@@ -140,6 +146,7 @@ class Verifier:
         self._events = events
         self._ids = itertools.count(1)
         self._jobs: dict[int, VerifyJob] = {}
+        self._turns = trio.Semaphore(AT_ONCE)
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -155,12 +162,15 @@ class Verifier:
         """Begin to verify all live generations of some partitions, or join the job that does.
 
         Raises:
-            ColdRefusedError: the server is stopping.
+            ColdRefusedError: too many are not over, or the server is stopping.
         """
         indexes = tuple(each.index for each in partitions)
-        for job in self._jobs.values():
-            if job.seconds is None and (job.topic, job.partitions) == (topic, indexes):
+        unfinished = [each for each in self._jobs.values() if each.seconds is None]
+        for job in unfinished:
+            if (job.topic, job.partitions) == (topic, indexes):
                 return job
+        if len(unfinished) >= UNFINISHED_MAX:
+            raise ColdRefusedError(f"{len(unfinished)} verifications are not over; wait for some")
         if self._nursery is None:
             raise ColdRefusedError("the server is stopping")
         job = VerifyJob(next(self._ids), topic, indexes, trio.current_time())
@@ -177,21 +187,25 @@ class Verifier:
 
     async def _work(self, job: VerifyJob, partitions: Sequence[ColdPartition]) -> None:
         try:
-            waiting = [
-                generation
-                for each in partitions
-                for generation in self._tier.coverage(each.topic_id, each.index).generations
-            ]
-            # Each chunk is read twice: by its node, and to here.
-            job.all_bytes = sum(2 * _stored_bytes(each) for each in waiting)
-            for generation in waiting:
-                await _OneCheck(self._tier, self._findings, job, generation).run()
+            async with self._turns:
+                await self._verify(job, partitions)
         except Exception as error:  # A bug of ours ends one job, not the server.
             job.error = str(error) or repr(error)
             self._events.error("verification failed", topic=job.topic, reason=repr(error))
         finally:
             job.seconds = trio.current_time() - job.began_s
             job.over.set()
+
+    async def _verify(self, job: VerifyJob, partitions: Sequence[ColdPartition]) -> None:
+        waiting = [
+            generation
+            for each in partitions
+            for generation in self._tier.coverage(each.topic_id, each.index).generations
+        ]
+        # Each chunk is read twice: by its node, and to here.
+        job.all_bytes = sum(2 * _stored_bytes(each) for each in waiting)
+        for generation in waiting:
+            await _OneCheck(self._tier, self._findings, job, generation).run()
 
 
 def _stored_bytes(generation: Generation) -> int:

@@ -46,8 +46,14 @@ async def add_node(broker: Broker, request: Request) -> dict[str, Any]:
         raise HttpError(400, f"the body is not what is expected: {error}") from error
     if "://" not in asked.address and not asked.address.startswith("/"):
         raise HttpError(400, "the address must be an absolute path, or http://HOST:PORT")
-    record = await broker.cold.nodes.add(asked.name, asked.address, asked.rack)
-    return describe_node(broker.cold, record.name)
+    nodes = broker.cold.nodes
+    names = {nodes.node(name).identity: name for name in nodes.names()}
+    record = await nodes.add(asked.name, asked.address, asked.rack)
+    was = names.get(record.identity, record.name)
+    return {
+        **describe_node(broker.cold, record.name),
+        "renamed_from": was if was != record.name else None,
+    }
 
 
 async def remove_node(broker: Broker, request: Request) -> dict[str, Any]:

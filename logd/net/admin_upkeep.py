@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from logd.broker.context import Broker
 from logd.broker.upkeep_status import upkeep_of
 from logd.net.http import HttpError, Request
+
+if TYPE_CHECKING:
+    from logd.cold.scrubbing import Scrubber
 
 AFR_MAX: Final = 100.0
 HOURS_MAX: Final = 1e6
@@ -52,18 +55,25 @@ async def begin_repair(broker: Broker, _request: Request) -> dict[str, Any]:
 
 async def get_scrub(broker: Broker, _request: Request) -> dict[str, Any]:
     """Answer GET /v1/scrub."""
-    return (await upkeep_of(broker.coded)).scrubber.status()
+    return (await _scrubber(broker)).status()
 
 
 async def control_scrub(broker: Broker, request: Request) -> dict[str, Any]:
     """Answer POST /v1/scrub."""
-    scrubber = (await upkeep_of(broker.coded)).scrubber
+    scrubber = await _scrubber(broker)
     actions = {"start": scrubber.start, "pause": scrubber.pause, "resume": scrubber.resume}
     action = actions.get(request.query.get("action", ""))
     if action is None:
         raise HttpError(400, f"action is one of {', '.join(actions)}")
     action()
     return scrubber.status()
+
+
+async def _scrubber(broker: Broker) -> Scrubber:
+    """Return what verifies; without a storage node it verifies the sealed segments here."""
+    scrubber = (await upkeep_of(broker.coded, needs_nodes=False)).scrubber
+    await scrubber.begun()
+    return scrubber
 
 
 async def get_drain(broker: Broker, request: Request) -> dict[str, Any]:

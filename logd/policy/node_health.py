@@ -98,4 +98,7 @@ def describe_health(history: ProbeHistory, limits: HealthLimits) -> str:
         return f"{health}: not asked yet"
     if not history.failed:
         return health
-    return f"{health}: {history.result.value}, for {format_duration_ms(history.silent_ms)}"
+    silent_ms = history.silent_ms
+    if silent_ms >= SECOND_MS:
+        silent_ms -= silent_ms % SECOND_MS  # Nobody wants to read the rest.
+    return f"{health}: {history.result.value}, for {format_duration_ms(silent_ms)}"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from logd.broker.disk_space import DiskSpace
+from logd.broker.maintenance import look_at_disk
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
@@ -67,7 +68,7 @@ class PartitionParts:
         disk = DiskSpace(
             reserve_bytes=ground.directory.reserve_bytes(ground.settings.disk_reserve_bytes)
         )
-        disk.checked(ground.files.free_bytes(ground.options.data))
+        look_at_disk(disk, ground.directory)
         disk.on_change = self._disk_changed
         return disk
 
@@ -95,7 +96,7 @@ class PartitionParts:
             unsynced_max_bytes=ground.settings.flush_unsynced_max_bytes,
             end_turn=end_turn,
             unlink_later=self.unlinker.unlink_later,
-            release_ballast=ground.directory.release_ballast,
+            lend_ballast=ground.directory.lent_ballast,
             retention_check_ms=ground.settings.log_retention_check_interval_ms,
         )
 

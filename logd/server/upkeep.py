@@ -6,7 +6,7 @@ from typing import Final
 
 from logd.broker.compaction import Compaction
 from logd.broker.context import Broker
-from logd.broker.maintenance import Maintenance
+from logd.broker.maintenance import BALLAST_BYTES, Maintenance
 from logd.broker.partition import Partition
 from logd.broker.process_cleaner import ProcessCleaner
 from logd.broker.retention import Retention
@@ -18,10 +18,6 @@ from logd.metrics import LATENCY_BOUNDS_SECONDS
 from logd.server.coded import CodedParts
 from logd.server.ground import Ground
 from logd.server.groups import GroupParts
-from logd.units import MIB
-
-BALLAST_BYTES: Final = MIB
-"""Space that is given up when the disk is full, for the state files of what frees space."""
 
 
 class UpkeepParts:

@@ -244,13 +244,13 @@ def known_partitions(
             known[key] = (
                 KnownPartition(0)
                 if path is None
-                else _known_partition(files, path, coded_bases.get(key, ()))
+                else known_partition(files, path, coded_bases.get(key, ()))
             )
     assert all(index >= 0 for _, index in known)
     return known
 
 
-def _known_partition(files: Files, directory: str, bases: Collection[int]) -> KnownPartition:
+def known_partition(files: Files, directory: str, bases: Collection[int]) -> KnownPartition:
     """Return what is known of a partition by its directory.
 
     A replacement that was committed, and that a crash cut short, counts as done: recovery does it.

@@ -89,6 +89,15 @@ class ColdCatalog(Protocol):
         """
         ...
 
+    def rename_node(self, old_name: str, node: StorageNode) -> None:
+        """Give a node another name, and the place and rack of the record; its chunks stay.
+
+        Raises:
+            NodeRefusedError: there is no such node of that identity, or the name or the place is
+                another's.
+        """
+        ...
+
     def remove_node(self, name: str) -> None:
         """Remove a node that holds nothing any more; what was to be removed from it is given up.
 

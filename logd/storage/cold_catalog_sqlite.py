@@ -137,6 +137,24 @@ class SqliteColdCatalog:
                     )
             self._forget_if_empty(generation.encoding)
 
+    def rename_node(self, old_name: str, node: StorageNode) -> None:
+        """See `ColdCatalog`."""
+        assert node.name != old_name
+        database = self._database
+        with self._change("rename_node"):
+            # Placements name the node; until the end of the transaction they may name nobody.
+            database.rows("PRAGMA defer_foreign_keys = ON")
+            try:
+                changed = database.change(
+                    "UPDATE node SET name = ?, place = ?, rack = ? WHERE name = ? AND identity = ?",
+                    (node.name, node.place, node.rack, old_name, _blob(node.identity)),
+                )
+            except BrokenRuleError as error:
+                raise NodeRefusedError(f"node {node.name}: {error}") from error
+            if changed == 0:
+                raise NodeRefusedError(f"there is no node {old_name} with that identity")
+            database.change("UPDATE placement SET node = ? WHERE node = ?", (node.name, old_name))
+
     def remove_node(self, name: str) -> None:
         """See `ColdCatalog`."""
         database = self._database
@@ -147,7 +165,10 @@ class SqliteColdCatalog:
                 (name,),
             )
             if held:
-                raise NodeRefusedError(f"node {name} is the place of {held} chunks; drain it first")
+                raise NodeRefusedError(
+                    f"node {name} is the place of {held} chunks; move them first (`logd node drain "
+                    f"{name}`), or let an empty place take its name (`logd node replace {name}`)"
+                )
             given_up = database.rows("SELECT encoding FROM placement WHERE node = ?", (name,))
             database.change("DELETE FROM placement WHERE node = ?", (name,))
             for (encoding,) in given_up:

@@ -27,7 +27,9 @@ import contextlib
 import errno
 import json
 import os.path
+import threading
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from logd import __version__
@@ -89,6 +91,7 @@ class DataDirectory:
         assert os.path.isabs(path)
         self._files = files
         self._lock: OpenFile | None = lock
+        self._ballast_lock = threading.Lock()
         self._boot_id = boot_id
         self.path = path
         self.cluster_id = ""
@@ -323,12 +326,21 @@ class DataDirectory:
         return free
 
     def ensure_ballast(self, size: int) -> bool:
-        """Make the ballast file of so many bytes unless it is there; False if there is no space.
+        """Make the ballast file of so many bytes unless it is there; False if there is no space,
+        or if its space is lent at the moment.
 
         Raises:
             OSError: another refusal than "no space".
         """
         assert size > 0
+        if not self._ballast_lock.acquire(blocking=False):
+            return False
+        try:
+            return self._make_ballast(size)
+        finally:
+            self._ballast_lock.release()
+
+    def _make_ballast(self, size: int) -> bool:
         path = self._path_of(layout.BALLAST_NAME)
         if self._files.exists(path) and self._files.stat_size(path) == size:
             return True
@@ -337,24 +349,30 @@ class DataDirectory:
             self._files.allocate(file, 0, size)
         except OSError as error:
             # A part of it would only be in the way of those who need the space.
-            self.release_ballast()
+            self._unlink_ballast()
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             return False
         return True
 
-    def release_ballast(self) -> bool:
-        """Give the ballast's space back; False if there was none.
+    @contextlib.contextmanager
+    def lent_ballast(self) -> Iterator[None]:
+        """Give the ballast's space to who is in the block; no ballast is made before its end.
+
+        Waits while somebody else is in such a block, or makes the ballast: an attempt that fails
+        holds all free space for a moment.
 
         Raises:
             OSError: as the file system gave it.
         """
-        path = self._path_of(layout.BALLAST_NAME)
-        assert os.path.isabs(path)
-        if not self._files.exists(path):
-            return False
-        self._files.unlink(path)
-        return True
+        with self._ballast_lock:
+            self._unlink_ballast()
+            yield
+
+    def _unlink_ballast(self) -> None:
+        assert self._ballast_lock.locked()
+        with contextlib.suppress(FileNotFoundError):
+            self._files.unlink(self._path_of(layout.BALLAST_NAME))
 
     def close(self) -> None:
         """Let go of the lock; another server may open the directory."""

@@ -35,6 +35,12 @@ _SYS_CACHESTAT: Final = 451
 _SIGURG: Final = 23
 
 
+# The file system has no such way; /proc is not mounted; it may not be opened, or not one more.
+_NO_DIRECT: Final = (
+    errno.EINVAL, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+
+
 class OpenFile:
     """An open descriptor with its path; closed when the last reference to it is gone."""
 
@@ -91,7 +97,7 @@ class Files:
         try:
             fd = os.open(f"/proc/self/fd/{file.fd}", access | os.O_DIRECT | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOENT):  # ENOENT: /proc is not mounted.
+            if error.errno in _NO_DIRECT:
                 return None
             raise
         return OpenFile(fd, file.path)

@@ -118,12 +118,6 @@ def next_sequence(last_sequence: int) -> int:
     return 0 if last_sequence == INT32_MAX else last_sequence + 1
 
 
-def last_sequence_of(first_sequence: int, last_offset_delta: int) -> int:
-    """Return the last sequence number of a batch that starts at `first_sequence`."""
-    assert first_sequence >= 0
-    return (first_sequence + last_offset_delta) & INT32_MAX
-
-
 class ProducerStates:
     """The producers of one log."""
 

@@ -407,6 +407,28 @@ class ColdCatalogContract:
         with pytest.raises(ColdStateError):
             cold.place_chunk(encoding(1), index=1, node="n3")
 
+    def test_a_node_is_renamed_with_its_places(self, cold: ColdCatalog) -> None:
+        """Every placement follows, of whatever state; a wrong name or identity is refused."""
+        cold.plan(plan_of(1), now_ms=0)
+        commit(cold, 1)
+        cold.place_chunk(encoding(1), index=0, node="n3")
+        before = {node.name: node for node in cold.nodes()}
+        sequence = cold.sequence()
+        cold.rename_node("n0", replace(before["n0"], name="x", place="/elsewhere"))
+        assert cold.sequence() == sequence + 1
+        assert [node.name for node in cold.nodes()] == ["n1", "n2", "n3", "x"]
+        [generation] = cold.generations()
+        places = {(at.index, at.node, at.is_leaving) for at in generation.placements}
+        assert places == {(0, "x", True), (0, "n3", False), (1, "n1", False), (2, "n2", False)}
+        for old, record in (
+            ("x", replace(before["n0"], name="n1")),
+            ("n0", replace(before["n0"], name="y")),
+            ("x", replace(before["n1"], name="y")),
+        ):
+            with pytest.raises(NodeRefusedError):
+                cold.rename_node(old, record)
+        assert [node.name for node in cold.nodes()] == ["n1", "n2", "n3", "x"]
+
     def test_a_node_with_chunks_is_not_removed(self, cold: ColdCatalog) -> None:
         """Where it only has what was to be removed, that is given up; then generations are gone."""
         cold.plan(plan_of(1), now_ms=0)

@@ -16,9 +16,16 @@ import random
 import pytest
 from trio.testing import MockClock
 
-from logd.policy.cold.values import LIVE
+from ec.chunk_id import ChunkId
+from ec.manifest import encode_manifest
+from logd.cold.removal import chunk_id
+from logd.policy.cold.rebuild import FoundChunk, ManifestFacts, plan_rebuild
+from logd.policy.cold.removal import ChunkName
+from logd.policy.cold.values import LIVE, Profile, SegmentKey
+from logd.storage.catalog_rebuild import known_partition
 from tests.unit.coded_compaction_rig import CodedRig
-from tests.unit.life_rig import Crash
+from tests.unit.life_rig import Crash, SimNode
+from tests.unit.log_builder import TOPIC_ID
 from tests.unit.test_coded_compaction import check_no_orphans, code_all, is_settled
 from tests.unit.test_cold_life import running, until
 
@@ -27,6 +34,9 @@ SHARE = 80
 
 ROUNDS_SHARE = 15
 """Likewise, of those between a round's begin and its end: they are what this is about."""
+
+REBUILT_SHARE = 60
+"""Likewise, where the catalog is lost as well."""
 
 
 async def live_through(rig: CodedRig) -> None:
@@ -101,6 +111,61 @@ async def test_no_step_loses_a_last_record_or_brings_one_back(
             raise
         finally:
             rig.catalog.close()
+
+
+async def test_a_catalog_that_is_lost_as_well_is_made_again(
+    tmp_path_factory: pytest.TempPathFactory, autojump_clock: MockClock, rng: random.Random
+) -> None:
+    """From chunks and files, whatever the last step was: never two versions of one offset."""
+    whole = await crashed(str(tmp_path_factory.mktemp("whole")), None)
+    whole.catalog.close()
+    in_rounds = [step for steps in whole.rounds_steps for step in steps]
+    for stop_at in in_rounds[rng.randrange(REBUILT_SHARE) :: REBUILT_SHARE]:
+        rig = await crashed(str(tmp_path_factory.mktemp("rebuilt")), stop_at)
+        try:
+            await rebuild(rig)
+            await look_again(rig)
+        except BaseException:  # Whatever it was, it must be known where.
+            print(f"stopped before step {stop_at}, behind {rig.steps[-3:]}")
+            raise
+        finally:
+            rig.catalog.close()
+
+
+async def rebuild(rig: CodedRig) -> None:
+    """Lose the catalog; make it again, as `--rebuild-catalog` does; put aside what it says."""
+    rig.stop_at = None
+    found = [
+        await found_chunk(rig, node, ChunkId.parse(name))
+        for node in rig.nodes.by_name.values()
+        for name in sorted(node.files)
+    ]
+    bases = {each.name.key.base_offset for each in found}
+    known = known_partition(rig.files, f"{rig.directory}/t-0", bases)
+    plan = plan_rebuild(found, {(TOPIC_ID, 0): known})
+    for each in plan.quarantine:
+        del rig.nodes[each.name.node].files[chunk_id(each.name).name]
+    nodes = rig.catalog.cold.nodes()
+    rig.catalog.close()
+    for name in [name for name in os.listdir(rig.directory) if name.startswith("catalog")]:
+        os.unlink(f"{rig.directory}/{name}")
+    rig.open_catalog()
+    rig.catalog.create_topic("t", TOPIC_ID, 1, {})
+    rig.catalog.cold.restore(
+        nodes, plan.generations, numbers=plan.numbers, sequence=plan.sequence, now_ms=1
+    )
+
+
+async def found_chunk(rig: CodedRig, node: SimNode, chunk: ChunkId) -> FoundChunk:
+    """Return what a rebuild sees of a chunk."""
+    manifest = (await node.head(chunk)).manifest
+    facts = ManifestFacts(
+        Profile(manifest.k, manifest.m), manifest.next_offset, manifest.source_bytes,
+        manifest.min_timestamp_ms, manifest.max_timestamp_ms, encode_manifest(manifest),
+    )  # fmt: skip
+    key = SegmentKey(TOPIC_ID, 0, chunk.base_offset)
+    name = ChunkName(key, chunk.generation, chunk.encoding, chunk.index, node.node)
+    return FoundChunk(name, facts, not await node.verify(chunk))
 
 
 async def look_again(rig: CodedRig) -> None:

@@ -26,12 +26,14 @@ import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from logd.broker.disk_space import CHECK_INTERVAL_S
+from logd.storage.layout import BALLAST_NAME
 from logd.units import KIB, MIB
 from tests.forked import run_logd
 from tests.server_process import ServerProcess
 
 TOPIC = "full"
-TIMEOUT_S = 15
+TIMEOUT_S = 40  # Of a busy machine.
 VALUE_BYTES: Final = 16 * KIB
 BATCH_BYTES: Final = 256 * KIB
 SEGMENT_BYTES: Final = 2 * MIB
@@ -73,15 +75,21 @@ class SmallDisk:
         command = ["mount", "-t", self._kind, "-o", options, source, str(self.path)]
         return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
-    def unmount(self) -> None:
-        """Unmount it, which lets go of the loop device as well; nothing is done if it is not."""
+    def unmount(self, *, is_final: bool = False) -> None:
+        """Unmount it, and wait for the loop device, if it is to be mounted again.
+
+        A process of another test that has mounts of its own keeps a copy of this one till its end,
+        and with it the device, which then is let go of by itself. Nothing is done if it is not
+        mounted.
+        """
         if not os.path.ismount(self.path):
             return
         done = subprocess.run(["umount", self.path], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             subprocess.run(["umount", "--lazy", self.path], check=True)
             raise AssertionError(f"unmounted only lazily, something held it: {done.stderr}")
-        until(self._is_let_go, "the loop device is let go of")
+        if not is_final:
+            until(self._is_let_go, "the loop device is let go of")
 
     def _is_let_go(self) -> bool:
         """A process that had mounts of its own may keep the device for a moment after its end."""
@@ -102,7 +110,7 @@ def small_disk(directory: Path, kind: str, *, size_bytes: int) -> Iterator[Small
             pytest.skip(f"mount is refused here: {refused.strip()}")
         yield disk
     finally:
-        disk.unmount()
+        disk.unmount(is_final=True)
 
 
 def logd(*arguments: str) -> tuple[int, Any]:
@@ -119,10 +127,7 @@ def problem_kinds(server: ServerProcess) -> tuple[int, set[str]]:
 
 
 def problems_now(server: ServerProcess) -> set[tuple[str, str]]:
-    """Return kind and severity of the problems, by the admin port: a process takes too long.
-
-    Without a reserve the server tries again and again, and is not full in between.
-    """
+    """Return kind and severity of the problems, by the admin port."""
     with urlopen("http://{}:{}/v1/status".format(*server.admin), timeout=TIMEOUT_S) as answer:
         document = json.load(answer)
     return {(problem["kind"], problem["severity"]) for problem in document["problems"]}
@@ -213,6 +218,7 @@ def until(check: Callable[[], bool], what: str) -> None:
 
 def fill_up(server: ServerProcess, *, is_enospc: bool) -> Client:
     """Make the topic and fill the disk with it; the refusals are checked, and what is left."""
+    assert Path(server.data, BALLAST_NAME).exists(), "it is there before the first append"
     create_topic(
         server,
         TOPIC,
@@ -250,11 +256,15 @@ def resume(server: ServerProcess, client: Client) -> None:
         lambda: problems_now(server) == {("disk_reserve", "warning")},
         "status says so, as a warning",
     )
+    checked_again = time.monotonic() + 2 * CHECK_INTERVAL_S
+    while time.monotonic() < checked_again:
+        assert problems_now(server) == {("disk_reserve", "warning")}, "for as long as it is full"
     assert len(producer) > 0, "nothing waited"
     delete_half(server, client)
     started = time.monotonic()
     assert producer.flush(TIMEOUT_S) == 0
-    assert time.monotonic() - started < 8, "appends resume within a few seconds"
+    # A few seconds, on a machine that has other things to do.
+    assert time.monotonic() - started < 15, "appends resume by themselves, and soon"
     assert not client.errors
     assert read_all(server, TOPIC) == client.acked
 

@@ -102,7 +102,9 @@ def test_a_node_server_with_a_token(directory: str) -> None:
         with serving(directory, "--token-file", token, *QUICK) as logd:
             row = logd.json("node", "add", "r", f"http://{address}")
             assert (row["state"], row["rack"]) == ("live", "r9")
-            assert logd.json("node", "add", "again", f"http://{address}")["name"] == "r"
+            again = logd.json("node", "add", "again", f"http://{address}")
+            assert (again["name"], again["renamed_from"]) == ("again", "r")
+            assert logd.json("node", "add", "r", f"http://{address}")["id"] == again["id"]
             node[0].send_signal(signal.SIGSTOP)
             wait_until(lambda: rows_by_name(logd)["r"]["state"] == "dead")
             status = logd.json("status")

@@ -209,7 +209,7 @@ def test_consumer_that_follows_gets_new_records_at_once(server: ServerProcess, t
     message = consumer.poll(TIMEOUT_S)
     assert message is not None
     assert message.offset() == 1
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 7  # The time-out of the poll under way: 9 s at least.
     consumer.close()
 
 

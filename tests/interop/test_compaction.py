@@ -359,7 +359,7 @@ def test_a_stop_cuts_a_round_short(own: Logd, rng: random.Random) -> None:
     (pid,) = cleaner_pids(own.server)
     started = time.monotonic()
     assert own.server.stop() == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10  # The round would take longer than the test may.
     assert not Path(f"/proc/{pid}").exists()
     assert left_over(own.server) == []
     assert Path(own.server.data, "clean-stop").exists()

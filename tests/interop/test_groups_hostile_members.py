@@ -33,6 +33,8 @@ pytestmark = pytest.mark.interop
 
 GROUP_SIZE_MAX = 40
 REBALANCE_MS = 1500
+# The machine may be busy; a session, which is what would be waited for by mistake, is far longer.
+LATE_S = 5
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_member_that_does_not_rejoin(server: ServerProcess, topic: str) -> None:
         one.send_join()
         one.take_join()
         took_ms = (time.monotonic() - began) * 1000
-        assert REBALANCE_MS - 100 <= took_ms < REBALANCE_MS + 1000
+        assert REBALANCE_MS - 100 <= took_ms < REBALANCE_MS + LATE_S * 1000
         assert one.members == [one.member_id]
         assert one.sync() == 0
         assert bad.heartbeat() == UNKNOWN_MEMBER_ID
@@ -104,7 +106,7 @@ def test_member_that_stops_reading(server: ServerProcess, topic: str) -> None:
         began = time.monotonic()
         one.send_join()
         one.take_join()
-        assert time.monotonic() - began < REBALANCE_MS / 1000 + 1
+        assert time.monotonic() - began < REBALANCE_MS / 1000 + LATE_S
         assert one.members == [one.member_id]
         assert one.sync() == 0
         assert_goes_on(one, topic)
@@ -125,7 +127,7 @@ def test_follower_that_does_not_sync(server: ServerProcess, topic: str) -> None:
         assert good.sync() == 0
         began = time.monotonic()
         wait_for(lambda: good.heartbeat() == REBALANCE_IN_PROGRESS)
-        assert time.monotonic() - began < REBALANCE_MS / 1000 + 1
+        assert time.monotonic() - began < REBALANCE_MS / 1000 + LATE_S
         good.send_join()
         good.take_join()
         assert good.members == [good.member_id]
@@ -147,7 +149,7 @@ def test_leader_that_does_not_sync(server: ServerProcess, topic: str) -> None:
         good = second if first.is_leader else first
         began = time.monotonic()
         assert good.sync() == REBALANCE_IN_PROGRESS
-        assert time.monotonic() - began < REBALANCE_MS / 1000 + 1
+        assert time.monotonic() - began < REBALANCE_MS / 1000 + LATE_S
         good.send_join()
         good.take_join()
         assert good.is_leader
@@ -183,10 +185,14 @@ def test_a_group_that_is_described_a_thousand_times(server: ServerProcess, topic
     with RawMember(server, new_name("group"), protocols=protocols) as one, Line(server) as line:
         one.join()
         asked = describe_groups.DescribeGroupsRequest(groups=[one.group] * 1000)
+        began = time.monotonic()
+        assert_goes_on(one, topic)
+        alone_s = time.monotonic() - began
         line.send(describe_groups, asked, 6)
         began = time.monotonic()
         assert_goes_on(one, topic)
-        assert time.monotonic() - began < 1
+        # A machine on which the same took long without the request may take long with it.
+        assert time.monotonic() - began < 1 + 10 * alone_s
         assert server.resident_bytes() - resident < 32 * 1024 * 1024
 
 

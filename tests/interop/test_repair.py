@@ -260,9 +260,29 @@ def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
         assert {row["generation"] for row in coded_rows(logd)} >= {2}
         first, second, *_ = sorted((tmp_path / "data" / "topics" / "t-0").glob("*.log"))
         flip(second, 5000)
-        logd.json("scrub", "start", "--wait")
+        logd.run("scrub", "start", "--wait")
         until(lambda: not second.exists(), "the damaged file is given up")
+        (found,) = logd.json("scrub", "status")["findings"]
+        assert (found["chunk"], found["state"]) == (None, "corrupt")
+        assert found["mended_ms"] >= found["found_ms"]
         assert first.exists()
         assert logd.run("consume", "t").stdout == data
         assert logd.json("status")["problems"] == []
+        assert server.stop() == 0
+
+
+def test_a_server_without_nodes_scrubs_its_segments(tmp_path: Path, rng: random.Random) -> None:
+    """All sealed bytes are verified when asked for; what is damaged is named, with exit 4."""
+    with ServerProcess(tmp_path / "data", "--set", "disk.reserve.bytes=0") as server:
+        logd = Logd(server)
+        logd.run("topic", "create", "t", "--partitions", "1", "--config", SMALL)
+        logd.json("produce", "t", stdin=lines(rng, 5_000))
+        sealed = [row for row in logd.json("segments", "t") if row["state"] == "sealed"]
+        before = logd.json("scrub", "start", "--wait")
+        assert before["verified_bytes"] >= sum(row["size_bytes"] for row in sealed) > 0
+        assert before["findings"] == []
+        flip(min((tmp_path / "data" / "topics" / "t-0").glob("*.log")), 5000)
+        (found,) = logd.json("scrub", "start", "--wait", code=4)["findings"]
+        assert (found["topic"], found["base_offset"], found["node"]) == ("t", 0, None)
+        assert found["mended_ms"] is None
         assert server.stop() == 0

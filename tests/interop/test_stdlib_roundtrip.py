@@ -37,6 +37,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # Half a million records: more than a minute where others work, too.
 def test_every_file_of_the_standard_library_comes_back(server: ServerProcess) -> None:
     """Appended line by line by one client, with kill -9 in the middle, read back by another: each
     file has the original's SHA-256."""

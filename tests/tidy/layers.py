@@ -157,10 +157,6 @@ def check_used(modules: Modules) -> Iterator[str]:
         last = module.name.rpartition(".")[2]
         if module.is_package or last == "__main__" or module.name in STARTED_FROM_OUTSIDE:
             continue
-        if module.name in AWAITED:
-            if module.name in imported:
-                yield module.at(1, f"{module.name} is imported now: take it out of AWAITED")
-            continue
         if is_within(module.name, ("tests", "tools", *GENERATED)) or module.name in imported:
             continue
         yield module.at(1, f"{module.name} is imported by nobody")
@@ -168,7 +164,5 @@ def check_used(modules: Modules) -> Iterator[str]:
 
 # Run by name, not imported.
 STARTED_FROM_OUTSIDE = ("cli.main", "bench.child")
-# Parts, each tested by itself, that nothing in this repository calls before logd.cold does.
-AWAITED: tuple[str, ...] = ()
 # Made by tools/generate_messages, one module per API whether it is served yet or not.
 GENERATED = ("logd.wire.messages",)

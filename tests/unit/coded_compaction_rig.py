@@ -152,8 +152,10 @@ class CodedRig(ColdRig):
         for row in rows:
             known = given[row.offset]
             assert (row.key, row.value) == (known.key, known.value)
-        last = {row.key: row for row in self.given}
+        # What was deleted by its offset may have been the last one; then there is none.
+        last = {row.key: row for row in self.given if row.offset >= self.log.log_start_offset}
         found = {row.key: row for row in rows}
+        assert found.keys() <= last.keys()
         for key, row in last.items():
             if row.value is None and key not in found:
                 continue

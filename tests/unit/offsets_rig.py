@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -121,7 +122,7 @@ class OffsetsRig:
             unsynced_max_bytes=1 << 20,
             end_turn=lambda: None,
             unlink_later=lambda paths, delay_s: None,
-            release_ballast=lambda: False,
+            lend_ballast=nullcontext,
         )
         path = f"{directory}/{OFFSETS_TOPIC}-0"
         given: dict[str, Any] = {

@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -160,7 +161,7 @@ class RetentionRig:
             unsynced_max_bytes=1 << 20,
             end_turn=self.settle,
             unlink_later=lambda paths, delay_s: self.later.append((list(paths), delay_s)),
-            release_ballast=lambda: False,
+            lend_ballast=nullcontext,
             retention_check_ms=check_ms,
         )
         clock_of = RetentionClock(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -291,7 +291,7 @@ class Rig:
             unsynced_max_bytes=MIB,
             end_turn=self.settle,
             unlink_later=lambda paths, _delay_s: self.unlinked.extend(paths),
-            release_ballast=lambda: False,
+            lend_ballast=nullcontext,
         )
 
     async def _prepare(self, partition: Partition) -> None:

@@ -49,6 +49,7 @@ def test_the_suite_has_a_row_for_each_loss(tmp_path, monkeypatch) -> None:
 def test_a_lost_node_s_chunks_are_elsewhere_in_time(tmp_path, monkeypatch) -> None:
     """The scenario at a hundredth: full margin within its promise, each lost chunk made once."""
     monkeypatch.setattr(repair, "PROFILES", ())
+    monkeypatch.setattr(repair, "repair_beside_rows", lambda run: [])
     monkeypatch.setattr(loss, "SEGMENTS", 12)
     monkeypatch.setattr(loss, "SEGMENT_BYTES", MIB)
     options = bench.Options(repetitions=1, prime_bytes=0, curves=True)

@@ -83,7 +83,7 @@ async def test_the_status_document(server: Server) -> None:
     assert document["segments_by_margin"] == {"lost": 0, "0": 0, "1": 0, "2": 0}
     assert document["nodes"] == {"total": 0, "live": 0}
     assert document["kernel"] is None
-    assert document["repair"] == {"queued": 0, "running": 0, "eta_s": None}
+    assert document["repair"] == {"queued": 0, "running": 0, "states": {}, "eta_s": None}
     assert document["problems"] == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from ec.chunk_id import ChunkId
 from logd.broker.cleaning import CleaningFailedError
-from logd.cold.segment_errors import ColdFailedError, NodesRefusedError
+from logd.cold.segment_errors import ColdFailedError, ColdRefusedError, NodesRefusedError
 from logd.errors import ColdStateError, LogFailedError, SegmentsChangedError, StorageError
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import LIVE, ColdState, SegmentKey
@@ -196,6 +197,32 @@ async def test_deleted_keys_stay_deleted(directory: str, autojump_clock: MockClo
     check_no_orphans(rig)
 
 
+async def test_what_a_round_leaves_is_compressed_again(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """With cold.compression successors are coded, and read, in their compressed form."""
+    rig = await made(directory, cold_compression="zstd")
+    rig.put(*((b"key-%d" % number, b"long " * 100) for number in range(9)))
+    rig.seal()
+    async with running(rig):
+        await code_all(rig)
+        for number in range(5, 12):
+            rig.put((b"key-%d" % number, b"longer " * 100))
+        rig.seal()
+        result = await rig.compact()
+        assert isinstance(result, CleanResult)
+        await all_released(rig)
+        coded = sum(each.source_bytes for each in rig.tier.generations())
+        assert coded < result.after.log_bytes / 2
+        await rig.check(is_clean=True)
+        rig.put((b"key-1", b"x"))
+        rig.seal()
+        await rig.compact()
+        await all_released(rig)
+        await rig.check(is_clean=True)
+    check_no_orphans(rig)
+
+
 # --- what keeps a round from its work -------------------------------------------------------------
 
 
@@ -307,6 +334,34 @@ async def test_what_is_thawed_for_a_round_in_vain_is_released_again(
     await rig.check()
 
 
+async def test_a_round_that_is_cut_short_leaves_nothing(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """By a stop, or because its topic is deleted: at whatever call to a node."""
+    for call in ("read", "begin", "finish"):
+        place = f"{directory}/{call}"
+        os.mkdir(place)
+        rig = await coded(place)
+        with trio.CancelScope() as scope:
+
+            def cut(found: str, *, _call: str = call, _scope: trio.CancelScope = scope) -> None:
+                if found == _call:
+                    _scope.cancel()
+
+            rig.nodes["d"].before_call = cut
+            await rig.compact()
+        assert scope.cancelled_caught
+        rig.nodes["d"].before_call = lambda _: None
+        await rig.check()
+        assert not len(rig.tier.leases)
+        assert ColdState.PLANNED not in {each.state for each in rig.tier.generations()}
+        async with running(rig):
+            await rig.compact()
+            await until(lambda: is_settled(rig))  # noqa: B023  called in this turn
+        await rig.check(is_clean=True)
+        check_no_orphans(rig)
+
+
 async def test_the_catalog_says_no(directory: str, autojump_clock: MockClock) -> None:
     """Its topic was deleted: what was prepared is taken back, and the log is as it was."""
     rig = await coded(directory)
@@ -349,18 +404,58 @@ async def test_nobody_knows_what_the_catalog_said(
         await rig.check(is_clean=is_durable)
 
 
+async def test_what_a_start_reads_itself_is_not_coded(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """The topic of committed offsets: a start must not wait for nodes."""
+    rig = await made(directory)
+    with pytest.raises(ColdRefusedError, match="__consumer_offsets"):
+        rig.life.jobs.begin_encode("__consumer_offsets", [rig.partition])
+
+
+async def test_chunks_of_more_than_the_segment_here_release_nothing(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """A catalog that was made anew may know of what a round wrote and never committed."""
+    rig = await made(directory, cold_grace_ms=600_000)
+    rig.put_segments(2)
+    async with running(rig):
+        job = rig.life.jobs.begin_encode("t", [rig.partition])
+        await until(lambda: job.seconds is not None)
+        live = rig.live(rig.bases[0])
+        assert live is not None
+        longer = replace(live, next_offset=rig.bases[2])
+        with pytest.raises(ColdFailedError, match="the segment here"):
+            await rig.life.releaser.release(rig.partition, longer)
+        assert rig.hot() == rig.bases
+
+
 # --- many rounds ----------------------------------------------------------------------------------
+
+
+async def compacted(rig: CodedRig, rng: random.Random) -> bool:
+    """Do a round; now and then records are deleted in the middle of it."""
+    rig.before_clean = lambda: None
+    if rng.random() < 0.2:
+        rig.before_clean = lambda: rig.log.delete_before(rng.choice(rig.bases))
+    try:
+        outcome = await rig.compact()
+    except (SegmentsChangedError, FileNotFoundError):
+        await rig.check()
+        return False
+    await rig.check(is_clean=True)
+    return not isinstance(outcome, NotDue)
 
 
 async def test_round_after_round(
     directory: str, autojump_clock: MockClock, rng: random.Random
 ) -> None:
-    """Appends, codings, releases, thaws, rounds, restarts, in any order: always the last ones."""
+    """Appends, codings, thaws, deletions, rounds, restarts, in any order: always the last ones."""
     seed = rng.randrange(2**32)
     print(f"rig seed {seed}")
     rig = await made(directory, seed=seed)
     rounds = 0
-    for _ in range(14):
+    for _ in range(8):
         rig.put_segments(rng.randrange(1, 3), keys=rng.choice((3, 12, 40)))
         async with running(rig):
             if rng.random() < 0.4:
@@ -368,9 +463,11 @@ async def test_round_after_round(
             if rng.random() < 0.3:
                 job = rig.life.jobs.begin_thaw("t", [rig.partition])
                 await until(lambda: job.seconds is not None)  # noqa: B023  ended in this turn
+            if rng.random() < 0.2:
+                rig.log.delete_before(rng.choice(rig.bases) + rng.randrange(3))
+                await rig.check()
             if rng.random() < 0.7:
-                rounds += not isinstance(await rig.compact(), NotDue)
-                await rig.check(is_clean=True)
+                rounds += await compacted(rig, rng)
             await trio.sleep(rng.choice((0, 5, 50)))
         await rig.check()
         if rng.random() < 0.4:
@@ -378,7 +475,7 @@ async def test_round_after_round(
         else:
             await rig.open_tier()
         await rig.check()
-    assert rounds > 2
+    assert rounds > 0
     async with running(rig):
         await until(lambda: is_settled(rig))
     check_no_orphans(rig)

@@ -19,6 +19,7 @@ from logd.policy.node_health import NodeHealth
 from logd.storage.files import Files
 from tests.contract.check_cold_catalog import plan_of
 from tests.ec_samples import encode, noise
+from tests.node_rig import NodeRig
 from tests.unit.cold_rig import CLUSTER, ColdRig
 
 SAMPLE = encode(noise(50_000))
@@ -83,19 +84,97 @@ async def test_a_known_name_is_never_initialised_again(rig: ColdRig) -> None:
     assert not rig.exists("a")
 
 
+@pytest.mark.parametrize("place", ["a", "moved"])
 @pytest.mark.parametrize("name", ["a", "b"])
-async def test_a_node_that_is_elsewhere_now_is_moved(rig: ColdRig, name: str) -> None:
-    """Its new place is recorded, under its old name whichever was said; its chunks move with it."""
+async def test_a_node_that_is_elsewhere_or_called_otherwise(
+    rig: ColdRig, name: str, place: str
+) -> None:
+    """Its new place and name are recorded; its chunks stay, on its disk and on record."""
+    rig.create_topic()
     old = await rig.nodes.add("a", rig.place("a"), "r1")
+    await rig.add("n1", "n2")
     store = rig.nodes.store("a")
     upload = await store.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
     await upload.write([SAMPLE.files[0]])
     await upload.finish()
-    rig.move("a", "moved")
-    moved = await rig.nodes.add(name, rig.place("moved"))
-    assert moved == replace(old, place=rig.place("moved"))
-    assert rig.catalog.cold.nodes() == [moved]
-    assert await rig.nodes.store("a").list() == (SAMPLE.ids[0],)
+    planned = await rig.tier.plan(replace(plan_of(1), nodes=("a", "n1", "n2")))
+    if place != "a":
+        rig.move("a", place)
+    moved = await rig.nodes.add(name, rig.place(place))
+    assert moved == replace(old, name=name, place=rig.place(place))
+    assert rig.catalog.cold.nodes() == [moved, *map(rig.nodes.node, ("n1", "n2"))]
+    assert rig.nodes.names() == (name, "n1", "n2")
+    assert await rig.nodes.store(name).list() == (SAMPLE.ids[0],)
+    assert identity_at(rig, place).node == name
+    for found in (rig.tier, (later := rig.again()).tier):
+        if found is later.tier:
+            await found.load()
+        generation = found.generation(planned.encoding)
+        assert generation is not None
+        assert generation.held == {0: name, 1: "n1", 2: "n2"}
+        assert found.nodes.is_live(name)
+
+
+async def test_a_node_behind_a_server_is_renamed(rig: ColdRig) -> None:
+    """By its address, also at a new one; a server that was told its name refuses, and says how."""
+    with trio.fail_after(60):
+        served = NodeRig(Files(), rig.place("disk"), token=None)
+        async with served.serving():
+            await rig.nodes.add("a", f"http://127.0.0.1:{served.port}")
+            before = rig.nodes.node("a")
+            moved = await rig.nodes.add("b", f"http://localhost:{served.port}")
+            assert moved == replace(before, name="b", place=f"http://localhost:{served.port}")
+            assert rig.nodes.is_live("b")
+            assert (await rig.nodes.store("b").health()).identity.node == "b"
+        strict = NodeRig(Files(), rig.place("disk"), token=None, node="b")
+        async with strict.serving():
+            with pytest.raises(NodeRefusedError, match="start it with another --name"):
+                await rig.nodes.add("c", f"http://127.0.0.1:{strict.port}")
+            assert rig.nodes.names() == ("b",)
+            await rig.nodes.add("b", f"http://127.0.0.1:{strict.port}")
+            assert rig.nodes.is_live("b")
+        rig.nodes.close()
+
+
+async def test_a_renaming_that_was_cut_short_goes_on(rig: ColdRig) -> None:
+    """The disk has the new name, the catalog the old one: it is said what to do, and that works."""
+    await rig.add("a")
+    identity = identity_at(rig, "a")
+    later = rig.again()
+    initialise(rig.files, rig.place("a"), replace_name(identity, "b"))
+    await later.tier.load()
+    assert not later.nodes.is_live("a")
+    assert "logd node add b" in (later.nodes.last_error("a") or "")
+    await later.nodes.add("b", later.place("a"))
+    assert later.nodes.names() == ("b",)
+    assert later.nodes.is_live("b")
+
+
+async def test_a_name_that_is_taken_is_not_given(rig: ColdRig) -> None:
+    """Nor does the setting `nodes` rename: only people do."""
+    await rig.add("a", "b")
+    with pytest.raises(NodeRefusedError, match="node b is another one"):
+        await rig.nodes.add("b", rig.place("a"))
+    await rig.nodes.register([f"c={rig.place('a')}"])
+    assert rig.nodes.names() == ("a", "b")
+    assert identity_at(rig, "a").node == "a"
+    assert "keeps its name" in rig.log.getvalue()
+    with pytest.raises(NodeRefusedError, match="said to be two nodes, a and c"):
+        await rig.nodes.register([f"a={rig.place('a')}", f"c={rig.place('a')}"])
+
+
+async def test_another_clusters_node_is_refused_in_words(rig: ColdRig) -> None:
+    """Under a new name as under a known one; the place stays as it is."""
+    await rig.add("a")
+    theirs = NodeIdentity("others", "a", "0" * 32)
+    initialise(rig.files, rig.place("theirs"), theirs)
+    for attempt in (rig.nodes.add("a", rig.place("theirs")),
+                    rig.nodes.add("b", rig.place("theirs")),
+                    rig.nodes.replace("a", rig.place("theirs"))):  # fmt: skip
+        with pytest.raises(NodeRefusedError, match=r"another cluster: .* Take an empty place"):
+            await attempt
+    assert identity_at(rig, "theirs") == theirs
+    assert rig.nodes.node("a").place == rig.place("a")
 
 
 async def test_strangers_are_refused(rig: ColdRig) -> None:
@@ -106,8 +185,8 @@ async def test_strangers_are_refused(rig: ColdRig) -> None:
     rig.write("full/letter", "dear")
     rig.write("file", "no directory")
     for place, reason in (
-        ("of-b", "is node b, not a"), ("of-others", "cluster others"), ("full", "not empty"),
-        ("file", "cannot be node a"), ("no/such/parent", "No such file"),
+        ("of-b", "is node b, not a"), ("of-others", "another cluster"), ("full", "not empty"),
+        ("file", "cannot be node a"), ("no/such/parent", "directory above it"),
     ):  # fmt: skip
         with pytest.raises(NodeRefusedError, match=reason):
             await rig.nodes.add("a", rig.place(place))
@@ -369,6 +448,10 @@ async def test_an_older_catalog_is_found_out_later(
         with pytest.raises(NodeRefusedError, match="old copy"):
             await rig.add("n9")
         await rig.tier.abort(planned.encoding)
+
+
+def replace_name(identity: NodeIdentity, node: str) -> NodeIdentity:
+    return NodeIdentity(identity.cluster_id, node, identity.node_id, identity.catalog_sequence)
 
 
 def replace_sequence(identity: NodeIdentity, sequence: int) -> NodeIdentity:

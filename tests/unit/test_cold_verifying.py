@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from logd.cold.segment_errors import ColdRefusedError
-from logd.cold.verifying import VerifyJob
+from logd.cold.verifying import AT_ONCE, UNFINISHED_MAX, VerifyJob
 from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
 
@@ -141,3 +141,23 @@ async def test_asking_again_joins_and_a_verifier_that_does_not_run_refuses(
     await rig.open_tier()
     with pytest.raises(ColdRefusedError):
         rig.life.verifier.begin("t", rig.partitions())
+
+
+async def test_a_few_are_verified_at_once_and_others_wait_for_their_turn(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """However many are asked for; beyond a limit they are refused, and all end."""
+    async with coded(directory) as rig:
+        for node in rig.nodes.by_name.values():
+            node.mode = "slow"
+        topics = [f"t{number}" for number in range(UNFINISHED_MAX)]
+        jobs = [rig.life.verifier.begin(topic, rig.partitions()) for topic in topics]
+        with pytest.raises(ColdRefusedError, match="100 verifications"):
+            rig.life.verifier.begin("one more", rig.partitions())
+        assert rig.life.verifier.begin(topics[-1], rig.partitions()) is jobs[-1]
+        await trio.sleep(0.1)
+        assert sum(job.all_bytes > 0 for job in jobs) == AT_ONCE
+        for node in rig.nodes.by_name.values():
+            node.mode = "well"
+        for job in jobs[: 2 * AT_ONCE]:
+            assert (await ended(job))["segments"] == 3

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from logd.storage.clean_stop import CleanLog, CleanStop, read_clean_stop
 from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files, OpenFile
 from logd.units import GIB
+from tests.cpu_time import least_cpu_s
 from tests.unit.storage_faults import IO_ERROR, NO_SPACE, FaultyFiles, StoppedError
 
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"
@@ -289,13 +289,9 @@ def test_the_marker_of_a_thousand_partitions_is_read_fast(path: str) -> None:
         for number in range(1000)
     }
     clean_stop.write_clean_stop(Files(), path, CleanStop(logs), cluster_id="c")
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        assert len(read_clean_stop(Files(), path, cluster_id="c").logs) == 1000
-        seconds.append(time.process_time() - started)
-    # CPU time, and twice the goal: machines are shared.
-    assert min(seconds) < 0.020
+    assert len(read_clean_stop(Files(), path, cluster_id="c").logs) == 1000
+    # Twice the goal: machines are shared.
+    assert least_cpu_s(lambda: read_clean_stop(Files(), path, cluster_id="c")) < 0.020
 
 
 def test_the_boot_id_is_recorded_when_writing_begins(path: str) -> None:
@@ -398,15 +394,18 @@ def test_the_reserve_is_what_is_said_or_a_twentieth_or_a_gibibyte(path: str) -> 
     assert open_directory(path, files=OnFileSystem(total=1000 * GIB)).reserve_bytes(None) == GIB
 
 
-def test_ballast_is_made_released_and_made_again(path: str) -> None:
-    """Real blocks, of the size that was asked for."""
+def test_ballast_is_made_lent_and_made_again(path: str) -> None:
+    """Real blocks, of the size that was asked for; and not while somebody needs the space."""
     directory = open_directory(path)
-    assert not directory.release_ballast()
+    with directory.lent_ballast():  # There is none yet.
+        assert not directory.ensure_ballast(65_536)
     for size in (65_536, 131_072, 131_072):
         assert directory.ensure_ballast(size)
         assert os.stat(f"{path}/ballast").st_size == size
         assert os.stat(f"{path}/ballast").st_blocks * 512 >= size
-    assert directory.release_ballast()
+    with directory.lent_ballast():
+        assert not os.path.exists(f"{path}/ballast")
+        assert not directory.ensure_ballast(65_536)
     assert not os.path.exists(f"{path}/ballast")
     assert directory.ensure_ballast(65_536)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from logd.broker.apis import APIS
+from tools import metrics_page
 from tools.configuration_page import PAGE, render
 
 ROOT = Path(__file__).parent.parent.parent
@@ -123,6 +124,11 @@ def test_the_table_of_requests_is_that_of_the_handlers() -> None:
 def test_the_page_of_settings_is_made_from_the_tables() -> None:
     """docs/configuration.md is what `python -m tools.configuration_page` writes."""
     assert PAGE.read_text(encoding="utf-8") == render()
+
+
+def test_the_page_of_metrics_is_made_from_the_source() -> None:
+    """docs/metrics.md is what `python -m tools.metrics_page` writes: no metric without a text."""
+    assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.render()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

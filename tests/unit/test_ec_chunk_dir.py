@@ -113,7 +113,7 @@ def test_initialising_again_is_harmless(path: str, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("identity", [NodeIdentity("other", "a", "1" * 32),
-                                      NodeIdentity("cluster-of-tests", "b", "1" * 32)])  # fmt: skip
+                                      NodeIdentity("cluster-of-tests", "b", "2" * 32)])  # fmt: skip
 def test_another_node_s_directory_is_refused(path: str, disk: Disk, identity: NodeIdentity) -> None:
     """Neither made over nor opened under another name."""
     with pytest.raises(NodeIdentityError):

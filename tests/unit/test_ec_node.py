@@ -43,6 +43,12 @@ from tests.unit.test_ec_stores import RemoteRig
 
 
 @pytest.fixture
+def autojump_clock() -> MockClock:
+    """Time jumps when loopback was silent for a moment, and not while a busy machine delivers."""
+    return MockClock(autojump_threshold=0.01)
+
+
+@pytest.fixture
 async def rig(directory: str) -> AsyncIterator[RemoteRig]:
     async with RemoteRig(directory).serving() as rig:
         yield rig

@@ -123,7 +123,9 @@ def test_other_errors_are_not_taken_for_a_refusal(tmp_path: Path) -> None:
 def test_buffers_begin_at_pages() -> None:
     """Of any length; a slice of a page is aligned, one byte on is not, and bytes never count."""
     for size in (0, 1, PAGE, 3 * PAGE + 1):
-        assert len(aligned_buffer(size)) == size
+        assert bytes(aligned_buffer(size)) == bytes(size)
+        assert len(aligned_buffer(size, zeroed=False)) == size
+        assert not size or is_aligned(aligned_buffer(size, zeroed=False))
     view = aligned_buffer(3 * PAGE)
     assert is_aligned(view)
     assert is_aligned(view[PAGE:])

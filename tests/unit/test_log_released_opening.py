@@ -10,10 +10,12 @@ import pytest
 from logd.errors import (
     CorruptFileError,
     DamagedRangeError,
+    SegmentsChangedError,
 )
 from logd.policy.compaction import CompactionRules, NotDue, plan_compaction
 from logd.storage.check_partition import Expected, check_partition
 from logd.storage.check_report import CheckReport
+from logd.storage.clean_order import CleanLimits, CleanResult, Totals
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (
     append,
@@ -223,21 +225,32 @@ def test_a_segment_without_timestamps_counts_by_its_index(directory: str) -> Non
     assert log.oldest_segments()[0].max_timestamp_ms == -1
 
 
-def test_a_log_with_released_segments_is_not_compacted(directory: str) -> None:
-    """A tombstone must not be dropped while an older value lies in chunks."""
+def test_a_round_takes_released_segments_and_never_replaces_them(directory: str) -> None:
+    """They count like hot ones, so that no tombstone outlives them; but first they are thawed."""
     chunks = Chunks()
-    log = released(directory, [0], chunks)
+    hot = released(directory, [], chunks)
+    expected = hot.compaction_facts(bound_offset=hot.written_offset)
+    os.mkdir(f"{directory}/other")
+    log = released(f"{directory}/other", [0, 1], chunks)
     facts = log.compaction_facts(bound_offset=log.written_offset)
+    assert [each.size_bytes for each in facts.segments] == [
+        each.size_bytes for each in expected.segments
+    ]
     rules = CompactionRules(
         max_compaction_lag_ms=1, segment_bytes=2000, segment_index_bytes=4096,
         index_interval_bytes=200,
     )  # fmt: skip
     plan = plan_compaction(facts, rules, now_ms=10**13, on_demand=True)
-    assert isinstance(plan, NotDue)
-    assert "coded" in plan.reason
-    chunks.thaw(log, 0)
-    facts = log.compaction_facts(bound_offset=log.written_offset)
-    assert not isinstance(plan_compaction(facts, rules, now_ms=10**13), NotDue)
+    assert not isinstance(plan, NotDue)
+    assert plan.groups[0][0].base_offset == log.segment_list.items[0].base_offset
+    order = log.clean_order(plan, attempt=1, now_ms=1, limits=CleanLimits())
+    nothing = Totals(0, 0, 0)
+    result = CleanResult(
+        attempt=1, groups=(), before=nothing, after=nothing, next_horizon_ms=None, fitted=True,
+        first_uncleaned_offset=plan.end_offset, read_bytes=0, written_bytes=0, keys=0,
+    )  # fmt: skip
+    with pytest.raises(SegmentsChangedError):
+        log.replace_segments(order, result)
 
 
 def test_check_finds_nothing_wrong_with_released_segments(directory: str) -> None:

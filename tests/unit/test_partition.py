@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ class Fixture:
             unsynced_max_bytes=1000,
             end_turn=lambda: None,
             unlink_later=lambda paths, delay_s: None,
-            release_ballast=lambda: False,
+            lend_ballast=nullcontext,
         )
         log = Log.create(
             self.files,

@@ -152,6 +152,8 @@ async def test_that_there_is_no_spare_is_said_before_a_loss(
         await trio.sleep(5)
         assert rig.upkeep.repairer.counts.made == 0
         assert "of 6 nodes 5 keep its other chunks" in problems()["repair_no_target"]
+        summary = rig.upkeep.repair_summary()
+        assert (summary["states"], summary["queued"], summary["stuck"]) == ({"no-target": 2}, 2, 2)
         assert "4+2 on 5 nodes" in problems()["no_spare_node"]
         # An empty disk under the node's name, as `logd node replace` leaves it.
         rig.nodes.set_live("c", is_live=True)

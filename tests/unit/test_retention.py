@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import cast
 
@@ -374,13 +376,14 @@ def test_a_full_disk_is_what_retention_is_for(directory: str) -> None:
     files.failing["create_or_truncate", "log-start-offset"] = errno.ENOSPC
     given_up = 0
 
-    def release_ballast() -> bool:
+    @contextmanager
+    def lend_ballast() -> Iterator[None]:
         nonlocal given_up
         given_up += 1
         files.failing.clear()
-        return True
+        yield
 
-    rig.services.release_ballast = release_ballast
+    rig.services.lend_ballast = lend_ballast
     rig.run_round()
     assert (partition.log_start_offset, given_up, rig.problems()) == (12, 1, [])
 

@@ -20,7 +20,8 @@ from ec.indexes import Indexes
 from ec.kernels.portable import PortableKernel
 from ec.manifest import Manifest
 from ec.profile import Profile
-from logd.cold.salvage import SalvageReport, directory_names, salvage
+from logd.cold.salvage import directory_names, salvage
+from logd.cold.salvage_report import SalvageReport
 from logd.errors import DataDirectoryError, DiskFullError
 from logd.policy.cold.salvage import NO_CHUNK, Offsets, subtract
 from logd.record.records import encode_batch

@@ -58,6 +58,21 @@ async def test_every_chunk_is_verified_parity_too(
     assert (first["topic"], first["node"], first["state"]) == ("sample", "a", "corrupt")
 
 
+async def test_a_pass_that_is_asked_for_at_once_is_made(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """Who asks as soon as the server runs is told that it runs, and all is verified."""
+    rig.code("abcdef")
+    async with rig.running():
+        await rig.scrubber.begun()
+        rig.scrubber.start()
+        assert rig.scrubber.status()["state"] == "running"
+        await rig.wait_for(lambda: not rig.scrubber.is_hurrying)
+        assert rig.scrubber.status()["verified_bytes"] >= sum(
+            len(data) for sample in rig.samples.values() for data in sample.files
+        )
+
+
 async def test_a_pass_that_people_want_has_an_end(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:

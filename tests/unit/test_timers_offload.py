@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from logd.broker.disk_space import DiskSpace
+from logd.broker.disk_space import ROOM_BYTES, DiskSpace
 from logd.broker.timers import Timers
 from logd.offload import InlineOffload, ThreadOffload
 
@@ -154,7 +154,23 @@ def test_disk_space_is_a_state_that_ends_by_itself() -> None:
     assert "disk.reserve.bytes" in disk.reason
     disk.checked(1000)
     assert not disk.is_full
-    disk.found_full("no space left on device")
-    assert disk.is_full
-    disk.checked(5000)
-    assert changes == [True, False, True, False]
+    assert changes == [True, False]
+
+
+def test_a_disk_that_refuses_writes_stays_full_until_there_is_room() -> None:
+    """Each check lets one write try; what it meets decides, and little space is none."""
+    disk = DiskSpace(reserve_bytes=0)
+    changes: list[bool] = []
+    disk.on_change = changes.append
+    for free_bytes in (0, ROOM_BYTES - 1, 100 * ROOM_BYTES):
+        disk.found_full("no space left on device")
+        assert (disk.is_full, disk.refuses, disk.is_exhausted) == (True, True, True)
+        disk.checked(free_bytes)
+        assert (disk.is_full, disk.refuses, disk.is_exhausted) == (True, False, False)
+    disk.checked(ROOM_BYTES - 1)
+    assert disk.is_full, "nobody tried, and there is no room"
+    disk.checked(ROOM_BYTES)
+    assert not disk.is_full
+    disk.checked(0)
+    assert not disk.is_full, "without a reserve only a refused write tells"
+    assert changes == [True, False]
