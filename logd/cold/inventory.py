@@ -25,6 +25,7 @@ from logd.cold.life_metrics import LifeMetrics
 from logd.cold.tier import ColdTier
 from logd.errors import LogdError
 from logd.events import EventLog
+from logd.policy.cold.leases import Work
 from logd.policy.cold.removal import ChunkName, Fate, Judgement, judge_chunk
 from logd.policy.cold.values import SegmentKey
 
@@ -124,6 +125,29 @@ class Inventory:
             await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=node)
         elif judgement.fate is Fate.QUARANTINE:
             await self._put_aside(node, chunk, judgement)
+        elif judgement.fate is Fate.TRIM:
+            return await self._trim(node, name, chunk)
+        return True
+
+    async def _trim(self, node: str, name: ChunkName, chunk: ChunkId) -> bool:
+        """Remove one copy too many; return whether it is gone: the other may be bad, or away."""
+        lease = self._tier.leases.take(Work.TRIM, [name.key])
+        if lease is None:
+            return False
+        try:
+            record = self._tier.generation(chunk.encoding)
+            holder = None if record is None else record.held.get(chunk.index)
+            if holder is None or not self._tier.nodes.is_live(holder):
+                return False
+            if await self._tier.nodes.store(holder).verify(chunk):
+                return False  # Scrub says so, and repair may find this one.
+            await self._tier.nodes.store(node).delete(chunk)
+        except EcError as error:
+            self._events.warning("extra copy of a chunk stays", node=node, reason=str(error))
+            return False
+        finally:
+            self._tier.leases.give_back(lease)
+        self._events.info("extra copy of a chunk removed", node=node, chunk=chunk.name, good=holder)
         return True
 
     async def _put_aside(self, node: str, chunk: ChunkId, judgement: Judgement) -> None:

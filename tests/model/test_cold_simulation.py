@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -337,6 +338,11 @@ class ColdMachine(RuleBasedStateMachine):
             fate = judge_chunk(chunk, records).fate
             if fate is Fate.REMOVE:
                 self.remove(chunk)
+            elif fate is Fate.TRIM:
+                held = records[chunk.encoding].held[chunk.index]
+                if KEY not in self.leases and self.chunks.get(replace(chunk, node=held)):
+                    assert chunk not in self.foreign
+                    del self.chunks[chunk]
             elif fate is Fate.QUARANTINE:
                 self.quarantined.add(chunk)
                 del self.chunks[chunk]

@@ -225,6 +225,27 @@ async def test_a_leased_segment_is_not_judged(directory: str, autojump_clock: Mo
         assert chunk.name in rig.nodes[spare].files
 
 
+@pytest.mark.parametrize("other", ["good", "rotten", "away"])
+async def test_one_copy_too_many_goes_if_the_other_is_good(
+    directory: str, autojump_clock: MockClock, other: str
+) -> None:
+    """What a repair leaves that ends before its record; rotten or away, both copies stay."""
+    rig = await made(directory, names="abcdefg", segments=1)
+    generation = await rig.life.encoder.encode(rig.partition, rig.bases[0])
+    spare = next(name for name in "abcdefg" if name not in generation.held.values())
+    chunk = (await rig.tier.manifest(generation.encoding)).chunk_id(0)
+    holder = rig.nodes[generation.held[0]]
+    rig.nodes[spare].files[chunk.name] = whole = holder.files[chunk.name]
+    if other == "rotten":
+        holder.files[chunk.name] = bytes([whole[0] ^ 1]) + whole[1:]
+    rig.nodes.set_live(holder.node, is_live=other != "away")
+    await rig.life.inventory.run_due()
+    assert (chunk.name in rig.nodes[spare].files) == (other != "good")
+    assert chunk.name in holder.files
+    assert not rig.nodes[spare].quarantined
+    assert not len(rig.tier.leases)
+
+
 # --- starts ---------------------------------------------------------------------------------------
 
 

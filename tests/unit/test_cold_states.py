@@ -268,32 +268,30 @@ CHUNK = ChunkName(KEY, 3, "e" * 32, 0, "a")
 
 
 @pytest.mark.parametrize(
-    ("state", "fate"),
+    ("state", "fate", "elsewhere"),
     [
-        (ColdState.PLANNED, Fate.KEEP),
-        (ColdState.COMMITTED, Fate.KEEP),
-        (ColdState.RELEASED, Fate.KEEP),
-        (ColdState.SUPERSEDED, Fate.KEEP),
-        (ColdState.ABORTED, Fate.REMOVE),
-        (ColdState.DELETING, Fate.REMOVE),
+        (ColdState.PLANNED, Fate.KEEP, Fate.QUARANTINE),
+        (ColdState.COMMITTED, Fate.KEEP, Fate.TRIM),
+        (ColdState.RELEASED, Fate.KEEP, Fate.TRIM),
+        (ColdState.SUPERSEDED, Fate.KEEP, Fate.QUARANTINE),
+        (ColdState.ABORTED, Fate.REMOVE, Fate.REMOVE),
+        (ColdState.DELETING, Fate.REMOVE, Fate.REMOVE),
     ],
 )
-def test_the_fate_of_a_chunk_in_its_place(state: ColdState, fate: Fate) -> None:
-    """Chunks of generations that are on their way out go, all others stay."""
+def test_the_fate_of_a_chunk(state: ColdState, fate: Fate, elsewhere: Fate) -> None:
+    """In its place chunks of generations on their way out go, others stay; copies elsewhere too."""
     records = {"e" * 32: generation(state)}
     assert judge_chunk(CHUNK, records).fate is fate
-    stray = judge_chunk(replace(CHUNK, node="z"), records).fate
-    assert stray is (Fate.REMOVE if fate is Fate.REMOVE else Fate.QUARANTINE)
+    assert judge_chunk(replace(CHUNK, node="z"), records).fate is elsewhere
 
 
 def test_what_no_record_explains_is_put_aside() -> None:
-    """An unknown encoding, another number, another segment, an index that is elsewhere."""
-    records = {"e" * 32: generation(ColdState.DELETING), "f" * 32: generation(encoding="f" * 32)}
+    """An unknown encoding, another number, another segment."""
+    records = {"e" * 32: generation(ColdState.DELETING)}
     for stranger in (
         replace(CHUNK, encoding="d" * 32),
         replace(CHUNK, number=2),
         replace(CHUNK, key=SegmentKey(b"t" * 16, 0, 1)),
-        replace(CHUNK, encoding="f" * 32, index=1),
     ):
         assert judge_chunk(stranger, records).fate is Fate.QUARANTINE
         assert judge_chunk(stranger, {}).fate is Fate.QUARANTINE

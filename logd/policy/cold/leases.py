@@ -22,6 +22,7 @@ class Work(Enum):
     THAW = "thaw"
     REPAIR = "repair"
     MOVE = "move"
+    TRIM = "trim"
     DELETE = "delete"
 
 

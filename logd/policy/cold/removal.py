@@ -3,6 +3,9 @@
 What is missing from the catalog proves nothing: an old catalog, a node that was away, a name from
 another cluster look the same. So a chunk is removed only where a record says that its generation,
 or this copy of it, is to go. What no record explains is moved to quarantine, where people decide.
+
+A copy of a live generation's chunk on a node that has not its place is neither: what was cut short
+between the chunk and its record leaves one. It may go while the one in the recorded place is good.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ class ChunkName:
 
 
 class Fate(Enum):
-    """What becomes of a chunk that a node has."""
+    """What becomes of a chunk that a node has; TRIM: it goes if the one in its place is good."""
 
     KEEP = "keep"
     REMOVE = "remove"
+    TRIM = "trim"
     QUARANTINE = "quarantine"
 
 
@@ -60,6 +64,8 @@ def judge_chunk(chunk: ChunkName, records: Mapping[str, Generation]) -> Judgemen
         return Judgement(Fate.KEEP, f"its generation is {record.state.value}")
     if Placement(chunk.index, chunk.node, is_leaving=True) in record.placements:
         return Judgement(Fate.REMOVE, "its place is recorded elsewhere")
+    if record.state in LIVE and chunk.index in record.held:
+        return Judgement(Fate.TRIM, f"{record.held[chunk.index]} has its place")
     return Judgement(Fate.QUARANTINE, "no record says that it is on this node")
 
 
