@@ -95,7 +95,10 @@ class Session:
         self.chunks.released[base] = known
         indexes = self.chunks.indexes[base] if recompress else None
         self.may_lack |= {base} if recompress else set()
-        for path in self.log.release(base, size_bytes=known.size_bytes, indexes=indexes):
+        paths = self.log.release(
+            base, size_bytes=known.size_bytes, next_offset=known.next_offset, indexes=indexes
+        )
+        for path in paths:
             self.may_lack.discard(base)
             self.disk.unlink(path)
         self.steps.append((begun, len(self.disk.calls)))
