@@ -216,6 +216,7 @@ class Encoder:
         end_of: Callable[[CodingSource], int],
         settle: Callable[[Commit], Awaitable[None]],
     ) -> Generation:
+        await self._abort_left_over(key)
         source = await self._open(partition, open_source)
         try:
             end_offset = end_of(source)
@@ -232,6 +233,13 @@ class Encoder:
             self.running.pop(key, None)
             with trio.CancelScope(shield=True):
                 await self._offload.run("cold", source.close)
+
+    async def _abort_left_over(self, key: SegmentKey) -> None:
+        """Abort what a crash cut short; the tiering loop leaves alone what is leased."""
+        assert key in self._tier.leases
+        for generation in self._tier.generations(key.topic_id, key.partition):
+            if generation.key == key and generation.state is ColdState.PLANNED:
+                await self._tier.abort(generation.encoding)
 
     async def _open(
         self, partition: ColdPartition, open_source: Callable[[], SegmentSource]

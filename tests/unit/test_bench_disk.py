@@ -31,9 +31,12 @@ def test_what_was_dropped_is_not_in_memory(tmp_path) -> None:
     with path.open("rb") as file:
         file.read()
         before = bare_reads.cached_share(file.fileno(), 2**20)
-        bare_reads.drop(file.fileno())
-        # Not 1 and 0: the kernel drops pages of its own will, and those in use stay.
-        assert bare_reads.cached_share(file.fileno(), 2**20) < before
+        for _ in range(100):  # What another processor has on its lists stays, for a moment.
+            bare_reads.drop(file.fileno())
+            after = bare_reads.cached_share(file.fileno(), 2**20)
+            if after < before:  # Not 1 and 0: the kernel drops pages of its own will.
+                break
+        assert after < before
 
 
 def test_scratch_files_have_no_name(tmp_path) -> None:

@@ -17,6 +17,7 @@ from logd.cold.segment_errors import ColdFailedError, ColdRefusedError
 from logd.policy.cold.condition import ChunkState
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import ColdState, SegmentKey
+from logd.storage.cold_catalog import EncodePlan
 from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
 
@@ -272,6 +273,27 @@ async def test_a_start_aborts_what_was_planned(directory: str, autojump_clock: M
         await until(lambda: rig.hot() == [])
     assert {ChunkId.parse(name).generation for name in rig.chunk_names()} == {2}
     await rig.check_readable()
+
+
+async def test_what_a_crash_left_planned_is_no_obstacle(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Who has the segment's lease before the start's cleaning came to it codes it all the same."""
+    rig = await made(directory, segments=1)
+    key = SegmentKey(rig.partition.topic_id, 0, rig.bases[0])
+    made_once = await rig.life.encoder.encode(rig.partition, rig.bases[0])
+    await rig.tier.plan(
+        EncodePlan(
+            key=key, encoding="ab" * 16, profile=made_once.profile,
+            next_offset=made_once.next_offset, source_bytes=made_once.source_bytes,
+            min_timestamp_ms=made_once.min_timestamp_ms,
+            max_timestamp_ms=made_once.max_timestamp_ms, nodes=tuple("abcdef"),
+        )
+    )  # fmt: skip
+    assert sorted(rig.states()) == ["committed", "planned"]
+    again = await rig.life.encoder.encode(rig.partition, rig.bases[0], replaces=made_once)
+    assert again.number == 3
+    assert sorted(rig.states()) == ["aborted", "committed", "superseded"]
 
 
 async def test_a_hot_file_that_was_left_goes_by_the_same_proof(
