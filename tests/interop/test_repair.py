@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from ec.chunk_id import ChunkId
 from tests.interop.test_cold_segments import (
     SMALL,
     ask,
@@ -91,8 +92,13 @@ def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Rando
         count = coded_topic(logd, data)
         before = contents(tmp_path)
 
-        chunk_files(tmp_path, "b")[0].unlink()
-        flip(chunk_files(tmp_path, "c")[-1], 1000)
+        missing = chunk_files(tmp_path, "b")[0]
+        missing.unlink()
+        # Of another segment: what has no margin left is repaired at once, before scrub has ended.
+        flip(
+            next(p for p in chunk_files(tmp_path, "c") if segment_of(p) != segment_of(missing)),
+            1000,
+        )
         found = logd.json("scrub", "start", "--wait", code=4)["findings"]
         assert {(each["node"], each["state"]) for each in found} == {
             ("b", "missing"), ("c", "corrupt"),
@@ -166,6 +172,11 @@ def test_repair_begins_by_itself_and_scrub_pauses(tmp_path: Path, rng: random.Ra
             name: len(data) for name, data in before.items()
         }
         assert contents(tmp_path) == before
+
+
+def segment_of(path: Path) -> int:
+    """Return the base offset of a chunk file's segment."""
+    return ChunkId.parse(path.name).base_offset
 
 
 def data_index(path: Path) -> int | None:
