@@ -28,7 +28,7 @@ from tests.unit.cold_rig import CLUSTER
 from tests.unit.test_ec_encode import Bytes, run
 
 SAMPLE = encode(noise(50_000))
-QUICK = Timeouts(durable_s=0.2, answer_s=0.2, scan_s=0.2, abort_s=0.2)
+QUICK = Timeouts(durable_s=1.5, answer_s=1.5, scan_s=1.5, abort_s=1.5)
 
 
 class HangingFiles(Files):
