@@ -56,7 +56,7 @@ class RecordKeys:
     """The records of a batch, in order.
 
     Attributes:
-        keys: None for a record without one; empty if not asked for.
+        keys: None for a record without one.
         starts: where each record begins, in the data that was given; empty if not asked for.
         deltas: their offset deltas; a range where they have no gaps.
         tombstones: the indexes of records without a value, rising.
@@ -71,14 +71,7 @@ class RecordKeys:
 
 
 def read_keys(
-    data: bytes,
-    position: int,
-    end: int,
-    count: int,
-    *,
-    last_delta: int,
-    want_keys: bool = True,
-    want_starts: bool,
+    data: bytes, position: int, end: int, count: int, *, last_delta: int, want_starts: bool
 ) -> RecordKeys:
     """Return the keys of `count` records that are not compressed and fill `position` to `end`.
 
@@ -93,33 +86,25 @@ def read_keys(
     try:
         if count == last_delta + 1:
             found.deltas = range(count)
-            _read_dense(found, data, position, end, count, want_keys, want_starts)
+            _read_dense(found, data, position, end, count, want_starts)
         else:
             _read_sparse(found, data, position, end, count, last_delta, want_starts)
     except (IndexError, struct.error) as error:
         raise CorruptRecordsError(f"the batch ends before its {count} records do") from error
-    if not want_keys:
-        found.keys = []
     if found.end != end:
         raise CorruptRecordsError(f"{end - found.end} bytes follow the {count} records")
     return found
 
 
 def _read_dense(
-    found: RecordKeys,
-    data: bytes,
-    position: int,
-    end: int,
-    count: int,
-    want_keys: bool,
-    want_starts: bool,
+    found: RecordKeys, data: bytes, position: int, end: int, count: int, want_starts: bool
 ) -> None:
     """Read records whose offset deltas are 0, 1, 2, ...: by runs where there are any."""
     index = 0
     misses = 0
     while index < count:
         if misses < 2 and count - index >= RUN_MIN:
-            taken, stride = _read_run(found, data, position, end, index, count, want_keys)
+            taken, stride = _read_run(found, data, position, end, index, count)
             if taken:
                 if want_starts:
                     found.starts.extend(range(position, position + taken * stride, stride))
@@ -263,13 +248,7 @@ def _varint_end(data: bytes, position: int) -> int:
 
 
 def _read_run(
-    found: RecordKeys,
-    data: bytes,
-    position: int,
-    end: int,
-    index: int,
-    count: int,
-    want_keys: bool,
+    found: RecordKeys, data: bytes, position: int, end: int, index: int, count: int
 ) -> tuple[int, int]:
     """Take as many equal records as there are from here on; return (how many, bytes of each)."""
     length, body = read_varint(data, position)
@@ -299,13 +278,7 @@ def _read_run(
         and data[time_end + 1 : stop : stride] != _DELTA_SECOND[index : index + taken]
     ):
         return 0, 0
-    if want_keys:
-        _take_keys(found, data, position, stop, (key_start - position, key_size, stride))
-    values = data[key_end:stop:stride]
-    if _NULL_LENGTH in values:
-        found.tombstones.extend(
-            index + number for number, byte in enumerate(values) if byte == _NULL_LENGTH
-        )
+    _take_run(found, data, position, stop, (key_start - position, key_size, stride), index)
     return taken, stride
 
 
@@ -327,8 +300,13 @@ def _equal_widths(data: bytes, places: range, stop: int, stride: int, most: int)
     return most
 
 
-def _take_keys(
-    found: RecordKeys, data: bytes, position: int, stop: int, shape: tuple[int, int, int]
+def _take_run(
+    found: RecordKeys,
+    data: bytes,
+    position: int,
+    stop: int,
+    shape: tuple[int, int, int],
+    index: int,
 ) -> None:
     """Add the keys of the records from `position` to `stop`; shape: before, key's size, stride."""
     before, key_size, stride = shape
@@ -339,3 +317,8 @@ def _take_keys(
         if start < end:
             cut = _key_struct(before, key_size, after, count).iter_unpack(view[start:end])
             found.keys.extend(chain.from_iterable(cut))
+    values = data[position + before + key_size : stop : stride]
+    if _NULL_LENGTH in values:
+        found.tombstones.extend(
+            index + number for number, byte in enumerate(values) if byte == _NULL_LENGTH
+        )

@@ -46,13 +46,6 @@ RECORD_MEMORY_BYTES: Final = 128
 """What the interpreter takes for a record's key, its place and its number, above its bytes."""
 
 
-class Place(NamedTuple):
-    """Where a batch begins, and its base offset."""
-
-    position: int
-    offset: int
-
-
 class BatchContent(NamedTuple):
     """A batch's keys, and the bytes that hold its records, decompressed."""
 
@@ -86,21 +79,18 @@ class SourceReader:
         self._memory_bytes = memory_bytes
         self._on_read = on_read
         self._start = 0
-        self._end = segment.log_bytes
         self._data = b""
         self._wanted = True
         size = files.size(self._file)
         if size != segment.log_bytes:
             self._refuse(min(size, segment.log_bytes), f"has {size} bytes, not as ordered")
 
-    def headers(
-        self, *, first: Place | None = None, end: int | None = None
-    ) -> Iterator[tuple[int, BatchHeader]]:
-        """Yield position and header of each batch, from `first` up to the position `end`."""
-        position, next_offset = first or Place(0, self.segment.base_offset)
-        size = self._end = self.segment.log_bytes if end is None else end
-        assert 0 <= position <= size <= self.segment.log_bytes
-        last_bytes = 0
+    def headers(self, *, end: int | None = None) -> Iterator[tuple[int, BatchHeader]]:
+        """Yield position and header of each batch, up to the position `end`."""
+        size = self.segment.log_bytes if end is None else end
+        assert 0 <= size <= self.segment.log_bytes
+        next_offset = self.segment.base_offset
+        position, last_bytes = 0, 0
         while position < size:
             at = position - self._start
             if not 0 <= at <= len(self._data) - HEADER_BYTES:
@@ -128,7 +118,7 @@ class SourceReader:
             next_offset = header.next_offset
 
     def _load(self, position: int, size: int) -> None:
-        size = min(size, self._end - position)
+        size = min(size, self.segment.log_bytes - position)
         assert size > 0
         self._data = b""  # Not two windows at a time.
         self._data = self._files.read_at(self._file, position, size)
@@ -155,7 +145,7 @@ class SourceReader:
     def _find(self, position: int, header: BatchHeader) -> int:
         """Have the whole batch in the window; return where."""
         self._wanted = True
-        assert position + header.size <= self._end
+        assert position + header.size <= self.segment.log_bytes
         at = position - self._start
         if not 0 <= at <= len(self._data) - header.size:
             if header.size > self._memory_bytes:
@@ -168,15 +158,8 @@ class SourceReader:
             self._refuse(position, f"the batch of offset {header.base_offset} fails its CRC-32C")
         return at
 
-    def keys(
-        self,
-        position: int,
-        header: BatchHeader,
-        *,
-        want_keys: bool = True,
-        want_starts: bool = False,
-    ) -> BatchContent:
-        """Return the keys of a batch, or where its records begin, or both.
+    def keys(self, position: int, header: BatchHeader, *, want_starts: bool) -> BatchContent:
+        """Return the keys of a batch.
 
         Raises:
             BatchTooLargeToCompactError: it needs more memory than the round may take.
@@ -201,7 +184,6 @@ class SourceReader:
                 end,
                 header.count,
                 last_delta=header.last_offset_delta,
-                want_keys=want_keys,
                 want_starts=want_starts,
             )
         except DecompressedTooLargeError as error:

@@ -1,11 +1,10 @@
 """A round of compaction: which records stay, and the segments that hold them. Blocking.
 
-Two passes. The first one reads the keys of the dirty tail, from its end, into a map, which knows of
-each batch the records that are the last of their keys (`clean_keys`, `key_map`). The second one
-copies the log, head and tail, batch by batch:
+Two passes. The first one reads the keys of the dirty tail into a map: key to the batch with its
+last record (`key_map`). The second one copies the log, head and tail, batch by batch:
 
-* In the tail the map tells which records of a batch stay, before it is looked at. None: it is not
-  even read. All: it is copied as it is. Some: the records are cut out and the batch is put
+* In the tail the map tells how many records of a batch stay, before it is looked at. None: it is
+  not even read. All: it is copied as it is. Some: the records are cut out and the batch is put
   together anew (`record.survivors`).
 * In the head a record stays unless its key is in the map; so the keys are looked at once more.
 * Tombstones stay until their batch's delete horizon, which the first round that meets them sets:
@@ -20,8 +19,7 @@ copies the log, head and tail, batch by batch:
 Where the map is full, the tail ends: what lies behind is copied as it is, and the next round goes
 on there. A group of one segment in which nothing changes is not written again.
 
-Memory: a window, the keys of a window's batches or of one larger batch, what is not written yet,
-and the map.
+Memory: a window, a batch with its keys, what is not written yet, and the map.
 
 Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-534.
 """
@@ -29,14 +27,12 @@ Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import Final
 
 from logd.errors import DiskFullError
 from logd.record.batch import DELETE_HORIZON_BIT, BatchHeader, read_header
 from logd.record.keys import RecordKeys
 from logd.record.survivors import delete_horizon_ms, empty_batch
-from logd.storage.clean_keys import TailKeys
 from logd.storage.clean_order import (
     CleanedGroup,
     CleanOrder,
@@ -169,8 +165,10 @@ class _Round:
         self._meter = _Meter(files, order, on_progress, pace)
         self._map = KeyMap(limit_bytes=order.limits.key_map_bytes)
         self._map_end = order.end_offset
-        # Base offsets of the tail's batches with tombstones that are still to come, falling.
+        # Base offsets of the tail's batches with tombstones, in order.
         self._tombstone_batches = array("q")
+        self._next_tombstones = 0
+        self._live: dict[int, int] = {}
         self._producer_last_offsets = frozenset(order.producer_last_offsets)
         self._next_horizon_ms: int | None = None
         self._before_records = 0
@@ -180,6 +178,8 @@ class _Round:
     def run(self) -> CleanResult:
         """Do both passes."""
         self._read_keys()
+        keys = len(self._map)
+        self._live = self._map.count_by_batch()
         groups = self._copy()
         order = self._order
         replaced = {base for group in groups for base in group.old_bases}
@@ -197,7 +197,7 @@ class _Round:
             fitted=self._map_end == order.end_offset,
             read_bytes=self._meter.read_bytes,
             written_bytes=self._meter.written_bytes,
-            keys=len(self._map),
+            keys=keys,
         )
 
     def _open(self, segment: SourceSegment) -> SourceReader:
@@ -215,17 +215,26 @@ class _Round:
         first = self._order.first_dirty_offset
         segments = [item for item in self._order.segments if item.end_offset > first]
         self._meter.begin("keys", sum(item.log_bytes for item in segments))
-        tail = TailKeys(
-            segments,
-            first_offset=first,
-            end_offset=self._order.end_offset,
-            key_map=self._map,
-            open_segment=self._open,
-            on_done=self._meter.advance,
-        )
-        tail.read()
-        self._map_end = tail.end_offset
-        self._tombstone_batches = tail.tombstone_batches
+        last_offset = -1
+        for segment in segments:
+            reader = self._open(segment)
+            for position, header in reader.headers():
+                self._meter.advance(header.size)
+                if header.last_offset < first or not header.count:
+                    continue
+                if self._map.is_full and last_offset >= first:
+                    self._map_end = last_offset + 1
+                    return
+                self._add_keys(reader, position, header)
+                last_offset = header.last_offset
+
+    def _add_keys(self, reader: SourceReader, position: int, header: BatchHeader) -> None:
+        found, _ = reader.keys(position, header, want_starts=False)
+        assert len(found.keys) == len(found.deltas) == header.count
+        self._map.add(found.keys, header.base_offset)
+        if found.tombstones:
+            self._tombstone_batches.append(header.base_offset)
+            self._map.count_bytes(self._tombstone_batches.itemsize)
 
     # --- the second pass -------------------------------------------------------------------------
 
@@ -295,33 +304,43 @@ class _Round:
             return self._keep_whole(out, reader, position, header)
         if header.last_offset < self._order.first_dirty_offset:
             has_horizon = header.attributes & DELETE_HORIZON_BIT
-            if not header.count or not (len(self._map) or has_horizon):
+            if not header.count or not (self._live or has_horizon):
                 return self._keep_unless_empty(out, reader, position, header)
             return self._copy_from_head(out, reader, position, header)
-        kept = self._map.kept(header.base_offset)
-        assert len(kept) <= header.count, "the map names records that are not there"
+        count = self._live.get(header.base_offset, 0)
+        assert count <= header.count, "the map names records that are not there"
         tombstones = self._tombstone_batches
-        has_tombstones = bool(tombstones) and tombstones[-1] == header.base_offset
-        if has_tombstones:
-            tombstones.pop()
-        if len(kept) == header.count and not has_tombstones:
+        has_tombstones = (
+            self._next_tombstones < len(tombstones)
+            and tombstones[self._next_tombstones] == header.base_offset
+        )
+        self._next_tombstones += has_tombstones
+        if count == header.count and not has_tombstones:
             return self._keep_unless_empty(out, reader, position, header)
-        if not kept:
+        if not count:
             return self._drop(out, header)
-        found, content = reader.keys(position, header, want_keys=False, want_starts=True)
+        found, content = reader.keys(position, header, want_starts=True)
+        kept = self._map.last_of(found.keys, header.base_offset)
+        assert len(kept) == count
         return self._copy_some(out, reader, position, header, found, content, kept)
 
     def _copy_from_head(
         self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
-        newer = self._map.keys
+        last_batches = self._map.last_batches
         assert header.count
-        found, content = reader.keys(position, header)
-        if not found.tombstones and None not in found.keys and newer.isdisjoint(found.keys):
+        found, content = reader.keys(position, header, want_starts=False)
+        if (
+            not found.tombstones
+            and None not in found.keys
+            and last_batches.keys().isdisjoint(found.keys)
+        ):
             return self._keep_whole(out, reader, position, header)
-        kept = [at for at, key in enumerate(found.keys) if key is not None and key not in newer]
+        kept = [
+            at for at, key in enumerate(found.keys) if key is not None and key not in last_batches
+        ]
         if kept:
-            found, content = reader.keys(position, header, want_keys=False, want_starts=True)
+            found, content = reader.keys(position, header, want_starts=True)
         return self._copy_some(out, reader, position, header, found, content, kept)
 
     def _copy_some(
@@ -332,7 +351,7 @@ class _Round:
         header: BatchHeader,
         found: RecordKeys,
         content: bytes,
-        kept: Sequence[int],
+        kept: list[int],
     ) -> bool:
         """Copy the records of these indexes, tombstones by their horizon."""
         horizon_ms = delete_horizon_ms(header)

@@ -1,74 +1,64 @@
-"""The last record of each key: what a round of compaction knows of the log, in bounded memory.
+"""The batch with the last record of each key: what a round of compaction knows of the log, in
+bounded memory.
 
 Keys are kept whole, so two keys are the same only if all their bytes are. (Kafka keeps an MD5 of 16
 bytes; whoever finds a collision deletes data.) That costs memory: `size_bytes` counts what the
-interpreter takes for a key and its place in the table, and the caller stops when the limit is
-reached.
+interpreter takes for a key and its place in the table, and the caller stops before the next batch
+when the limit is reached. Then the round ends there, and the next one goes on.
 
-The log comes in from its end. Then a key that is in the set was met before, so the record in hand
-is superseded, and nothing is to be done about it: a look into the table is all that most records
-cost. From the begin, each record would replace what the one before it had put there, and touch four
-times the memory. Which records of a batch stay is known for good once the batch was taken in.
+A key leads to its batch, not to its record: one number for all records of a batch, where a number
+for each would have to be made and forgotten. How many keys lead to a batch is how many of its
+records stay; which ones, only a batch of which some stay and some go is asked. Then the keys are
+listed by their batches, once: looking up each record of such a batch in a map that no cache holds
+would cost as much as the first pass did.
 
-Only calls that loop in C touch each record. Those that were met are filtered out in the order in
-which they lie in the batch: keys that come in turn are neighbours in memory, too, which a set of
-them would not be.
-
-How far a tail reaches whose keys fit is asked from its begin: `meet` takes keys in and nothing
-else; `forget` then makes room to take the same batches in from their end.
+Only calls that loop in C touch each record: `dict.update`, `zip`, `sum`, `Counter`. The keys that a
+batch brought are the last ones of the dict, which keeps the order of insertion.
 """
 
 from __future__ import annotations
 
 import sys
-from array import array
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-from itertools import filterfalse
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import islice, repeat
 from typing import Final, cast
 
-Keys = list[bytes | None]
-"""The keys of a batch's records, in order; None for one without a key, which counts not."""
-
 _KEY_BYTES: Final = sys.getsizeof(b"") + 15  # Rounded up by the allocator.
-_RECORD_BYTES: Final = 4
-"""A record's number in the array of its batch."""
+_TABLE_BYTES_A_SLOT: Final = 20
+"""A slot of 4 bytes, and for two thirds of them an entry of 24."""
 
-_BATCH_BYTES: Final = 32 + 100 + sys.getsizeof(array("I"))
-"""A batch's number, its place in the table of batches, and its array."""
+_LISTED_BYTES: Final = 10
+"""A key's place in the list of its batch, which grows by an eighth at a time."""
+
+_BATCH_BYTES: Final = 32 + 6 * _TABLE_BYTES_A_SLOT + 120
+"""A batch's number, its places in the tables of counts and of lists, and its list while small."""
 
 
 class KeyMap:
-    """The keys that were met, and the last record of each, by batch."""
+    """Keys to the base offset of the batch with their last record."""
 
-    __slots__ = ("_batches", "_kept", "_key_bytes", "_keys", "limit_bytes")
+    __slots__ = ("_batches", "_key_bytes", "_listed", "_slots", "last_batches", "limit_bytes")
 
     def __init__(self, *, limit_bytes: int) -> None:
         assert limit_bytes > 0
         self.limit_bytes = limit_bytes
-        self.forget()
-
-    def forget(self) -> None:
-        """Be empty."""
-        self._keys: set[bytes | None] = set()
-        self._kept: dict[int, Sequence[int]] = {}
+        self.last_batches: dict[bytes | None, int] = {}
+        # The keys that lead to each batch, once somebody asked.
+        self._listed: dict[int, list[bytes | None]] | None = None
         self._key_bytes = 0
         self._batches = 0
+        self._slots = 8
 
     def __len__(self) -> int:
         """Return the number of keys."""
-        return len(self._keys)
-
-    @property
-    def keys(self) -> AbstractSet[bytes | None]:
-        """The keys that were met; None is not among them."""
-        return self._keys
+        return len(self.last_batches)
 
     @property
     def size_bytes(self) -> int:
         """About the memory that the map takes, and takes for a moment while it grows."""
-        # The old table lives on until the new one, twice as large or more, is filled.
-        table_bytes = sys.getsizeof(self._keys) * 3 // 2
+        # The old table lives on until the new one, twice as large, is filled.
+        table_bytes = self._slots * _TABLE_BYTES_A_SLOT * 3 // 2
         return self._key_bytes + table_bytes + min(self._batches, len(self)) * _BATCH_BYTES
 
     @property
@@ -76,39 +66,45 @@ class KeyMap:
         """Whether no further batch is to be added."""
         return self.size_bytes >= self.limit_bytes
 
-    def meet(self, keys: Keys) -> None:
-        """Take in the keys of a batch, and nothing of which records stay."""
-        self._take(keys)
-
-    def add(self, base_offset: int, keys: Keys) -> None:
-        """Take in the records of a batch that lies before all others."""
+    def add(self, keys: list[bytes | None], base_offset: int) -> None:
+        """Take in the records of a batch that follows all others; one without a key counts not."""
         assert base_offset >= 0
-        new = self._take(keys)
-        if not new:
-            return
-        count = len(keys)
-        if len(new) == count:
-            self._kept[base_offset] = range(count)
-            return
-        places = dict(zip(keys, range(count), strict=True))
-        self._kept[base_offset] = array("I", sorted([places[key] for key in new]))
-
-    def _take(self, keys: Keys) -> set[bytes | None]:
-        """Return the keys that were not met before."""
-        new = set(filterfalse(self._keys.__contains__, keys))
-        new.discard(None)
-        if new:
-            self._keys |= new
-            new_bytes = sum(map(len, cast("set[bytes]", new)))
-            self._key_bytes += new_bytes + len(new) * (_KEY_BYTES + _RECORD_BYTES)
+        assert self._listed is None, "nothing is added once the map was asked"
+        last = self.last_batches
+        before = len(last)
+        last.update(zip(keys, repeat(base_offset)))
+        if None in last:
+            del last[None]
         self._batches += 1
-        return new
+        added = len(last) - before
+        if added > 0:
+            new = cast("Iterator[bytes]", islice(reversed(last), added))
+            self._key_bytes += sum(map(len, new)) + added * (_KEY_BYTES + _LISTED_BYTES)
+            while self._slots * 2 // 3 < len(last):
+                self._slots *= 2
 
     def count_bytes(self, size: int) -> None:
         """Count what the caller keeps beside the map."""
         assert size >= 0
         self._key_bytes += size
 
-    def kept(self, base_offset: int) -> Sequence[int]:
-        """Return which records of a batch stay, by index, rising."""
-        return self._kept.get(base_offset, ())
+    def count_by_batch(self) -> dict[int, int]:
+        """Return how many records of each batch stay, by its base offset; none: not in it."""
+        return Counter(self.last_batches.values())
+
+    def last_of(self, keys: list[bytes | None], base_offset: int) -> list[int]:
+        """Return which records of a batch stay, by index, rising.
+
+        Args:
+            keys: as they were when the batch was added.
+        """
+        if self._listed is None:
+            self._listed = self._by_batch()
+        places = dict(zip(keys, range(len(keys)), strict=True))
+        return sorted(map(places.__getitem__, self._listed.get(base_offset, ())))
+
+    def _by_batch(self) -> dict[int, list[bytes | None]]:
+        listed: defaultdict[int, list[bytes | None]] = defaultdict(list)
+        for key, base_offset in self.last_batches.items():
+            listed[base_offset].append(key)
+        return listed
