@@ -18,6 +18,7 @@ from tests.forked import ForkedLogd
 
 READY_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
+ANSWER_TIMEOUT_S = 30
 
 # Tests append records of long ago, and read them: on a slow machine after the first look, perhaps.
 ENVIRONMENT = {"LOGD_LOG_RETENTION_CHECK_INTERVAL_MS": str(24 * 3600 * 1000)}
@@ -116,7 +117,7 @@ class ServerProcess:
 
     def connect(self) -> socket.socket:
         """A raw connection to the Kafka port."""
-        return socket.create_connection(self.kafka, timeout=10)
+        return socket.create_connection(self.kafka, timeout=ANSWER_TIMEOUT_S)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -141,7 +141,7 @@ def third_joins(server: ServerProcess) -> Member:
     """Have another member begin a rebalance."""
     third = Member(connect(server), "instance-2")
     third.send_join()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while state(server) != "PreparingRebalance":
         assert time.monotonic() < deadline
     return third

@@ -86,7 +86,7 @@ class Line:
         except BlockingIOError:
             return True
         finally:
-            self.socket.settimeout(10)
+            self.socket.settimeout(30)
 
 
 def find_the_coordinator(server: ServerProcess) -> None:

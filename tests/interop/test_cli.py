@@ -115,7 +115,7 @@ def test_lines_in_are_lines_out(logd: Logd, compression: str, acks: str) -> None
     assert sent["records"] == 5002
     if acks != "0":
         assert (sent["first_offset"], sent["last_offset"]) == (0, 5001)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + START_LIMIT_S
     while logd.json("topic", "describe", topic)["partitions"][0]["high_watermark"] < 5002:
         assert time.monotonic() < deadline  # acks=0: nobody said when.
     assert logd.run("consume", topic).stdout == text + b"\n"

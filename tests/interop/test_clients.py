@@ -185,7 +185,7 @@ def test_kafka_python_produces_consumes_and_administers(server: ServerProcess) -
         consumer = kafka.KafkaConsumer(
             bootstrap_servers=server.bootstrap,
             auto_offset_reset="earliest",
-            consumer_timeout_ms=5000,
+            consumer_timeout_ms=TIMEOUT_S * 1000,
             group_id=None,
         )
         consumer.assign([kafka.TopicPartition(name, 0)])

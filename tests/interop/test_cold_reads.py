@@ -106,7 +106,7 @@ class Coded(ServerProcess):
 
     def counter(self, name: str) -> float:
         host, port = self.admin
-        with urllib.request.urlopen(f"http://{host}:{port}/metrics") as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from logd.wire.messages import describe_groups, join_group, sync_group
-from tests.interop.group_server import group_server, new_name, new_topic
+from tests.interop.group_server import TIMEOUT_S, group_server, new_name, new_topic
 from tests.interop.raw_group import (
     FENCED_INSTANCE_ID,
     GROUP_MAX_SIZE_REACHED,
@@ -71,9 +71,9 @@ def two_members(server: ServerProcess, **config: Any) -> tuple[RawMember, RawMem
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline, "not within 10 s"
+        assert time.monotonic() < deadline, f"not within {TIMEOUT_S} s"
 
 
 def test_member_that_does_not_rejoin(server: ServerProcess, topic: str) -> None:

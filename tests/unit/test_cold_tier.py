@@ -241,7 +241,7 @@ async def test_a_restart_brings_the_image_back(rig: ColdRig) -> None:
     check_image(later)
     assert not later.tier.holdings.is_complete
     async with later.running():
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await trio.testing.wait_all_tasks_blocked()
     assert later.tier.holdings.is_complete
     assert [later.tier.holdings.of_node(name) for name in NODES] == held
