@@ -16,7 +16,7 @@ from logd.wire.messages import (
 )
 from tests.server_process import ServerProcess, read_frame, request
 
-SESSION_MS = 10_000
+SESSION_MS = 30_000
 REBALANCE_MS = 10_000
 RANGE = (("range", b"what range needs"),)
 

@@ -156,7 +156,7 @@ def test_a_machine_without_the_tools_has_no_peers(monkeypatch, tmp_path) -> None
 def test_a_whole_run_against_ourselves(tmp_path) -> None:
     """Two servers, all configurations of one shape, and the result as JSON; nothing is left."""
     place, out = tmp_path / "disk", tmp_path / "out.json"
-    options = ["--dir", str(place), "--seconds", "0.05", "--repetitions", "1", "--warm", "0.1"]
+    options = ["--dir", str(place), "--seconds", "0.2", "--repetitions", "1", "--warm", "0.1"]
     command = [sys.executable, "-m", "bench.peers", "run", *options, "--only", "logd"]
     done = subprocess.run(
         [*command, "--row", "50 connections", "--out", str(out)],
