@@ -20,6 +20,7 @@ from tests.interop.test_cold_segments import (
     chunks,
     coded_rows,
     lines,
+    lose,
     make_topic,
     until,
 )
@@ -110,7 +111,7 @@ def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Rando
         assert contents(tmp_path) == before
         assert all(each["mended_ms"] for each in logd.json("scrub", "status")["findings"])
 
-        shutil.rmtree(tmp_path / "d")
+        lose(tmp_path / "d")
         done = logd.json("repair")
         assert done["repaired"] == done["missing"] > 0
         assert contents(tmp_path) == before
@@ -163,7 +164,7 @@ def test_repair_begins_by_itself_and_scrub_pauses(tmp_path: Path, rng: random.Ra
         server.start()
         logd = Logd(server)
         until(lambda: ask(logd, "scrub")["findings"] == [found], "it is told of after a restart")
-        shutil.rmtree(tmp_path / "f")
+        lose(tmp_path / "f")
         until(lambda: ask(logd, "nodes")[5]["state"] == "dead", "the node is seen to be dead")
         until(lambda: is_whole_but(logd, "f"), "its chunks are elsewhere")
         assert logd.json("scrub", "resume")["state"] != "paused"
