@@ -235,8 +235,9 @@ class ColdReads:
         """
         generation = self._generation(topic_id, partition, at)
         now_s = trio.current_time()
-        run = self._runs.find(generation.encoding, at.wanted_offset)
-        if run is not None:
+        # Runs may overlap. All that have the offset are looked at: `_want` takes one that is left
+        # for one that ends before the offset.
+        while (run := self._runs.find(generation.encoding, at.wanted_offset)) is not None:
             found = self._take(run, at, max_bytes, below, min_one=min_one)
             if found is not None:
                 self._note_reader((topic_id, partition), run, at.wanted_offset, found.next_offset)

@@ -141,3 +141,36 @@ async def test_healthy_reads_are_quiet(seed: int, tmp_path: Path) -> None:
     finally:
         offload.close()
     assert rig.log.getvalue() == ""
+
+
+class Uncached(Files):
+    """Files of which nothing is in the page cache."""
+
+    def is_cached(self, file: OpenFile, position: int, size: int) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted"), [((1864, 1776), 1988), ((1394, 1265), 1450)], ids=["end", "middle"]
+)
+async def test_runs_that_overlap_and_left_the_cache_are_read_again(
+    before: tuple[int, int], wanted: int, tmp_path: Path
+) -> None:
+    """Two runs have an offset, and neither is in the cache: what is read anew begins there, and
+    not where the other run ends; nothing is skipped, and nothing fails."""
+    offload = ThreadOffload()
+    rig = Rig(tier=LocalTier(tmp_path, SEGMENT, Files(), offload))
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+            for offset in before:
+                await rig.read(SEGMENT.at(offset), 200_000)
+            rig.reads._files = Uncached()
+            answer = await rig.read(SEGMENT.at(wanted), 200_000)
+            assert answer.size > 0
+            assert bytes_of(answer) == SEGMENT.expected(wanted, 200_000)[: answer.size]
+            nursery.cancel_scope.cancel()
+    finally:
+        offload.close()
+    assert rig.log.getvalue() == ""
+    assert rig.count("logd_cold_reads_total", result="failed") == 0
