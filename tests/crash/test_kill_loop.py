@@ -29,7 +29,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, rng: random.Rand
     ]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
     log = tmp_path / "data.log"
     tail = log.read_text(errors="replace")[-2000:] if log.exists() else "(no log)"

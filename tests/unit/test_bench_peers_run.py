@@ -160,7 +160,7 @@ def test_a_whole_run_against_ourselves(tmp_path) -> None:
     command = [sys.executable, "-m", "bench.peers", "run", *options, "--only", "logd"]
     done = subprocess.run(
         [*command, "--row", "50 connections", "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = read(out)
