@@ -21,23 +21,23 @@ Source: DESIGN sections 4 and 8; "fsyncgate" (a failed sync is never retried).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
-import trio
-
 from logd.broker import deletion
+from logd.broker.checkpointing import Checkpointing
 from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
 from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
 from logd.broker.log_settings import log_settings
+from logd.broker.log_writer import LogWriter
 from logd.broker.round_gate import RoundGate
 from logd.broker.services import PartitionServices
 from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
 from logd.config import TopicSettings
-from logd.errors import DiskFullError, LogFailedError, StorageError
+from logd.errors import DiskFullError, LogFailedError
 from logd.record.batch import (
     HEADER_BYTES,
     LENGTH_OVERHEAD_BYTES,
@@ -52,10 +52,6 @@ from logd.record.timestamps import check_timestamp_type, check_timestamps
 from logd.storage.file_slice import FileSlice
 from logd.storage.log import DeleteResult, Log
 from logd.storage.released import ReleasedRange
-from logd.storage.staged import StagedWrite, WriteResult
-
-SLOW_WRITE_S: Final = 0.005
-"""A write slower than this met write-back; the next go through a thread until one is fast again."""
 
 SYNC_BEHIND_S: Final = 0.005
 """acks=1 data that nobody waits for is synced after this time: small appends share a sync."""
@@ -90,13 +86,14 @@ class Partition:
         self._turn = services.turn
         self._metrics = services.metrics
         self._disk = services.disk
-        self._touched = False
-        self._unwritten: list[Waiting] = []
-        self._writing: StagedWrite | None = None
-        self._slow = False
-        self._held = False
-        self._write_ended = trio.Event()
-        self._checkpoint_ended: trio.Event | None = None
+        self._writer = LogWriter(
+            log,
+            services,
+            on_written=self._written,
+            on_behind=self._note_congestion,
+            on_failed=self._go_offline,
+        )
+        self._checkpointing = Checkpointing(log, services)
         self._commit = GroupCommit(
             log, services, on_synced=self._synced, on_failed=self._go_offline
         )
@@ -234,10 +231,10 @@ class Partition:
         if base_offsets:
             wants_sync = wants_sync and self._commits
             end_offset = base_offsets[-1] + batches[len(base_offsets) - 1][0]
-            self._unwritten.append((waiter, end_offset, base_offsets[0], wants_sync))
+            self._writer.waiting.append((waiter, end_offset, base_offsets[0], wants_sync))
             self._metrics.records_in.value += end_offset - base_offsets[0]
             self._metrics.bytes_in.value += size * len(base_offsets)
-            self._touch()
+            self._writer.touch()
         return base_offsets
 
     def _stage_checked(
@@ -260,15 +257,15 @@ class Partition:
             return
         base_offset = self.log.stage(buffer, position, header, self._turn.now_ms)
         count = header.count
-        self._unwritten.append(
+        writer = self._writer
+        writer.waiting.append(
             (waiter, base_offset + count, base_offset, wants_sync and self._commits)
         )
         metrics = self._metrics
         metrics.records_in.value += count
         metrics.bytes_in.value += header.length + LENGTH_OVERHEAD_BYTES
-        if not self._touched:
-            self._touched = True
-            self._turn.touched.append(self)
+        if not writer.is_touched:
+            writer.touch()
 
     def _refuse_unwritable(self) -> None:
         """Raise; except for the server's own topics as long as half of the reserve is left."""
@@ -290,8 +287,8 @@ class Partition:
         waiter.append_time_ms = duplicate.timestamp_ms if self._log_append_time else -1
         waiting = (waiter, end_offset, duplicate.base_offset, waits)
         if end_offset > self.log.written_offset:
-            self._unwritten.append(waiting)
-            self._touch()
+            self._writer.waiting.append(waiting)
+            self._writer.touch()
         elif waits and end_offset > self.log.synced_offset:
             self._commit.waiting.append(waiting)
             self._commit.start()
@@ -299,84 +296,7 @@ class Partition:
             waiter.appended(duplicate.base_offset)
         return True
 
-    def _touch(self) -> None:
-        if not self._touched:
-            self._touched = True
-            self._turn.touched.append(self)
-
     # --- write -------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Write what is staged; in a thread where it rolls or where the disk is slow."""
-        self._touched = False
-        if self._writing is not None or self._held:
-            self._turn.buffers_pinned = True  # What is staged keeps its slices for a later turn.
-            self._note_congestion()
-            return
-        staged = self.log.take_staged()
-        waiting, self._unwritten = self._unwritten, []
-        if staged is None:
-            self._written(waiting)
-            return
-        if staged.rolls or self._slow:
-            self._write_in_thread(staged, waiting)
-            return
-        monotonic = self._services.clock.monotonic
-        started = monotonic()
-        try:
-            result = self.log.write(staged)
-        except StorageError as error:
-            self._write_failed(staged, waiting, error)
-            return
-        if monotonic() - started > SLOW_WRITE_S:
-            self._slow = True
-        self.log.finish_write(staged, result)
-        self._written(waiting)
-
-    def _write_in_thread(self, staged: StagedWrite, waiting: list[Waiting]) -> None:
-        self._writing = staged
-        self._turn.buffers_pinned = True
-        monotonic = self._services.clock.monotonic
-
-        def job() -> tuple[WriteResult, float]:
-            started = monotonic()
-            return self.log.write(staged), monotonic() - started
-
-        def deliver(outcome: object, error: BaseException | None) -> None:
-            self._writing = None
-            self._write_ended.set()
-            if error is not None:
-                self._write_failed(staged, waiting, _as_storage_error(error))
-            else:
-                assert isinstance(outcome, tuple)
-                result, seconds = outcome
-                self._slow = seconds > SLOW_WRITE_S and not staged.rolls
-                self.log.finish_write(staged, result)
-                self._written(waiting)
-            self._touch()  # What was staged meanwhile is written now.
-
-        self._write_ended = trio.Event()
-        self._services.offload.submit("write", job, deliver)
-
-    def _write_failed(
-        self, staged: StagedWrite, waiting: list[Waiting], error: StorageError
-    ) -> None:
-        """What did not reach its file is gone, its offsets are free again; who waits is told so.
-
-        A write over several segments may have filled the first of them: those batches stay.
-        """
-        self.log.abandon(staged)
-        written_offset = self.log.written_offset
-        behind, self._unwritten = self._unwritten, []
-        entries = (*waiting, *behind)
-        if isinstance(error, LogFailedError):
-            self._go_offline(error)
-        else:
-            self._disk.found_full(str(error))
-            self._written([entry for entry in entries if entry[1] <= written_offset])
-            entries = tuple(entry for entry in entries if entry[1] > written_offset)
-        for waiter, _, _, _ in entries:
-            waiter.refused(error)
 
     def _written(self, waiting: list[Waiting]) -> None:
         """The waiters' batches are in the file: answer acks=1, queue acks=all for the sync."""
@@ -442,7 +362,7 @@ class Partition:
     def _note_congestion(self) -> None:
         """Work out `is_congested`: whether too much is staged behind a write, or not yet synced."""
         log = self.log
-        unwritten_bytes = log.staged_bytes if self._writing is not None else 0
+        unwritten_bytes = log.staged_bytes if self._writer.is_writing else 0
         if self._key_check is not None:
             unwritten_bytes += self._key_check.queued_bytes
         unsynced_bytes = log.unsynced_bytes if self._commits else 0
@@ -489,28 +409,12 @@ class Partition:
 
     # --- what waits ----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
         """No write runs and none begins inside; appends pile up staged, bounded by back-pressure.
 
         What poisons the log inside takes the partition offline.
         """
-        while self._held:
-            await self._write_ended.wait()
-        self._held = True
-        try:
-            while self._writing is not None:
-                await self._write_ended.wait()
-            self._write_ended = trio.Event()
-            yield
-        except LogFailedError as error:
-            self._go_offline(error)
-            raise
-        finally:
-            self._held = False
-            self._write_ended.set()
-            self._touch()
-            self._services.end_turn()
+        return self._writer.exclusive()
 
     async def delete_records(self, before_offset: int) -> int:
         """Make `before_offset` the log start offset, durably; return the new log start offset.
@@ -545,23 +449,8 @@ class Partition:
 
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
-        if self._checkpoint_ended is not None or self.offline is not None:
-            return
-        ended = self._checkpoint_ended = trio.Event()
-        checkpoint = self.log.begin_checkpoint()
-
-        def deliver(_outcome: object, error: BaseException | None) -> None:
-            self._checkpoint_ended = None
-            ended.set()
-            if error is not None:
-                self._services.events.warning(
-                    "checkpoint failed",
-                    topic=self.topic_name,
-                    partition=self.index,
-                    reason=str(error),
-                )
-
-        self._services.offload.submit("admin", lambda: self.log.checkpoint(checkpoint), deliver)
+        if self.offline is None:
+            self._checkpointing.take()
 
     async def roll_if_due(self, now_ms: int) -> None:
         """Roll an idle log whose segment.ms has passed."""
@@ -573,14 +462,9 @@ class Partition:
 
     async def close(self) -> None:
         """Write what is staged and wait for what runs; then the caller closes the log."""
-        self.flush()
-        # Also for who has the log to itself: it renames files, by names that are soon others'.
-        while self._writing is not None or self._held:
-            await self._write_ended.wait()
-            self.flush()
+        await self._writer.finish()
         await self._commit.wait_idle()
-        if self._checkpoint_ended is not None:
-            await self._checkpoint_ended.wait()
+        await self._checkpointing.wait_idle()
 
     async def retire(self, reason: str) -> None:
         """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""
@@ -588,10 +472,3 @@ class Partition:
         await self.round.close()
         await self.close()
         self.log.fail(LogFailedError(reason))
-
-
-def _as_storage_error(error: BaseException) -> StorageError:
-    """What nobody foresaw in a writing thread fails that log, and only that log."""
-    if isinstance(error, StorageError):
-        return error
-    return LogFailedError(f"unexpected error while writing: {error!r}")
