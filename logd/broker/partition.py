@@ -1,11 +1,13 @@
-"""One partition: its one writer, its group commit, its high watermark, and who waits for it.
+"""One partition: what becomes of a batch, its high watermark, and who waits for it.
 
 The serving loop owns a partition. All methods without `async` run on it and never wait. Blocking
 work (a sync, a write that rolls or that the disk slows down, reading old data) runs in a thread, at
 most one write and one sync of a log at a time, and the loop publishes the outcome:
 
-    append ──stage──▶ flush ──write──▶ acks=1 answered ──sync──▶ acks=all answered, high watermark
-    moves
+    Intake ──staged──▶ LogWriter ──written──▶ acks=1 answered
+                       GroupCommit ──synced──▶ acks=all answered, the high watermark moves
+
+Each of the three looks after its own step; here is what joins them.
 
 Invariants:
 
@@ -16,7 +18,7 @@ Invariants:
 * A failed write or sync poisons the log: every waiter is refused, and so is all that follows.
 * Waiters of a partition are answered in the order of their offsets.
 
-Source: DESIGN sections 4 and 8; "fsyncgate" (a failed sync is never retried).
+Source: DESIGN sections 4 and 8.
 """
 
 from __future__ import annotations
@@ -28,27 +30,15 @@ from typing import Final
 
 from logd.broker import deletion
 from logd.broker.checkpointing import Checkpointing
-from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
-from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
+from logd.broker.group_commit import GroupCommit, Waiting
+from logd.broker.intake import Intake
 from logd.broker.log_settings import log_settings
 from logd.broker.log_writer import LogWriter
 from logd.broker.round_gate import RoundGate
 from logd.broker.services import PartitionServices
-from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
 from logd.config import TopicSettings
-from logd.errors import DiskFullError, LogFailedError
-from logd.record.batch import (
-    HEADER_BYTES,
-    LENGTH_OVERHEAD_BYTES,
-    LOG_APPEND_TIME_BIT,
-    BatchHeader,
-    check_appendable,
-    check_run,
-    read_header,
-    set_log_append_time,
-)
-from logd.record.timestamps import check_timestamp_type, check_timestamps
+from logd.errors import LogFailedError
 from logd.storage.file_slice import FileSlice
 from logd.storage.log import DeleteResult, Log
 from logd.storage.released import ReleasedRange
@@ -64,7 +54,8 @@ class Partition:
     """A partition that is open.
 
     Attributes:
-        log: the storage; only this class writes to it.
+        log: the storage; only this class and its parts write to it.
+        intake: the way in for batches.
         high_watermark: offsets below it are visible; see the invariants.
         offline: why the partition serves nothing any more, or None.
         is_congested: producers should pause; as of the last write or sync.
@@ -78,14 +69,11 @@ class Partition:
         self.index = index
         self.topic_name = log.topic
         self.topic_id = log.topic_id
-        self._is_internal = is_internal(log.topic)
         self.offline: str | None = None
         # Recovery synced all that it kept, and a clean stop all that there was.
         self.high_watermark = log.end_offset
         self._services = services
         self._turn = services.turn
-        self._metrics = services.metrics
-        self._disk = services.disk
         self._writer = LogWriter(
             log,
             services,
@@ -97,7 +85,7 @@ class Partition:
         self._commit = GroupCommit(
             log, services, on_synced=self._synced, on_failed=self._go_offline
         )
-        self._key_check: KeyCheck[AppendWaiter] | None = None
+        self.intake = Intake(log, services, writer=self._writer, commit=self._commit)
         self._fetches: list[Wakeable] = []
         self._congested: list[Callable[[], None]] = []
         self.is_congested = False
@@ -113,20 +101,8 @@ class Partition:
         self.log.settings = log_settings(
             settings, retention_check_ms=self._services.retention_check_ms
         )
-        self._max_message_bytes = settings.max_message_bytes
         self._commits = settings.flush_mode == "commit"
-        self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
-        limit_bytes = CONTENT_FACTOR * settings.max_message_bytes
-        if "compact" not in settings.cleanup_policy or self._is_internal:
-            self._key_check = None  # What the server itself writes has keys.
-        elif self._key_check is None:
-            self._key_check = KeyCheck(
-                self._services.offload, self._stage_checked, limit_bytes=limit_bytes
-            )
-        else:  # Batches may be waiting in it; they keep their place.
-            self._key_check.limit_bytes = limit_bytes
-        self._before_max_ms = settings.message_timestamp_before_max_ms
-        self._after_max_ms = settings.message_timestamp_after_max_ms
+        self.intake.apply_settings(settings)
 
     @property
     def log_start_offset(self) -> int:
@@ -137,164 +113,6 @@ class Partition:
     def leader_epoch(self) -> int:
         """The epoch stamped into appended batches."""
         return self.log.leader_epoch
-
-    # --- append ------------------------------------------------------------------------------
-
-    def append(
-        self,
-        buffer: bytearray | memoryview,
-        position: int,
-        size: int,
-        waiter: AppendWaiter,
-        wants_sync: bool,
-    ) -> None:
-        """Check one batch and stage it; the waiter hears of it after the write or the sync.
-
-        The buffer is patched in place and must not change until the turn's writes are done (or
-        longer: `Turn.buffers_pinned`).
-
-        Raises:
-            RequestError: the batch breaks a rule; nothing was staged, the waiter hears nothing.
-            StorageError: the partition is offline, or the disk is at its reserve.
-        """
-        if self.offline is not None or self._disk.refuses:
-            self._refuse_unwritable()
-        header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
-        now_ms = self._turn.now_ms
-        if self._log_append_time:
-            check_timestamp_type(header)
-            set_log_append_time(buffer, position, size, now_ms=now_ms)
-            header = read_header(buffer, position)
-            waiter.append_time_ms = now_ms
-        elif not (
-            # The short form of what `check_timestamps` says; it has the last word.
-            now_ms - self._before_max_ms <= header.base_timestamp
-            and header.base_timestamp <= header.max_timestamp <= now_ms + self._after_max_ms
-            and not header.attributes & LOG_APPEND_TIME_BIT
-        ):
-            check_timestamps(
-                header,
-                now_ms=now_ms,
-                before_max_ms=self._before_max_ms,
-                after_max_ms=self._after_max_ms,
-            )
-        if self._key_check is not None:
-            batch = memoryview(buffer)[position : position + size]
-            if not self._key_check.check_now(batch, header):
-                self._key_check.queue(batch, header, waiter, wants_sync=wants_sync)
-                return
-        self._stage(buffer, position, header, waiter, wants_sync)
-
-    def append_run(
-        self,
-        buffer: bytearray,
-        position: int,
-        *,
-        size: int,
-        stride: int,
-        count: int,
-        waiter: AppendWaiter,
-        wants_sync: bool,
-    ) -> list[int]:
-        """Append batches of one size that lie `stride` bytes apart, as `append` would one by one.
-
-        Whatever is out of the ordinary with the partition or a batch is left to `append`. The
-        waiter hears of all at once, with the first one's offset: they are written together.
-
-        Returns:
-            The base offsets of the batches that are staged, the first ones; perhaps of none.
-
-        Raises:
-            StorageError: the log is poisoned; nothing was staged.
-        """
-        if (
-            self.offline is not None
-            or self._disk.refuses
-            or self._log_append_time
-            or self._key_check is not None
-            or not HEADER_BYTES <= size <= self._max_message_bytes
-        ):
-            return []
-        now_ms = self._turn.now_ms
-        batches = check_run(
-            buffer,
-            position,
-            size=size,
-            stride=stride,
-            count=count,
-            earliest_ms=now_ms - self._before_max_ms,
-            latest_ms=now_ms + self._after_max_ms,
-        )
-        base_offsets = self.log.stage_run(
-            buffer, position, size=size, stride=stride, batches=batches, now_ms=now_ms
-        )
-        if base_offsets:
-            wants_sync = wants_sync and self._commits
-            end_offset = base_offsets[-1] + batches[len(base_offsets) - 1][0]
-            self._writer.waiting.append((waiter, end_offset, base_offsets[0], wants_sync))
-            self._metrics.records_in.value += end_offset - base_offsets[0]
-            self._metrics.bytes_in.value += size * len(base_offsets)
-            self._writer.touch()
-        return base_offsets
-
-    def _stage_checked(
-        self, batch: bytearray, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
-    ) -> None:
-        """A large batch of a compacted topic comes back from its check."""
-        if self.offline is not None or self._disk.refuses:
-            self._refuse_unwritable()
-        self._stage(batch, 0, header, waiter, wants_sync)
-
-    def _stage(
-        self,
-        buffer: bytearray | memoryview,
-        position: int,
-        header: BatchHeader,
-        waiter: AppendWaiter,
-        wants_sync: bool,
-    ) -> None:
-        if header.producer_id >= 0 and self._answer_duplicate(header, waiter, wants_sync):
-            return
-        base_offset = self.log.stage(buffer, position, header, self._turn.now_ms)
-        count = header.count
-        writer = self._writer
-        writer.waiting.append(
-            (waiter, base_offset + count, base_offset, wants_sync and self._commits)
-        )
-        metrics = self._metrics
-        metrics.records_in.value += count
-        metrics.bytes_in.value += header.length + LENGTH_OVERHEAD_BYTES
-        if not writer.is_touched:
-            writer.touch()
-
-    def _refuse_unwritable(self) -> None:
-        """Raise; except for the server's own topics as long as half of the reserve is left."""
-        if self.offline is not None:
-            raise LogFailedError(self.offline)
-        if not self._is_internal or self._disk.is_exhausted:
-            raise DiskFullError(self._disk.reason)
-
-    def _answer_duplicate(
-        self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
-    ) -> bool:
-        duplicate = self.log.producers.check(header)
-        if duplicate is None:
-            return False
-        # The original may still be on its way to the disk: its copy is answered with it, not
-        # before.
-        end_offset = duplicate.last_offset + 1
-        waits = wants_sync and self._commits
-        waiter.append_time_ms = duplicate.timestamp_ms if self._log_append_time else -1
-        waiting = (waiter, end_offset, duplicate.base_offset, waits)
-        if end_offset > self.log.written_offset:
-            self._writer.waiting.append(waiting)
-            self._writer.touch()
-        elif waits and end_offset > self.log.synced_offset:
-            self._commit.waiting.append(waiting)
-            self._commit.start()
-        else:
-            waiter.appended(duplicate.base_offset)
-        return True
 
     # --- write -------------------------------------------------------------------------------
 
@@ -353,6 +171,7 @@ class Partition:
 
     def _stop_serving(self, error: LogFailedError) -> None:
         self.offline = str(error)
+        self.intake.close(self.offline)
         self._commit.refuse_all(error)
         self._wake_fetches()
         self._end_congestion()
@@ -363,8 +182,7 @@ class Partition:
         """Work out `is_congested`: whether too much is staged behind a write, or not yet synced."""
         log = self.log
         unwritten_bytes = log.staged_bytes if self._writer.is_writing else 0
-        if self._key_check is not None:
-            unwritten_bytes += self._key_check.queued_bytes
+        unwritten_bytes += self.intake.queued_bytes
         unsynced_bytes = log.unsynced_bytes if self._commits else 0
         pending_bytes = unsynced_bytes + unwritten_bytes
         self.is_congested = pending_bytes > self._services.unsynced_max_bytes
