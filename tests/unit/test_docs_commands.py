@@ -30,7 +30,7 @@ PAGES = sorted(
 )
 
 _SPAN = re.compile(r"`([^`\n]+)`")
-_COMMAND = re.compile(r"(?:^|[\s/(])logd ((?:--\w|\[?-|[a-z]).*)")
+_COMMAND = re.compile(r"(?:^|[|;&(] *|exec |bin/)logd ((?:--\w|\[?-|[a-z]).*)")
 _SETTING = re.compile(
     r"(?<![\w.])[a-z][a-z0-9]*(?:\.[a-z0-9]+)+"
     r"\.(?:ms|bytes|minutes|enable|max|slots|threads|ratio|partitions)(?!\.?\w)"
