@@ -65,7 +65,13 @@ def _request(
         connection.request(method, path, body=body, headers=headers)
         answer = connection.getresponse()
         data = answer.read(ANSWER_BYTES_MAX)
-    except (OSError, HTTPException) as error:
+    except HTTPException as error:  # Somebody is there: RemoteDisconnected is an OSError, too.
+        raise Unreachable(
+            f"what listens at {address} does not answer as logd's admin port does "
+            f"({str(error) or type(error).__name__}); has it stopped, or is it another port? "
+            "Name another with --admin"
+        ) from error
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreachable(
             f"no server at {address} (admin port): {reason}; "

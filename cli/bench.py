@@ -38,7 +38,8 @@ NAMES: Final = (
 @click.option(
     "--dir",
     "directory",
-    type=click.Path(file_okay=False),
+    # One that is made for a mistyped mount point would be on another disk.
+    type=click.Path(exists=True, file_okay=False),
     help="On the disk to be measured, not a server's own directory  [default: here]",
 )
 @click.option(

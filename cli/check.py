@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from logd.storage.check_report import CheckReport, Finding
 
 
-@click.command()
+@click.command(short_help="Verify every file of a stopped server's data directory.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @common_options("json")
 @pass_target

@@ -156,6 +156,8 @@ def _print(job: dict[str, Any], word: str) -> None:
     if job["stored_bytes"]:
         size += f" stored as {format_byte_count(job['stored_bytes'])}"
     click.echo(f"{line}; {size} in {job['seconds']:.1f} s")
+    if word == "encoded" and not any(job[each] for each in ("encoded", "skipped", "failed")):
+        click.echo("nothing is sealed yet: the active segment is, by segment.bytes or segment.ms")
 
 
 def _complain(job: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from cli.render import escape, print_json, print_table
 from logd.units import format_byte_count
 
 
-@click.command()
+@click.command(short_help="Show the margins, and what a model says of the profiles in use.")
 @click.option("--afr", type=float, help="Failures of a node a year  [default: 0.02]")
 @click.option("--repair-hours", type=float, help="How long a loss stays  [default: as measured]")
 @common_options("admin", "json")
@@ -67,12 +67,13 @@ def _print_margins(document: dict[str, Any]) -> None:
         for name, count in counts.items()
         if count
     ]
-    click.echo(f"Measured: {', '.join(told) or 'no coded segments'} more losses of nodes")
+    words = f"{', '.join(told)} more losses of nodes" if told else "there are no coded segments"
+    click.echo(f"Measured: {words}")
     if document["uncertain"]:
         click.echo(f"  {document['uncertain']} of them rest on chunks that nobody can see now")
 
 
-@click.command()
+@click.command(short_help="Say what would be lost or degraded if nodes failed now.")
 @click.option("--fail", "fail", required=True, metavar="NODE,NODE", help="The nodes that fail.")
 @common_options("admin", "json")
 @pass_target

@@ -25,7 +25,7 @@ _FIELDS: Final = (
 )  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Read every chunk of a topic; compute each from the others.")
 @click.argument("topic")
 @click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
 @common_options("admin", "json")

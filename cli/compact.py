@@ -24,7 +24,7 @@ class Interrupted(click.ClickException):
     exit_code = EXIT_INTERRUPTED
 
 
-@click.command()
+@click.command(short_help="Compact a topic now: of each key the last record stays.")
 @click.argument("topic")
 @click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the server has begun.")

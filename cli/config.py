@@ -13,7 +13,7 @@ from cli.serve import load_config, settings_options
 
 
 @settings_options
-@click.command()
+@click.command(short_help="List every setting: value, default, unit, source.")
 @common_options("json")
 @pass_target
 def config(target: Target, config_file: str | None, settings: Sequence[tuple[str, str]]) -> None:

@@ -18,7 +18,7 @@ from cli.render import Cell, print_json, print_table
 from cli.tour import NODES, PROFILE, TOPIC, Stage, Tour, megabytes
 
 
-@click.command()
+@click.command(short_help="The whole tour: kill -9, coding, lost nodes, repair, proof.")
 @click.option(
     "--keep",
     type=click.Path(file_okay=False),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from logd.storage.inspect import Depth, Item
 
 
-@click.command()
+@click.command(short_help="Show what is in files: .log, .index, .chunk, and all others.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--records", is_flag=True, help="Also the records of each batch.")
 @click.option("--verify", is_flag=True, help="Also check the records of each batch.")

@@ -59,7 +59,7 @@ def list_(target: Target) -> None:
     )
 
 
-@group.command()
+@group.command(short_help="Show a group's members, its offsets, and how far behind it is.")
 @click.argument("group", type=GROUP_ID)
 @common_options("bootstrap", "admin", "json")
 @pass_target

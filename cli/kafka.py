@@ -10,6 +10,7 @@ confluent_kafka is imported inside functions: it costs as much as all of a small
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 3.0
 CALL_TIMEOUT_S: Final = 5.0
+API_VERSIONS: Final = 18
 # Creating a topic of many partitions makes as many directories, synced one by one.
 CREATE_TIMEOUT_S: Final = 60.0
 
@@ -47,19 +49,25 @@ class Connection:
         """Connect once, plainly.
 
         Raises:
-            Unreachable: nothing listens there, or the name does not resolve.
+            Unreachable: nothing listens there, or the name does not resolve; or it is no Kafka.
         """
         self.address = address
         self.trouble = ""
         self._admin: AdminClient | None = None
         try:
-            socket.create_connection(address, timeout=CONNECT_TIMEOUT_S).close()
+            with socket.create_connection(address, timeout=CONNECT_TIMEOUT_S) as plain:
+                speaks_kafka = _answers_as_kafka(plain)
         except OSError as error:
             reason = error.strerror or str(error)
             raise Unreachable(
                 f"no server at {address} (Kafka port): {reason}; "
                 "start one with `logd serve`, or name another with --bootstrap"
             ) from error
+        if not speaks_kafka:
+            raise Unreachable(
+                f"what listens at {address} does not answer as a Kafka server does: it is another "
+                "port, or a server that stops or has max.connections; name another with --bootstrap"
+            )
 
     def settings(self, **more: str | float) -> dict[str, Any]:
         """Return a librdkafka configuration for this server."""
@@ -152,7 +160,27 @@ class Connection:
         unknown = (Codes.UNKNOWN_TOPIC_OR_PART, Codes._UNKNOWN_TOPIC, Codes._UNKNOWN_PARTITION)
         if error.code() in unknown:
             return Refused(f"there is no topic {topic!r}; `logd topic list` shows those there are")
+        if error.code() == Codes.TOPIC_EXCEPTION:
+            return Refused(
+                f"{topic!r} is no name of a topic: 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'"
+            )
         return self.translate(error, f"topic {topic}")
+
+
+def _answers_as_kafka(plain: socket.socket) -> bool:
+    """Return whether the smallest request is answered; one that is slow gets the doubt's benefit.
+
+    librdkafka would try for a minute what can be known in a round trip.
+    """
+    number = 1
+    try:
+        plain.sendall(struct.pack(">ihhih", 10, API_VERSIONS, 0, number, -1))
+        head = plain.recv(8, socket.MSG_WAITALL)
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    return len(head) == 8 and struct.unpack(">ii", head)[1] == number
 
 
 def no_partition(topic: str, partition: int, count: int) -> Refused:

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from cli.admin import delete, get, post
+from cli.errors import Refused
 from cli.options import Target, common_options, pass_target, require_consent
 from cli.render import Cell, escape, print_json, print_table
 from logd.units import format_byte_count
 
 
-@click.command()
+@click.command(short_help="Register a storage node: a directory, or http://HOST:PORT.")
 @click.argument("name")
 @click.argument("address", metavar="DIR_OR_URL")
 @click.option("--rack", help="What the node shares its fate with  [default: nothing]")
@@ -43,7 +44,9 @@ def add(target: Target, name: str, address: str, rack: str | None) -> None:
     click.echo(escape(f"node {row['name']} is at {row['address']}: {row['reason']}"))
 
 
-@click.command(name="list")
+@click.command(
+    name="list", short_help="List the storage nodes: where and how they are, what they hold."
+)
 @common_options("admin", "json")
 @pass_target
 def list_nodes(target: Target) -> None:
@@ -97,7 +100,7 @@ def _cells(row: dict[str, Any]) -> tuple[Cell, ...]:
     )
 
 
-@click.command()
+@click.command(short_help="Forget a storage node that holds nothing.")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common_options("admin", "json")
@@ -113,6 +116,8 @@ def remove(target: Target, name: str, yes: bool) -> None:
     """
     from urllib.parse import quote
 
+    if not any(row["name"] == name for row in get(target.admin, "/v1/nodes")):
+        raise Refused(f"there is no storage node {name!r}; `logd node list` shows those there are")
     require_consent(f"forget storage node {escape(name)}?", yes=yes)
     row = delete(target.admin, f"/v1/nodes/{quote(name, safe='')}")
     if target.json:

@@ -127,7 +127,7 @@ def replace(target: Target, name: str, address: str | None, dry_run: bool) -> No
         click.echo(escape(plan["summary"]))
 
 
-@click.command()
+@click.command(short_help="Fill the storage nodes alike; spread what racks have too much of.")
 @click.option("--dry-run", is_flag=True, help="Only show the moves.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the server has begun.")
 @common_options("admin", "json")

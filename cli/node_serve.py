@@ -30,7 +30,7 @@ class ByteCountType(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-@click.command()
+@click.command(short_help="Serve a directory as a storage node, in the foreground.")
 @click.argument("directory", required=False, metavar="[DIR]", type=click.Path(file_okay=False))
 @click.option(
     "--dir",
@@ -86,10 +86,11 @@ def serve(
     """Serve a directory as a storage node, in the foreground until SIGTERM or SIGINT.
 
     It prints one line, `ready node=NAME http=HOST:PORT`, when the port answers; with --json the
-    same as a JSON document. An empty directory becomes a node's only by PUT /v1/identity; until
-    then, and while its disk is not mounted, every request is refused and nothing is written (NAME
-    is then what --name says, or `-`). Whoever can reach the port can read and delete chunks, unless
-    there is a token; what is sent is not encrypted.
+    same as a JSON document. An empty or absent directory becomes a node when `logd node add NAME
+    http://HOST:PORT` registers it at a server; until then, and while its disk is not mounted, all
+    else is refused and nothing is written (NAME is then what --name says, or `-`). Whoever can
+    reach the port can read and delete chunks, unless there is a token; what is sent is not
+    encrypted.
 
     \b
     Example:

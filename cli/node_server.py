@@ -139,7 +139,10 @@ class NodeServer:
         try:
             return (await self._home.directory()).identity.node
         except NodeNotMountedError as error:
-            self._events.warning("not mounted: every request is refused", reason=str(error))
+            reason = vacancy(Files(), self._options.directory) or str(error)
+            self._events.warning(
+                "no node is here: all but a registration is refused", reason=reason
+            )
             return self._options.name or "-"
 
     async def _accept(
@@ -177,6 +180,21 @@ class NodeServer:
         self._events.error(
             "request failed", method=request.method, path=request.path, reason=repr(error)
         )
+
+
+def vacancy(files: Files, directory: str) -> str | None:
+    """Return what an empty or absent directory may mean, and what to do; None: it is neither."""
+    try:
+        if files.list_directory(directory):
+            return None
+    except FileNotFoundError:
+        pass  # As good as empty: who registers the node makes it.
+    except OSError:
+        return None  # Whoever opens it says why.
+    return (
+        f"{directory} is empty or absent: a new one becomes a node by `logd node add NAME "
+        "http://HOST:PORT`; that of a node is one whose disk is not mounted"
+    )
 
 
 async def _end_at_next_signal(signals: AsyncIterator[int]) -> None:

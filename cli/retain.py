@@ -13,7 +13,7 @@ from cli.render import Cell, escape, print_json, print_table, readable_time
 from logd.units import format_byte_count
 
 
-@click.command()
+@click.command(short_help="Delete now what retention allows, or say what goes when.")
 @click.argument("topic")
 @click.option("--partition", type=click.IntRange(min=0), help="Only this one  [default: all]")
 @click.option("--explain", is_flag=True, help="Delete nothing; say what goes, when, and why.")

@@ -40,7 +40,9 @@ class FromCommand(click.Command):
         return super().parse_args(ctx, spread)
 
 
-@click.command(cls=FromCommand)
+@click.command(
+    cls=FromCommand, short_help="Write what chunk files alone give as ordinary segments."
+)
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option(
     "--from",

@@ -23,7 +23,7 @@ class Interrupted(click.ClickException):
     exit_code = EXIT_INTERRUPTED
 
 
-@click.group()
+@click.group(short_help="Verify every block of every chunk, and sealed segments.")
 @common_options("admin", "json")
 def scrub() -> None:
     """Verify every block of every chunk, and the sealed segments here.
@@ -36,7 +36,7 @@ def scrub() -> None:
     """
 
 
-@scrub.command()
+@scrub.command(short_help="Verify everything once, now.")
 @click.option("--wait", is_flag=True, help="Return when the pass is done; exit 4 on a finding.")
 @common_options("admin", "json")
 @pass_target
@@ -57,7 +57,7 @@ def start(target: Target, wait: bool) -> None:
     _complain(document)
 
 
-@scrub.command()
+@scrub.command(short_help="Show how far scrub is, and what it found.")
 @common_options("admin", "json")
 @pass_target
 def status(target: Target) -> None:

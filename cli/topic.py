@@ -107,7 +107,7 @@ def list_(target: Target) -> None:
     )
 
 
-@topic.command()
+@topic.command(short_help="Show a topic's partitions, and the settings it has of its own.")
 @click.argument("name")
 @common_options("bootstrap", "json")
 @pass_target

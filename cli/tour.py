@@ -216,9 +216,12 @@ def encode(stage: Stage) -> None:
     tour.margins = stage.status()["segments_by_margin"]
     stage.say(
         f"   {counted(tour.segments, 'segment')}: {megabytes(tour.source_bytes)} of log stored as "
-        f"{megabytes(tour.stored_bytes)} in {tour.encode_seconds:.1f} s; the hot copies are gone"
+        f"{megabytes(tour.stored_bytes)} in {tour.encode_seconds:.1f} s;"
     )
-    stage.say(f"   after {tour.release_seconds:.1f} s more, when all chunks were checked again.")
+    stage.say(
+        f"   the hot copies are gone after {tour.release_seconds:.1f} s more, when all chunks were "
+        "checked\n   again."
+    )
 
 
 def _wait_for_release(stage: Stage) -> None:
@@ -285,8 +288,8 @@ def _read_all(stage: Stage) -> tuple[float, int, list[str]]:
     rebuilt = rebuilder.digests()
     identical = sum(rebuilt.get(name) == digest for name, digest in stage.digests.items())
     stage.say(
-        f"   {rebuilder.records} records in {seconds:.1f} s; SHA-256 before and after: "
-        f"{identical} of {stage.tour.files} files identical."
+        f"   {rebuilder.records} records in {seconds:.1f} s; by SHA-256 {identical} of "
+        f"{stage.tour.files} files are identical."
     )
     return seconds, identical, differing(stage.digests, rebuilt)
 
@@ -325,7 +328,7 @@ def _foretell(stage: Stage, begun: float) -> tuple[float, float]:
         if has_begun and asked - begun >= _FORETELL_S and repair["eta_s"] is not None:
             stage.say(
                 f"   After {asked - begun:.1f} s repair says: done in {repair['eta_s']:.1f} s, at "
-                f"{megabytes(int(repair['bytes_s'] or 0))} a second, read and written."
+                f"{megabytes(int(repair['bytes_s'] or 0))} a second."
             )
             return repair["eta_s"], asked
         if asked - begun >= _SETTLE_S:

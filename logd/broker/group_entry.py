@@ -87,7 +87,7 @@ class _Waiter(NamedTuple):
 
 
 class GroupEntry:
-    """A group. Written by the coordinator and its helpers, on the loop.
+    """A group. Written by the coordinator and what it calls, on the loop.
 
     Attributes:
         partition: of the offsets log.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 
@@ -14,7 +15,11 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         return _bind(host, port)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+        hint = ""
+        if error.errno == errno.EADDRINUSE:
+            hint = "; stop who listens there, or give another address (port 0: a free one)"
+        # One argument: two would put the number in front of the text that people read.
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
 
 
 def _bind(host: str, port: int) -> socket.socket:

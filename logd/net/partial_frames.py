@@ -8,11 +8,32 @@ others' connections are not read.
 
 from __future__ import annotations
 
+from typing import Final
+
 from logd.net.buffers import BufferPool
 from logd.net.connection import Connection
 from logd.wire.frame import LENGTH, LENGTH_BYTES, REQUEST_BYTES_MIN
 
 _GROWTH = 4
+
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+_HTTP_BEGINS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"CONN", b"PRI ")
+
+
+def frame_problem(size: int, bytes_max: int) -> str:
+    """Return why a frame of this length is refused; a greeting of another protocol is named.
+
+    Its first four bytes are what was taken for a length.
+    """
+    head = LENGTH.pack(size)
+    if head.startswith(_TLS_HANDSHAKE):
+        return "a TLS greeting: this port speaks the Kafka protocol without TLS"
+    if head in _HTTP_BEGINS:
+        return "an HTTP request: this port speaks the Kafka protocol, the admin port HTTP"
+    return (
+        f"a frame of {size} bytes is not between {REQUEST_BYTES_MIN} and "
+        f"socket.request.max.bytes ({bytes_max})"
+    )
 
 
 class PartialFrames:
@@ -48,7 +69,7 @@ class PartialFrames:
             connection.needed += LENGTH.unpack_from(old)[0]
             size = connection.needed - LENGTH_BYTES
             if not REQUEST_BYTES_MIN <= size <= self._frame_bytes_max:
-                connection.close_for(f"a frame of {size} bytes")
+                connection.close_for(frame_problem(size, self._frame_bytes_max))
                 return None
         if self._pool.is_exhausted and not self._pool.may_grow_anyway(old):
             self._pool.when_free(connection.pause())

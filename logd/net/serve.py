@@ -49,7 +49,7 @@ from logd.errors import MalformedRequestError
 from logd.net.buffers import Arena
 from logd.net.connection import OUTBOX_BYTES_MAX, Connection
 from logd.net.other_requests import OtherRequests
-from logd.net.partial_frames import PartialFrames
+from logd.net.partial_frames import PartialFrames, frame_problem
 from logd.net.quiet import QuietConnections
 from logd.net.requests import RequestMetrics
 from logd.net.send import Outbox
@@ -385,11 +385,7 @@ class ServeLoop:
         while end - position >= LENGTH_BYTES:
             (size,) = unpack_length(buffer, position)
             if not REQUEST_BYTES_MIN <= size <= self._frame_bytes_max:
-                self.close(
-                    connection,
-                    f"a frame of {size} bytes is not between {REQUEST_BYTES_MIN} and "
-                    f"socket.request.max.bytes ({self._frame_bytes_max})",
-                )
+                self.close(connection, frame_problem(size, self._frame_bytes_max))
                 return
             frame_end = position + LENGTH_BYTES + size
             if frame_end > end or connection.pauses:

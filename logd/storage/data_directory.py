@@ -460,4 +460,4 @@ def _unusable(path: str, error: OSError) -> DataDirectoryError:
             f"{error.filename or path} cannot be written: {reason}; "
             "the server needs a directory of its own"
         )
-    return DataDirectoryError(f"{path} cannot be used: {error}")
+    return DataDirectoryError(f"{error.filename or path} cannot be used: {reason}")

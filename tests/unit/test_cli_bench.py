@@ -56,10 +56,11 @@ def logd(capfd):
     return call
 
 
-def test_options_are_handed_on(asked, logd) -> None:
+def test_options_are_handed_on(asked, tmp_path, logd) -> None:
     """Directory, length of a window, curves."""
-    assert logd("append", "--dir", "/x", "--seconds", "0.2", "--curves").exit_code == 0
-    assert (asked["name"], asked["directory"]) == ("append", "/x")
+    words = ("append", "--dir", str(tmp_path), "--seconds", "0.2", "--curves")
+    assert logd(*words).exit_code == 0
+    assert (asked["name"], asked["directory"]) == ("append", str(tmp_path))
     assert (asked["options"].seconds, asked["options"].curves) == (0.2, True)
     logd("append")
     assert not asked["options"].curves
