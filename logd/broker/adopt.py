@@ -24,7 +24,6 @@ from functools import partial
 from typing import Final
 
 from logd.broker.partition import Partition
-from logd.broker.partition_making import PartitionSpec
 from logd.broker.topic import Topic
 from logd.broker.topic_names import check_new_topic_name, check_not_internal
 from logd.broker.topics import Topics
@@ -143,7 +142,7 @@ class _Adoption:
                 )
                 source = await offload.run(_KIND, copy)
             new_ones = range(before, self._index)
-            await self._topics.create_partitions(topic, new_ones, partial(self._commit, source))
+            await self._topics.creation.create(topic, new_ones, partial(self._commit, source))
         except OSError as error:
             raise StorageError(str(error)) from error
         if self._is_new:
@@ -187,9 +186,7 @@ class _Adoption:
         except (LogdError, OSError):
             await self._services.factory.retire(partition)
             raise
-        missing = index + 1 - len(topic.partitions)
-        topic.partitions += [None] * max(missing, 0)
-        self._topics.place(topic, index, partition)
+        topic.place(index, partition)
 
     async def _retire_empty(self) -> None:
         topic, index = self._topic, self._index
@@ -207,8 +204,7 @@ class _Adoption:
 
     async def _open(self) -> Partition:
         topic = self._topic
-        spec = PartitionSpec(topic.name, topic.topic_id, self._index, topic.settings)
-        (outcome,) = await self._services.factory.open([spec])
+        (outcome,) = await self._services.factory.open(topic.specs([self._index]))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -217,11 +213,11 @@ class _Adoption:
         topic, count = self._topic, self._index + 1
         catalog = self._services.catalog
         if self._is_new:
-            await self._topics.in_catalog(
+            await self._services.in_catalog(
                 lambda: catalog.create_topic(topic.name, topic.topic_id, count, {})
             )
         elif count > len(topic.partitions):
-            await self._topics.in_catalog(lambda: catalog.set_partitions(topic.topic_id, count))
+            await self._services.in_catalog(lambda: catalog.set_partitions(topic.topic_id, count))
 
     def _describe(self, partition: Partition) -> Adopted:
         return Adopted(

@@ -38,7 +38,6 @@ class LogWriter:
     Attributes:
         waiting: whose batches are staged, in the order of their offsets.
         is_touched: the turn ends with `flush`.
-        is_writing: a thread writes.
 
     Args:
         on_written: called after each write with those whose batches are in the file now.
@@ -63,11 +62,16 @@ class LogWriter:
         self._on_failed = on_failed
         self.waiting: list[Waiting] = []
         self.is_touched = False
-        self.is_writing = False
+        self._is_writing = False
         self._is_slow = False
         self._is_held = False
         # Set when a thread's write, or a time of exclusiveness, is over.
         self._freed = trio.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether what is staged waits: a thread writes, or somebody has the log to himself."""
+        return self._is_writing or self._is_held
 
     def touch(self) -> None:
         """Flush at the end of this turn."""
@@ -78,7 +82,7 @@ class LogWriter:
     def flush(self) -> None:
         """Write what is staged; in a thread where it rolls or where the disk is slow."""
         self.is_touched = False
-        if self.is_writing or self._is_held:
+        if self.is_busy:
             self._turn.buffers_pinned = True  # What is staged keeps its slices for a later turn.
             self._on_behind()
             return
@@ -103,7 +107,7 @@ class LogWriter:
         self._on_written(waiting)
 
     def _write_in_thread(self, staged: StagedWrite, waiting: list[Waiting]) -> None:
-        self.is_writing = True
+        self._is_writing = True
         self._turn.buffers_pinned = True
         monotonic = self._services.clock.monotonic
 
@@ -112,7 +116,7 @@ class LogWriter:
             return self._log.write(staged), monotonic() - started
 
         def deliver(outcome: object, error: BaseException | None) -> None:
-            self.is_writing = False
+            self._is_writing = False
             self._freed.set()
             if error is not None:
                 self._failed(staged, waiting, _as_storage_error(error))
@@ -152,7 +156,7 @@ class LogWriter:
             await self._freed.wait()
         self._is_held = True
         try:
-            while self.is_writing:
+            while self._is_writing:
                 await self._freed.wait()
             self._freed = trio.Event()
             yield
@@ -169,7 +173,7 @@ class LogWriter:
         """Write what is staged; return when nothing writes, or has the log to itself, any more."""
         self.flush()
         # Also for who has the log to itself: it renames files, by names that are soon others'.
-        while self.is_writing or self._is_held:
+        while self.is_busy:
             await self._freed.wait()
             self.flush()
 

@@ -181,7 +181,7 @@ class Partition:
     def _note_congestion(self) -> None:
         """Work out `is_congested`: whether too much is staged behind a write, or not yet synced."""
         log = self.log
-        unwritten_bytes = log.staged_bytes if self._writer.is_writing else 0
+        unwritten_bytes = log.staged_bytes if self._writer.is_busy else 0
         unwritten_bytes += self.intake.queued_bytes
         unsynced_bytes = log.unsynced_bytes if self._commits else 0
         pending_bytes = unsynced_bytes + unwritten_bytes

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
+from logd.broker.partition_making import Outcome, PartitionSpec
 from logd.broker.topic_names import is_internal
 from logd.config import TopicSettings
-from logd.errors import StorageError, UnknownTopicOrPartitionError
+from logd.errors import InvalidConfigError, StorageError, UnknownTopicOrPartitionError
+from logd.storage.catalog import TopicRow
+from logd.storage.layout import TOPIC_ID_BYTES
 from logd.storage.topic_directories import format_topic_id
 
 
 class Topic:
-    """A live topic. Written by `Topics` alone; read by everybody on the event loop.
+    """A live topic. Written under `Topics.changing` alone; read by everybody on the event loop.
 
     Attributes:
         partitions: None where a partition is not open: being opened, or failed (see `offline`).
@@ -52,6 +58,43 @@ class Topic:
     def __repr__(self) -> str:
         return f"<Topic {self.name} {format_topic_id(self.topic_id)} {len(self.partitions)}>"
 
+    @classmethod
+    def of_row(cls, row: TopicRow, config: DynamicConfig) -> Topic:
+        """Return the topic that the catalog lists; none of its partitions is open yet."""
+        overrides = dict(row.overrides)
+        reason = None
+        try:
+            settings = config.topic_settings(overrides)
+        except InvalidConfigError as error:
+            # Written by another version, perhaps. Serving it by other settings might delete
+            # records.
+            reason = f"the topic's settings cannot be used: {error}"
+            settings = config.topic_settings({})
+        topic = cls(
+            row.name,
+            row.topic_id,
+            partition_count=row.partitions,
+            overrides=overrides,
+            settings=settings,
+        )
+        if reason is not None:
+            topic.offline = dict.fromkeys(range(row.partitions), reason)
+        return topic
+
+    def specs(self, indexes: Sequence[int]) -> list[PartitionSpec]:
+        """Return what it takes to make or open some of its partitions."""
+        return [PartitionSpec(self.name, self.topic_id, index, self.settings) for index in indexes]
+
+    def place(self, index: int, outcome: Outcome) -> None:
+        """Put an open partition, or the reason why it is offline, in its place."""
+        missing = index + 1 - len(self.partitions)
+        self.partitions += [None] * max(missing, 0)
+        if isinstance(outcome, Exception):
+            self.offline[index] = str(outcome) or type(outcome).__name__
+        else:
+            self.partitions[index] = outcome
+            self.offline.pop(index, None)
+
     def partition(self, index: int) -> Partition:
         """Return an open partition.
 
@@ -72,3 +115,14 @@ class Topic:
         if partition is not None:
             return partition.offline
         return self.offline.get(index, "it is being opened")
+
+
+def random_topic_id(random_bytes: Callable[[int], bytes]) -> bytes:
+    """Return a random (version 4) UUID whose text does not look like an option to Kafka's tools."""
+    while True:
+        raw = bytearray(random_bytes(TOPIC_ID_BYTES))
+        raw[6] = raw[6] & 0x0F | 0x40
+        raw[8] = raw[8] & 0x3F | 0x80
+        topic_id = bytes(raw)
+        if not format_topic_id(topic_id).startswith("-"):
+            return topic_id

@@ -4,12 +4,10 @@ The catalog is the truth; what is here is its image, read at start and changed o
 catalog's transaction returned. One lock lets one change run at a time. A change, once begun, is not
 cancelled: its steps must all happen, or be undone, whether or not the client still waits.
 
-* create: directories made and synced, then one transaction, then the topic is visible. A crash
-  before the transaction leaves directories without a record in them; the next creation of that name
-  makes room. A directory that holds records and that the catalog does not know is never touched.
+* create: directories made and synced, then one transaction (`partition_creation`), then the topic
+  is visible.
 * delete: one transaction marks the topic, then it is invisible; its directories are renamed, so
-  that the name is free at once; `run_reaper` unlinks them later, and goes on with that after a
-  crash.
+  that the name is free at once, and unlinked later (`deleted_topics`).
 * a partition that cannot be opened is offline with its reason; the others, and the ports, come up.
 
 Everything here runs on the event loop; blocking work goes through the offload.
@@ -17,62 +15,29 @@ Everything here runs on the event loop; blocking work goes through the offload.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from logd.broker import topic_names
+from logd.broker.deleted_topics import DeletedTopics
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
-from logd.broker.partition_making import (
-    Outcome,
-    PartitionFactory,
-    PartitionSpec,
-    in_chunks,
-)
+from logd.broker.partition_creation import PartitionCreation
+from logd.broker.partition_making import in_chunks
 from logd.broker.topic import Topic
-from logd.broker.unlinker import pause_s
+from logd.broker.topic_services import TopicServices
 from logd.config import TopicSettings
 from logd.errors import (
-    DataDirectoryError,
     InvalidConfigError,
     InvalidPartitionsError,
-    LogdError,
-    StorageError,
     TopicExistsError,
     UnknownTopicOrPartitionError,
 )
-from logd.events import EventLog
-from logd.offload import Offload
 from logd.storage import layout, topic_directories
-from logd.storage.catalog import Catalog, TopicRow
-from logd.storage.files import Files
-from logd.storage.slow_removal import SlowRemoval
-
-REAP_RETRY_S: Final = 60.0
-"""How long the reaper waits after it could not remove a deleted topic's files."""
-
-
-@dataclass(slots=True)
-class TopicServices:
-    """What `Topics` works with.
-
-    Attributes:
-        config: the server's settings, which may change, and topics' settings from overrides.
-        new_topic_id: returns 16 random bytes, see `random_topic_id`.
-    """
-
-    catalog: Catalog
-    offload: Offload
-    files: Files
-    topics_path: str
-    factory: PartitionFactory
-    events: EventLog
-    config: DynamicConfig
-    new_topic_id: Callable[[], bytes]
+from logd.storage.catalog import TopicRow
 
 
 class Topics:
@@ -82,7 +47,8 @@ class Topics:
         by_name, by_id: the live topics.
         version: changes whenever a topic is created, altered or deleted; caches watch it.
         unknown_paths: what lies in the topics directory and the catalog does not explain.
-        deleting: deleted topics whose files are still to be removed, by topic id.
+        deleted: deleted topics of which something is left on disk.
+        creation: makes new partitions, for whoever is `changing` the topics.
         on_deleted: awaited while a topic is being deleted, when it is invisible already and its
             name not yet free.
     """
@@ -90,13 +56,13 @@ class Topics:
     def __init__(self, services: TopicServices) -> None:
         self.services: Final = services
         self._lock = trio.Lock()
-        self._reaper_wanted = trio.Event()
+        self.deleted: Final = DeletedTopics(services, self._lock)
+        self.creation: Final = PartitionCreation(services, self.deleted)
         self.by_name: dict[str, Topic] = {}
         self.by_id: dict[bytes, Topic] = {}
         self.version = 0
         self.partition_count = 0
         self.unknown_paths: list[str] = []
-        self.deleting: dict[bytes, TopicRow] = {}
         self.on_deleted: Callable[[Topic], Awaitable[None]] = _nobody_asked
 
     # --- finding ---------------------------------------------------------------------------------
@@ -130,50 +96,26 @@ class Topics:
         """Take over what the catalog lists; no partition is open yet."""
         for row in rows:
             if row.state == "live":
-                self.publish(self._from_row(row))
+                self.publish(Topic.of_row(row, self.services.config))
             else:
-                self.deleting[row.topic_id] = row
-        if self.deleting:
-            self._reaper_wanted.set()
-
-    def _from_row(self, row: TopicRow) -> Topic:
-        overrides = dict(row.overrides)
-        reason = None
-        try:
-            settings = self.services.config.topic_settings(overrides)
-        except InvalidConfigError as error:
-            # Written by another version, perhaps. Serving it by other settings might delete
-            # records.
-            reason = f"the topic's settings cannot be used: {error}"
-            settings = self.services.config.topic_settings({})
-        topic = Topic(
-            row.name,
-            row.topic_id,
-            partition_count=row.partitions,
-            overrides=overrides,
-            settings=settings,
-        )
-        if reason is not None:
-            topic.offline = dict.fromkeys(range(row.partitions), reason)
-        return topic
+                self.deleted.add(row)
 
     async def open_all(self) -> None:
         """Open all partitions that the catalog lists; those that fail are offline, with an event.
 
         Returns when each is one or the other: then the ports may open.
         """
-        for row in self.deleting.values():
-            await self._try_retire(row)
+        await self.deleted.retire_all()
         topics = list(self.by_name.values())
         specs = [
             spec
             for topic in topics
-            for spec in _specs(topic, range(len(topic.partitions)))
+            for spec in topic.specs(range(len(topic.partitions)))
             if spec.index not in topic.offline
         ]
         outcomes = await in_chunks(self.services.factory.open, specs)
         for spec, outcome in zip(specs, outcomes, strict=True):
-            self.place(self.by_name[spec.topic], spec.index, outcome)
+            self.by_name[spec.topic].place(spec.index, outcome)
         for topic in topics:
             for index, reason in topic.offline.items():
                 self.services.events.error(
@@ -183,14 +125,6 @@ class Topics:
         for path in self.unknown_paths:
             self.services.events.warning("unknown directory", path=path)
 
-    def place(self, topic: Topic, index: int, outcome: Outcome) -> None:
-        """Put an open partition, or the reason why it is offline, in its place."""
-        if isinstance(outcome, Exception):
-            topic.offline[index] = str(outcome) or type(outcome).__name__
-        else:
-            topic.partitions[index] = outcome
-            topic.offline.pop(index, None)
-
     async def look_for_unknown(self) -> None:
         """List again what the catalog does not explain; nothing is changed on disk."""
         known = {
@@ -198,7 +132,7 @@ class Topics:
             for topic in self.by_name.values()
             for index in range(len(topic.partitions))
         }
-        for row in self.deleting.values():
+        for row in self.deleted.rows.values():
             for index in range(row.partitions):
                 known.add(layout.deleted_directory_name(row.topic_id, index))
                 known.add(layout.partition_directory_name(row.name, index))
@@ -254,10 +188,10 @@ class Topics:
                 settings=settings,
             )
             catalog = self.services.catalog
-            await self.create_partitions(
+            await self.creation.create(
                 topic,
                 range(partitions),
-                lambda: self.in_catalog(
+                lambda: self.services.in_catalog(
                     lambda: catalog.create_topic(name, topic.topic_id, partitions, topic.overrides)
                 ),
             )
@@ -281,10 +215,10 @@ class Topics:
             self._refuse_if_deleted(topic)
             self.check_partitions(topic, count)
             before = len(topic.partitions)
-            await self.create_partitions(
+            await self.creation.create(
                 topic,
                 range(before, count),
-                lambda: self.in_catalog(
+                lambda: self.services.in_catalog(
                     lambda: self.services.catalog.set_partitions(topic.topic_id, count)
                 ),
             )
@@ -324,7 +258,7 @@ class Topics:
         async with self.changing():
             self._refuse_if_deleted(topic)
             settings = self.services.config.topic_settings(overrides)
-            await self.in_catalog(
+            await self.services.in_catalog(
                 lambda: self.services.catalog.set_topic_overrides(topic.topic_id, overrides)
             )
             topic.overrides = dict(overrides)
@@ -342,7 +276,7 @@ class Topics:
         async with self.changing():
             config = services.config.with_overrides(overrides)
             settings = self.check_server_change(config)
-            await self.in_catalog(lambda: services.catalog.set_broker_overrides(overrides))
+            await services.in_catalog(lambda: services.catalog.set_broker_overrides(overrides))
             services.config.replace(config)
             for topic in self.by_name.values():
                 self._apply(topic, settings[topic.name])
@@ -378,7 +312,8 @@ class Topics:
         """
         async with self.changing():
             self._refuse_if_deleted(topic)
-            await self.in_catalog(lambda: self.services.catalog.mark_deleting(topic.topic_id))
+            catalog = self.services.catalog
+            await self.services.in_catalog(lambda: catalog.mark_deleting(topic.topic_id))
             self._unpublish(topic)
             row = TopicRow(
                 topic_id=topic.topic_id,
@@ -387,12 +322,11 @@ class Topics:
                 overrides=topic.overrides,
                 state="deleting",
             )
-            self.deleting[topic.topic_id] = row
+            self.deleted.add(row)  # The reaper waits for the lock.
             for partition in topic.partitions:
                 if partition is not None:
                     await self.services.factory.retire(partition)
-            await self._try_retire(row)
-            self._reaper_wanted.set()
+            await self.deleted.retire(row)
             await self.on_deleted(topic)
         self.services.events.info(
             "topic deleted",
@@ -400,142 +334,7 @@ class Topics:
             topic_id=topic_directories.format_topic_id(topic.topic_id),
         )
 
-    # --- the reaper ------------------------------------------------------------------------------
-
-    async def run_reaper(self) -> None:
-        """Unlink the files of deleted topics, for ever; what fails is tried again later."""
-        while True:
-            await self._reaper_wanted.wait()
-            self._reaper_wanted = trio.Event()
-            for row in list(self.deleting.values()):
-                await self._reap(row)
-            if self.deleting and not self._reaper_wanted.is_set():
-                with trio.move_on_after(REAP_RETRY_S):
-                    await self._reaper_wanted.wait()
-                self._reaper_wanted.set()
-
-    async def _reap(self, row: TopicRow) -> None:
-        services = self.services
-        async with self._lock:
-            retired = await self._try_retire(row)
-        if not retired:
-            return
-        try:
-            await self._remove_retired(row)
-            await self.in_catalog(lambda: services.catalog.forget_topic(row.topic_id))
-        except (LogdError, OSError) as error:
-            services.events.warning(
-                "deleted topic's files remain", topic=row.name, reason=str(error)
-            )
-            return
-        del self.deleting[row.topic_id]
-
-    async def _remove_retired(self, row: TopicRow) -> None:
-        """Remove a deleted topic's files little by little, then its directories."""
-        offload, files = self.services.offload, self.services.files
-        directories = topic_directories.retired_directories(
-            self.services.topics_path, topic_id=row.topic_id, partitions=row.partitions
-        )
-        removal = SlowRemoval(
-            files, await offload.run("admin", topic_directories.files_in, files, directories)
-        )
-        while not removal.is_done:
-            began_s = trio.current_time()
-            await offload.run("admin", removal.step)
-            if not removal.is_done:
-                await trio.sleep(pause_s(trio.current_time() - began_s))
-        # What could not be removed is tried once more, and raises.
-        await offload.run("admin", topic_directories.remove_retired, files, directories)
-
-    async def _try_retire(self, row: TopicRow) -> bool:
-        try:
-            await self.services.offload.run("admin", self._retire, row)
-        except (LogdError, OSError) as error:
-            self.services.events.warning(
-                "deleted topic's directory not renamed", topic=row.name, reason=str(error)
-            )
-            return False
-        return True
-
-    def _retire(self, row: TopicRow) -> None:
-        topic_directories.retire(
-            self.services.files,
-            self.services.topics_path,
-            topic=row.name,
-            topic_id=row.topic_id,
-            partitions=row.partitions,
-        )
-
-    # --- steps -----------------------------------------------------------------------------------
-
-    async def create_partitions(
-        self, topic: Topic, indexes: Sequence[int], commit: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Make and open new partitions, and commit them to the catalog; undo where that fails.
-
-        Raises:
-            TopicExistsError: unknown records stand in the way. Whatever else the disk or `commit`
-                say.
-        """
-        for row in list(self.deleting.values()):
-            if row.name == topic.name:
-                await self._try_retire(row)
-        specs = _specs(topic, indexes)
-        await self._make_room(specs)
-        outcomes = await in_chunks(self.services.factory.create, specs)
-        failed = next((one for one in outcomes if isinstance(one, Exception)), None)
-        if failed is not None:
-            await self._undo_creation(specs, outcomes)
-            raise _as_storage_error(failed) from failed
-        try:
-            await commit()
-        except (LogdError, OSError) as error:
-            # After an I/O error the catalog may hold the topic all the same: then it must be there.
-            if type(error) is not StorageError:
-                await self._undo_creation(specs, outcomes)
-            raise
-        missing = max(indexes, default=-1) + 1 - len(topic.partitions)
-        topic.partitions += [None] * max(missing, 0)
-        for spec, outcome in zip(specs, outcomes, strict=True):
-            self.place(topic, spec.index, outcome)
-
-    async def _make_room(self, specs: Sequence[PartitionSpec]) -> None:
-        """Remove empty directories of creations that were cut short; refuse where records lie.
-
-        Raises:
-            TopicExistsError: records that the catalog does not know; the text says what to do.
-        """
-
-        def make_room() -> None:
-            services = self.services
-            for spec in specs:
-                name = layout.partition_directory_name(spec.topic, spec.index)
-                topic_directories.make_room(services.files, f"{services.topics_path}/{name}")
-
-        try:
-            await self.services.offload.run("admin", make_room)
-        except DataDirectoryError as error:
-            raise TopicExistsError(str(error)) from error
-        except OSError as error:
-            raise _as_storage_error(error) from error
-
-    async def _undo_creation(
-        self, specs: Sequence[PartitionSpec], outcomes: Sequence[Outcome]
-    ) -> None:
-        for outcome in outcomes:
-            if not isinstance(outcome, Exception):
-                await self.services.factory.retire(outcome)
-        try:
-            await self._make_room(specs)
-        except (LogdError, OSError) as error:
-            # They hold no record: the next creation of the name removes them.
-            self.services.events.warning(
-                "empty directories remain", topic=specs[0].topic, reason=str(error)
-            )
-
-    async def in_catalog(self, transaction: Callable[[], None]) -> None:
-        """Run one transaction in the catalog's thread; it is durable once this returns."""
-        await self.services.offload.run("catalog", transaction)
+    # --- the image -------------------------------------------------------------------------------
 
     def publish(self, topic: Topic) -> None:
         """Make a topic visible that the catalog holds."""
@@ -560,22 +359,3 @@ class Topics:
 
 async def _nobody_asked(_topic: Topic) -> None:
     """Until somebody wants to hear of deleted topics."""
-
-
-def random_topic_id(random_bytes: Callable[[int], bytes]) -> bytes:
-    """Return a random (version 4) UUID whose text does not look like an option to Kafka's tools."""
-    while True:
-        raw = bytearray(random_bytes(layout.TOPIC_ID_BYTES))
-        raw[6] = raw[6] & 0x0F | 0x40
-        raw[8] = raw[8] & 0x3F | 0x80
-        topic_id = bytes(raw)
-        if not topic_directories.format_topic_id(topic_id).startswith("-"):
-            return topic_id
-
-
-def _specs(topic: Topic, indexes: Sequence[int]) -> list[PartitionSpec]:
-    return [PartitionSpec(topic.name, topic.topic_id, index, topic.settings) for index in indexes]
-
-
-def _as_storage_error(error: Exception) -> LogdError:
-    return error if isinstance(error, LogdError) else StorageError(str(error))

@@ -104,5 +104,5 @@ class CodedParts:
     async def _forget_topic(self, topic_id: bytes) -> None:
         """Nothing coded is left of a topic: if it was deleted, and its files are gone, so is it."""
         topics = self._parts.topics
-        if topic_id not in topics.by_id and topic_id not in topics.deleting:
+        if topic_id not in topics.by_id and topic_id not in topics.deleted.rows:
             await self._parts.services.offload.run("catalog", self._catalog.forget_topic, topic_id)

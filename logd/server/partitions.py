@@ -15,7 +15,9 @@ from logd.broker.maintenance import look_at_disk
 from logd.broker.partition_factory import LogPartitionFactory
 from logd.broker.services import PartitionServices, partition_metrics
 from logd.broker.timers import Timers
-from logd.broker.topics import Topics, TopicServices, random_topic_id
+from logd.broker.topic import random_topic_id
+from logd.broker.topic_services import TopicServices
+from logd.broker.topics import Topics
 from logd.broker.turn import Turn
 from logd.broker.unlinker import Unlinker
 from logd.offload import Offload

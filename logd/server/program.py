@@ -141,7 +141,7 @@ class Server:
         for task in (
             self._ports.loop.run,
             self._partitions.timers.run,
-            self._partitions.topics.run_reaper,
+            self._partitions.topics.deleted.run_reaper,
             self._upkeep.maintenance.run,
             self._groups.upkeep.run,
             self._upkeep.retention.run,

@@ -18,7 +18,9 @@ from logd.broker.groups import Coordinator
 from logd.broker.partition import Partition
 from logd.broker.partition_making import Outcome, PartitionSpec
 from logd.broker.producer_ids import ProducerIds
-from logd.broker.topics import Topics, TopicServices, random_topic_id
+from logd.broker.topic import random_topic_id
+from logd.broker.topic_services import TopicServices
+from logd.broker.topics import Topics
 from logd.broker.turn import Wakeable
 from logd.clock import Clock
 from logd.cold.life import LifeServices

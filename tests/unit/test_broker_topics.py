@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from logd.broker.topics import random_topic_id
+from logd.broker.topic import random_topic_id
 from logd.errors import (
     DiskFullError,
     InvalidConfigError,
@@ -178,7 +178,7 @@ async def test_a_deleted_topic_is_gone_and_its_name_free(server: Server) -> None
     retired = [layout.deleted_directory_name(old.topic_id, index) for index in (0, 1)]
     assert sorted(server.directories()) == sorted(["orders-0", *retired])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.topics.run_reaper)
+        nursery.start_soon(server.topics.deleted.run_reaper)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert server.directories() == ["orders-0"]
@@ -199,7 +199,7 @@ async def test_a_deletion_cut_short_is_finished_after_a_restart(server: Server) 
     assert again.topics.unknown_paths == []
     assert all(name.endswith("-delete") for name in again.directories())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(again.topics.run_reaper)
+        nursery.start_soon(again.topics.deleted.run_reaper)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert again.directories() == []

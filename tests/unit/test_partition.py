@@ -323,6 +323,25 @@ def test_too_much_unsynced_data_makes_producers_pause_until_the_sync(fixture: Fi
     assert not fixture.partition.is_congested
 
 
+async def test_what_piles_up_while_somebody_has_the_log_makes_producers_pause(
+    fixture: Fixture,
+) -> None:
+    """Also where nothing writes: what waits for the end of a deletion is bounded, and written."""
+    resumed: list[bool] = []
+    async with fixture.partition.exclusive():
+        waiters = [fixture.append(acks_all=False) for _ in range(9)]
+        fixture.turn.flush()
+        assert fixture.partition.is_congested
+        fixture.partition.when_decongested(lambda: resumed.append(True))
+        assert not resumed
+    fixture.settle()
+    fixture.timers.fire()  # Nobody waits for the sync: it comes a little later.
+    fixture.settle()
+    assert resumed == [True]
+    assert not fixture.partition.is_congested
+    assert [waiter.base_offset for waiter in waiters] == list(range(9))
+
+
 def test_log_append_time_is_the_servers(tmp_path: Path) -> None:
     """The waiter learns the time that was stamped, and the stored batch carries it."""
     fixture = Fixture(tmp_path, message_timestamp_type="LogAppendTime")
