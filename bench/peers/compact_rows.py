@@ -1,7 +1,8 @@
 """Compaction beside Apache Kafka: both servers compact the same log, in turn.
 
-A window is a topic of its own: filled, synced, compacted once, read back, deleted. Both sides make
-what they wrote durable. Filling and reading back are not timed. Each shape of log has three rows:
+A window is a topic of its own: filled, synced, compacted once, read back, deleted. It becomes a
+compacted one when it is filled. Both sides make what they wrote durable. Filling and reading back
+are not timed. Each shape of log has three rows:
 
 * bytes of records a second, by the server's own account (Kafka's cleaner logs it; ours is that of
   `logd compact`, with the start of its process);
@@ -36,8 +37,8 @@ KEYS: Final = 100_000
 TURNS_MAX: Final = 3
 WARM_SHARE: Final = 4
 CONFIGS: Final = {
-    "cleanup.policy": "compact",
     "segment.bytes": str(128 * MIB),
+    "retention.ms": "-1",  # The records are years old.
     "min.cleanable.dirty.ratio": "1",  # Never due by itself.
 }
 Start = Callable[[Path], KafkaSpeaker]
@@ -95,9 +96,9 @@ def _rows(
     )
     try:
         for server in servers:
-            _window(server, part)
-        sides = [Side("ours", partial(_window, ours, whole)),
-                 Side("theirs", partial(_window, theirs, whole))]  # fmt: skip
+            _window(session, server, part)
+        sides = [Side("ours", partial(_window, session, ours, whole)),
+                 Side("theirs", partial(_window, session, theirs, whole))]  # fmt: skip
         turns = min(TURNS_MAX, session.run.options.repetitions)
         windows = take_turns(session.run, sides, repetitions=turns)
     finally:
@@ -134,7 +135,7 @@ def _write(session: Session, name: str, shape: LogShape, total_bytes: int) -> di
     return {**written, "directory": spec["directory"]}
 
 
-def _window(server: KafkaSpeaker, log: Mapping[str, Any]) -> Window:
+def _window(session: Session, server: KafkaSpeaker, log: Mapping[str, Any]) -> Window:
     """Fill a topic, compact it, and read it back."""
     with server.topic(configs=CONFIGS) as topic:
         job = {**log, "address": server.address, "topic": topic}
@@ -143,6 +144,11 @@ def _window(server: KafkaSpeaker, log: Mapping[str, Any]) -> Window:
         cpu_s = cpu_seconds_of_all(server.pid)
         compacted = server.compact(topic, log["records"])
         cpu_s = cpu_seconds_of_all(server.pid) - cpu_s
+        size_mib = log["content_bytes"] / MIB
+        session.run.options.progress(
+            f"{server.name}: {size_mib:.0f} MiB in {compacted.own_seconds:.2f} s, "
+            f"from outside {compacted.seconds:.2f} s, {cpu_s:.2f} s of CPU"
+        )
         left = run_job("check-compacted", job, timeout_s=JOB_TIMEOUT_S)
     return Window(
         value=compacted.own_seconds,

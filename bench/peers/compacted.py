@@ -18,7 +18,7 @@ from typing import Any, Final
 from bench import protocol
 from bench.cleaning import T0_MS, batch_of, keyed_offsets
 from bench.load import append_frames, connect
-from bench.peers.readback import Reader
+from bench.peers.readback import Reader, await_records
 from bench.protocol import AnswerError
 
 SEAL_KEY: Final = b"the-log-ends-now"
@@ -30,6 +30,8 @@ def append_log(spec: Mapping[str, Any]) -> dict[str, Any]:
     topic, (host, port) = spec["topic"], spec["address"]
     frames = _frames(topic, spec["directory"], [base for base, _, _ in spec["segments"]])
     append_frames((host, port), topic, frames)
+    end = spec["segments"][-1][1]
+    await_records((host, port), topic, before=[0], records=end + 1)
     return {}
 
 

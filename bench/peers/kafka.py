@@ -6,7 +6,7 @@ internal topics, which one node forces, and a shorter delay before the files of 
 Its log lines go to a file as they do when it is installed, by the simplest binding of its logger.
 
 Nobody can ask it to compact; it looks for what is due every log.cleaner.backoff.ms. So a topic that
-is to be compacted is made such that it never is due, filled, and altered: then its time has come.
+is to be compacted gets its policy when it is filled: then its time has come.
 What the cleaner says in the broker's log of bytes and seconds is its own account; from the outside
 its checkpoint tells when it is done.
 """
@@ -21,8 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from bench import protocol
-from bench.peers.kafka_speaker import Compacted, KafkaSpeaker
+from bench.peers.kafka_speaker import COMPACT_POLICY, Compacted, KafkaSpeaker
 from bench.peers.packages import Artifact, UnavailableError, maven_jars, say, tool
 from bench.peers.peer import TRY_AGAIN_S, free_ports
 from bench.process import BenchError
@@ -48,7 +47,7 @@ SETTINGS: Final = {
 }
 # Of the broker that compacts, besides. The cleaner has one thread and 128 MiB, its defaults.
 COMPACTING: Final = {"log.cleaner.backoff.ms": "20"}
-DUE: Final = {"min.cleanable.dirty.ratio": "0.01"}
+DUE: Final = {**COMPACT_POLICY, "min.cleanable.dirty.ratio": "0.01"}
 COMPACT_TIMEOUT_S: Final = 120.0
 CLEANER_CHECKPOINT: Final = "cleaner-offset-checkpoint"
 _CLEANED: Final = (
@@ -139,8 +138,7 @@ class KafkaBroker(KafkaSpeaker):
         """Make the topic due, and wait for the cleaner's checkpoint of `end_offset`."""
         logged = self.log_path.stat().st_size
         begin = time.monotonic()
-        answer = self.ask(protocol.alter_topic_request(topic, DUE))
-        protocol.check_altered_answer(answer, f"{self.name}: alter topic {topic}")
+        self.alter_topic(topic, DUE)
         while self._compacted_up_to(topic) < end_offset:
             if time.monotonic() > begin + COMPACT_TIMEOUT_S:
                 raise BenchError(

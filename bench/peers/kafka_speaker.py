@@ -21,6 +21,7 @@ from bench.process import read_frame
 
 FIRST_TOPIC: Final = "first"
 TOPIC_ALREADY_EXISTS: Final = 36
+COMPACT_POLICY: Final = {"cleanup.policy": "compact"}
 _TIMESTAMP_MS: Final = 1_700_000_000_000
 
 
@@ -47,7 +48,8 @@ class KafkaSpeaker(Peer, ABC):
 
     @abstractmethod
     def compact(self, topic: str, end_offset: int) -> Compacted:
-        """Have the one partition of a topic compacted up to `end_offset`; return when it is.
+        """Have the one partition of a topic, whose policy is another one, compacted up to
+        `end_offset`; return when it is.
 
         Raises:
             BenchError: it failed, or took too long.
@@ -90,6 +92,11 @@ class KafkaSpeaker(Peer, ABC):
         for partition in range(partitions):
             self._await_leader(name, partition)
         return name
+
+    def alter_topic(self, topic: str, configs: Mapping[str, str]) -> None:
+        """Set some settings of a topic."""
+        answer = self.ask(protocol.alter_topic_request(topic, configs))
+        protocol.check_altered_answer(answer, f"{self.name}: alter topic {topic}")
 
     def _await_leader(self, topic: str, partition: int) -> None:
         """Kafka answers the creation before the broker leads the partition."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.machine import commit
-from bench.peers.kafka_speaker import Compacted, KafkaSpeaker
+from bench.peers.kafka_speaker import COMPACT_POLICY, Compacted, KafkaSpeaker
 from bench.peers.peer import free_ports
 from bench.process import ROOT, BenchError
 
@@ -41,6 +41,7 @@ class Logd(KafkaSpeaker):
         """What `logd compact TOPIC` does: the active segment is sealed first."""
         assert end_offset > 0
         begin = time.monotonic()
+        self.alter_topic(topic, COMPACT_POLICY)
         job = self._ask_admin(f"/v1/compact?topic={topic}", method="POST")
         while not job["done"]:
             if time.monotonic() > begin + COMPACT_TIMEOUT_S:
