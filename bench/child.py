@@ -137,6 +137,12 @@ def _coding() -> dict[str, Job]:
     }
 
 
+def _compacted() -> dict[str, Job]:
+    from bench.peers import compacted
+
+    return {"append-log": compacted.append_log, "check-compacted": compacted.check_compacted}
+
+
 def _coding_peers() -> dict[str, Job]:
     from bench.peers import coding_load
 
@@ -171,7 +177,7 @@ def _node() -> dict[str, Job]:
 # Looked through in this order: what is asked for often and costs little to import comes first.
 GROUPS: Final = (
     _clients, _bare_servers, _bare_disk, _groups, _checked_clients, _raw_clients, _coding_peers,
-    _cleaning, _node, _coding, _repairing,
+    _cleaning, _compacted, _node, _coding, _repairing,
 )  # fmt: skip
 
 

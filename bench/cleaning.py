@@ -18,13 +18,16 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
 from crc32c import crc32c
 
 from logd.record.batch import CRC_START, HEADER, HEADER_BYTES, BatchHeader, read_header
+from logd.record.build import encode_batch
 from logd.record.compression import compress, decompress
 from logd.record.keys import read_keys
 from logd.record.survivors import rebuild_batch
@@ -39,7 +42,8 @@ WINDOW_BYTES: Final = 2 * MIB
 CONTENT_BYTES_MAX: Final = 16 * MIB
 KEY_BYTES: Final = 16
 RECORD_OVERHEAD_BYTES: Final = 8  # Lengths, deltas, attributes, number of headers.
-_T0_MS: Final = 1_700_000_000_000
+VALUES: Final = 64  # Different ones, in turn.
+T0_MS: Final = 1_700_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +69,76 @@ class Shape:
 
 
 def write_log(spec: dict[str, Any]) -> dict[str, Any]:
-    """Write the segments of a log; return them, as (base offset, end offset, bytes)."""
+    """Write the segments of a log.
+
+    Returns:
+        They, as (base offset, end offset, bytes); how many records, keys and bytes of content there
+        are; and the sum of the offsets of each key's last record, which says what must stay.
+    """
     shape = Shape(**spec)
     Path(shape.directory).mkdir()
     rng = random.Random("compaction")
-    value_bytes = shape.record_bytes - KEY_BYTES - RECORD_OVERHEAD_BYTES
-    values = [rng.randbytes(8).hex().encode() * (value_bytes // 16 + 1) for _ in range(64)]
+    records = _Records(shape, rng)
     segments: list[tuple[int, int, int]] = []
-    number = content_bytes = base = offset = 0
-    file = None
-    size = 0
+    last_offsets: dict[int, int] = {}
+    content_bytes = base = offset = size = 0
+    file = Path(shape.directory, f"{0:020d}.log").open("wb")  # noqa: SIM115
     while content_bytes < shape.total_bytes:
-        if file is None or size >= SEGMENT_BYTES:
-            if file is not None:
-                file.close()
-                segments.append((base, offset, size))
+        if size >= SEGMENT_BYTES:
+            file.close()
+            segments.append((base, offset, size))
             base, size = offset, 0
             file = Path(shape.directory, f"{base:020d}.log").open("wb")  # noqa: SIM115
-        records = bytearray()
-        delta = 0
-        while len(records) + shape.record_bytes < BATCH_BYTES:
-            key = number % shape.keys if shape.in_turn else rng.randrange(shape.keys)
-            _add_record(records, delta, b"key-%012d" % key, values[number % 64][:value_bytes])
-            number += 1
-            delta += 1
-        batch = _batch(records, offset, delta, shape.codec)
+        count = records.a_batch
+        if shape.in_turn:
+            keys = [number % shape.keys for number in range(offset, offset + count)]
+        else:
+            keys = rng.choices(range(shape.keys), k=count)
+        last_offsets.update(zip(keys, range(offset, offset + count), strict=True))
+        content = records.content(keys, offset)
+        batch = _batch(content, offset, count, shape.codec)
         file.write(batch)
         size += len(batch)
-        content_bytes += len(records)
-        offset += delta
-    assert file is not None
+        content_bytes += len(content)
+        offset += count
     file.close()
     segments.append((base, offset, size))
-    return {"segments": segments, "records": number, "content_bytes": content_bytes}
+    return {"segments": segments, "records": offset, "content_bytes": content_bytes,
+            "keys": len(last_offsets), "last_offsets_sum": sum(last_offsets.values())}  # fmt: skip
 
 
-def _add_record(out: bytearray, delta: int, key: bytes, value: bytes) -> None:
-    offset = _varint(delta)
-    body = b"\0\0" + offset + _varint(len(key)) + key + _varint(len(value)) + value + b"\0"
-    out += _varint(len(body)) + body
+class _Records:
+    """Puts the records of a batch together from parts that are made once: ten million take a while.
+
+    Each is a head, which depends on its place in the batch, a key, and a value of a few.
+    """
+
+    def __init__(self, shape: Shape, rng: random.Random) -> None:
+        value_bytes = shape.record_bytes - KEY_BYTES - RECORD_OVERHEAD_BYTES
+        values = [rng.randbytes(8).hex().encode() * (value_bytes // 16 + 1) for _ in range(VALUES)]
+        self._tails = [_varint(value_bytes) + value[:value_bytes] + b"\0" for value in values]
+        self._keys = [b"key-%012d" % key for key in range(shape.keys)]
+        assert all(len(key) == KEY_BYTES for key in self._keys)
+        self._heads: list[bytes] = []
+        size = 0
+        while size + shape.record_bytes < BATCH_BYTES:
+            middle = b"\0\0" + _varint(len(self._heads)) + _varint(KEY_BYTES)
+            body_bytes = len(middle) + KEY_BYTES + len(self._tails[0])
+            self._heads.append(_varint(body_bytes) + middle)
+            size += len(self._heads[-1]) - len(middle) + body_bytes
+
+    @property
+    def a_batch(self) -> int:
+        """How many records each batch has."""
+        return len(self._heads)
+
+    def content(self, keys: Sequence[int], offset: int) -> bytes:
+        """Return the records of the batch at this offset."""
+        assert len(keys) == self.a_batch
+        names = map(self._keys.__getitem__, keys)
+        first = offset % VALUES
+        tails = islice(cycle(self._tails), first, first + len(keys))
+        return b"".join(chain.from_iterable(zip(self._heads, names, tails, strict=True)))
 
 
 def _varint(value: int) -> bytes:
@@ -111,14 +146,33 @@ def _varint(value: int) -> bytes:
     return bytes((rest,)) if rest < 0x80 else bytes((rest & 0x7F | 0x80, rest >> 7))
 
 
-def _batch(records: bytearray, offset: int, count: int, codec: int) -> bytearray:
+def _batch(records: bytes, offset: int, count: int, codec: int) -> bytearray:
     payload = compress(codec, records)
     length = HEADER_BYTES - 12 + len(payload)
-    fields = [offset, length, 0, 2, 0, codec, count - 1, _T0_MS, _T0_MS, -1, -1, -1, count]
+    fields = [offset, length, 0, 2, 0, codec, count - 1, T0_MS, T0_MS, -1, -1, -1, count]
     out = bytearray(HEADER.pack(*fields)) + payload
     fields[4] = crc32c(memoryview(out)[CRC_START:])
     HEADER.pack_into(out, 0, *fields)
     return out
+
+
+def batch_of(records: Sequence[tuple[bytes, bytes]], *, timestamp_ms: int) -> bytes:
+    """Return a batch of records with these keys and values."""
+    return bytes(encode_batch([(key, value, [], timestamp_ms) for key, value in records]))
+
+
+def keyed_offsets(batch: bytes) -> Iterator[tuple[bytes | None, int]]:
+    """Yield the key and the offset of each record of one batch, compressed or not."""
+    header = read_header(batch)
+    assert header.size == len(batch)
+    content, start = batch, HEADER_BYTES
+    if header.codec:
+        payload = memoryview(batch)[HEADER_BYTES:]
+        content, start = decompress(header.codec, payload, limit_bytes=CONTENT_BYTES_MAX), 0
+    found = read_keys(content, start, len(content), header.count,
+                      last_delta=header.last_offset_delta, want_starts=False)  # fmt: skip
+    for key, delta in zip(found.keys, found.deltas, strict=True):
+        yield key, header.base_offset + delta
 
 
 def compact_log(spec: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +185,7 @@ def compact_log(spec: dict[str, Any]) -> dict[str, Any]:
         groups=tuple((segment,) for segment in segments),
         first_dirty_offset=0,
         end_offset=segments[-1].end_offset,
-        now_ms=_T0_MS,
+        now_ms=T0_MS,
     )
     wall_s, cpu_s = time.monotonic(), time.process_time()
     result = clean(Files(), order, on_progress=lambda _: None, pace=lambda _: None)

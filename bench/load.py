@@ -17,9 +17,10 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, Final
 
 from bench import protocol
@@ -179,15 +180,32 @@ def append_batches(
 ) -> None:
     """Append `batch` `count` times, to the partitions in turn, a few requests in flight."""
     frames = [protocol.produce_request(topic, p, batch, acks=1).frame for p in partitions]
+    append_frames(address, topic, islice(cycle(frames), count))
+
+
+def append_frames(address: tuple[str, int], topic: str, frames: Iterable[bytes]) -> None:
+    """Send framed Produce requests for one topic, a few in flight; all are answered at the end.
+
+    Raises:
+        AnswerError: one was answered with an error.
+    """
     error_position = protocol.produce_error_position(topic)
+    in_flight = 0
+
+    def settle(connection: socket.socket) -> None:
+        answer = read_frame(connection)
+        code = answer[error_position : error_position + 2]
+        protocol.check_code(int.from_bytes(code, "big", signed=True), "produce")
+
     with connect(address) as connection:
-        for index in range(count + FILL_DEPTH):
-            if index >= FILL_DEPTH:
-                answer = read_frame(connection)
-                code = answer[error_position : error_position + 2]
-                protocol.check_code(int.from_bytes(code, "big", signed=True), "produce")
-            if index < count:
-                connection.sendall(frames[index % len(frames)])
+        for frame in frames:
+            if in_flight == FILL_DEPTH:
+                settle(connection)
+                in_flight -= 1
+            connection.sendall(frame)
+            in_flight += 1
+        for _ in range(in_flight):
+            settle(connection)
 
 
 def allow_many_files() -> None:

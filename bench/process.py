@@ -47,6 +47,13 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
+def cpu_seconds_of_all(pid: int) -> float:
+    """Return `cpu_seconds`, and those of the children that it has waited for."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    fields = text[text.rindex(")") + 2 :].split()
+    return sum(map(int, fields[11:15])) / _TICKS_PER_SECOND
+
+
 def memory_bytes(pid: int, field: str = "VmRSS") -> int:
     """Return a size from /proc/<pid>/status: VmRSS is resident now, VmHWM the highest so far."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():

@@ -5,7 +5,7 @@ mistake in the server's codecs cannot hide itself here, and so that a request co
 it is built once and sent a million times. Only what the benchmarks need is here, each API in one
 version:
 
-    Produce 9, Fetch 12, CreateTopics 4, DeleteTopics 3, ApiVersions 0
+    Produce 9, Fetch 12, CreateTopics 4, DeleteTopics 3, IncrementalAlterConfigs 0, ApiVersions 0
 
 Produce 9 and Fetch 12 are the versions that clients of several years ago up to today's choose or
 come close to. Both are "flexible": strings and arrays carry their length plus one as a varint,
@@ -29,11 +29,13 @@ FETCH: Final = 1
 API_VERSIONS: Final = 18
 CREATE_TOPICS: Final = 19
 DELETE_TOPICS: Final = 20
+ALTER_CONFIGS: Final = 44
 
 PRODUCE_VERSION: Final = 9
 FETCH_VERSION: Final = 12
 CREATE_TOPICS_VERSION: Final = 4
 DELETE_TOPICS_VERSION: Final = 3
+ALTER_CONFIGS_VERSION: Final = 0
 
 CLIENT_ID: Final = b"logd-bench"
 CORRELATION_ID: Final = 7
@@ -43,6 +45,8 @@ BATCH_HEADER_BYTES: Final = 61
 BATCH_CRC_START: Final = 21
 RECORD_VALUE_BYTES: Final = 100
 _NO_TAGS: Final = b"\0"
+_TOPIC_RESOURCE: Final = 2
+_SET_CONFIG: Final = 0
 
 ERROR_NAMES: Final[Mapping[int, str]] = {
     -1: "UNKNOWN_SERVER_ERROR",
@@ -346,6 +350,24 @@ def check_topics_answer(frame: bytes, what: str) -> None:
     if count != 1:
         raise AnswerError(f"{what}: {count} topics in the answer, asked for one")
     check_code(struct.unpack_from(">h", frame, 4 + 14 + name_bytes)[0], what)
+
+
+def alter_topic_request(topic: str, configs: Mapping[str, str]) -> bytes:
+    """Return the request that sets some settings of a topic and leaves the others."""
+    body = header(ALTER_CONFIGS, ALTER_CONFIGS_VERSION, flexible=False)
+    body += struct.pack(">ib", 1, _TOPIC_RESOURCE) + string(topic.encode())
+    body += struct.pack(">i", len(configs))
+    for name, value in configs.items():
+        body += string(name.encode()) + struct.pack(">b", _SET_CONFIG) + string(value.encode())
+    return framed(body + b"\0")
+
+
+def check_altered_answer(frame: bytes, what: str) -> None:
+    """Raise AnswerError unless an IncrementalAlterConfigs answer has error 0 for its topic."""
+    _, _, count, code = struct.unpack_from(">iiih", frame, 4)
+    if count != 1:
+        raise AnswerError(f"{what}: {count} topics in the answer, asked for one")
+    check_code(code, what)
 
 
 def api_versions_request() -> bytes:

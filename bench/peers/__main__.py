@@ -65,8 +65,9 @@ def main(arguments: list[str]) -> int:
 def _kafka(session: Session, chosen: argparse.Namespace) -> dict[str, Any]:
     found = kafka.find(chosen.kafka_version)
     contender = kafka_rows.Contender(
-        kafka.KafkaBroker.name, partial(kafka.KafkaBroker, found), {}, {"flush.messages": "1"}
-    )
+        kafka.KafkaBroker.name, partial(kafka.KafkaBroker, found), {}, {"flush.messages": "1"},
+        partial(kafka.KafkaBroker, found, settings=kafka.COMPACTING),
+    )  # fmt: skip
     kafka_rows.measure(session, contender, Logd)
     place = session.run.directory / "conditions"
     return kafka.KafkaBroker(found, place).conditions()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.peers import kafka_rows
+from bench.peers.compact_rows import SECTION as COMPACTION
 from bench.peers.contest import Row
 from bench.peers.kafka import KafkaBroker
 from bench.peers.start_rows import SECTION as START
@@ -48,5 +49,6 @@ GOALS: Final = (
     Goal("CPU of a GB", 1, (*_CACHE, kafka_rows.FETCH), _OF_A_GB),
     Goal("start-up at most a fifth", 5, (START,), ("start, empty",)),
     Goal("memory at most an eighth", 8, (START,), ("memory",)),
+    Goal("compaction", 1, (COMPACTION,), ("compact",)),
     Goal("start after kill -9", 1, (START,), ("start after kill",)),
 )  # fmt: skip

@@ -4,19 +4,27 @@ The JVM flags are those of the start script that ships with it (heap of 1 GiB, G
 collection log); the settings are the defaults, but for the addresses, the replication factor of the
 internal topics, which one node forces, and a shorter delay before the files of deleted topics go.
 Its log lines go to a file as they do when it is installed, by the simplest binding of its logger.
+
+Nobody can ask it to compact; it looks for what is due every log.cleaner.backoff.ms. So a topic that
+is to be compacted gets its policy when it is filled: then its time has come.
+What the cleaner says in the broker's log of bytes and seconds is its own account; from the outside
+its checkpoint tells when it is done.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
-from bench.peers.kafka_speaker import KafkaSpeaker
+from bench.peers.kafka_speaker import COMPACT_POLICY, Compacted, KafkaSpeaker
 from bench.peers.packages import Artifact, UnavailableError, maven_jars, say, tool
-from bench.peers.peer import free_ports
+from bench.peers.peer import TRY_AGAIN_S, free_ports
+from bench.process import BenchError
 
 VERSION: Final = "4.4.0"
 SLF4J: Final = "1.7.36"  # the one that Kafka asks for
@@ -37,6 +45,14 @@ SETTINGS: Final = {
     "share.coordinator.state.topic.min.isr": "1",
     "log.segment.delete.delay.ms": "1000",
 }
+# Of the broker that compacts, besides. The cleaner has one thread and 128 MiB, its defaults.
+COMPACTING: Final = {"log.cleaner.backoff.ms": "20"}
+DUE: Final = {**COMPACT_POLICY, "min.cleanable.dirty.ratio": "0.01"}
+COMPACT_TIMEOUT_S: Final = 120.0
+CLEANER_CHECKPOINT: Final = "cleaner-offset-checkpoint"
+_CLEANED: Final = (
+    r"cleaned log {}-0 \(.*\n\s*([\d,.]+) MB of log processed in [\d,.]+ seconds \(([\d,.]+) MB/sec"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,10 @@ class KafkaBroker(KafkaSpeaker):
 
     name = "Apache Kafka"
 
-    def __init__(self, installation: Installation, directory: Path) -> None:
+    def __init__(
+        self, installation: Installation, directory: Path,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         super().__init__(directory)
         self.installation = installation
         port, controller = free_ports(2)
@@ -95,6 +114,7 @@ class KafkaBroker(KafkaSpeaker):
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(directory),
             **SETTINGS,
+            **settings,
         }
 
     def prepare(self) -> None:
@@ -114,6 +134,33 @@ class KafkaBroker(KafkaSpeaker):
             "-cp", f"{self.installation.jars}/*", "kafka.Kafka", str(self.settings_path),
         ]  # fmt: skip
 
+    def compact(self, topic: str, end_offset: int) -> Compacted:
+        """Make the topic due, and wait for the cleaner's checkpoint of `end_offset`."""
+        logged = self.log_path.stat().st_size
+        begin = time.monotonic()
+        self.alter_topic(topic, DUE)
+        while self._compacted_up_to(topic) < end_offset:
+            if time.monotonic() > begin + COMPACT_TIMEOUT_S:
+                raise BenchError(
+                    f"{self.name} had not compacted {topic} in {COMPACT_TIMEOUT_S:g} s: "
+                    f"{self.log_tail()}"
+                )
+            time.sleep(TRY_AGAIN_S)
+        seconds = time.monotonic() - begin
+        with self.log_path.open("rb") as log:
+            log.seek(logged)
+            return Compacted(seconds, told_seconds(log.read().decode(errors="replace"), topic))
+
+    def _compacted_up_to(self, topic: str) -> int:
+        try:
+            text = (self.directory / CLEANER_CHECKPOINT).read_text(encoding="ascii")
+        except FileNotFoundError:
+            return 0
+        offsets = [
+            int(line.split()[2]) for line in text.splitlines() if line.startswith(f"{topic} ")
+        ]
+        return offsets[0] if offsets else 0
+
     def conditions(self) -> dict[str, Any]:
         """Return version, Java, flags and settings."""
         return {
@@ -123,3 +170,18 @@ class KafkaBroker(KafkaSpeaker):
             "mode": "KRaft, broker and controller in one process, one node, loopback",
             "settings": SETTINGS,
         }
+
+
+def told_seconds(log: str, topic: str) -> float:
+    """Return the seconds that the cleaner needed for the topic, by its lines in the broker's log.
+
+    It prints them with one digit behind the point; bytes and bytes a second say them better.
+
+    Raises:
+        BenchError: there are no such lines, or more than one round's.
+    """
+    found = re.findall(_CLEANED.format(re.escape(topic)), log)
+    if len(found) != 1:
+        raise BenchError(f"the cleaner told of {len(found)} rounds of {topic}, not of one")
+    size, speed = (float(figure.replace(",", "")) for figure in found[0])
+    return size / speed

@@ -23,6 +23,7 @@ from typing import Final
 
 from bench.load import append_batches, make_batch
 from bench.measurement import Window
+from bench.peers.compact_rows import compactions
 from bench.peers.contest import (
     Row,
     Session,
@@ -61,12 +62,16 @@ BOTH_ACKS: Final = (ONE_AT_A_TIME, Shape(0, 50, 1), Shape(64 * KIB, 1, 5))
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server to compare with, and how its topics are told to sync, or not to."""
+    """A server to compare with, and how its topics are told to sync, or not to.
+
+    compacting: starts one for the rows of compaction, where other settings are needed for them.
+    """
 
     name: str
     start: Start
     unsynced: Mapping[str, str]
     synced: Mapping[str, str]
+    compacting: Start | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +341,10 @@ def measure(session: Session, contender: Contender, start_ours: Start) -> None:
         for name in ("ours", "theirs"):
             shutil.rmtree(place / name, ignore_errors=True)
     session.attempt("start after kill -9", partial(_recovery, session, contender, start_ours))
+    theirs_compacting = contender.compacting or contender.start
+    session.guard(
+        "compaction", partial(compactions, session, contender.name, start_ours, theirs_compacting)
+    )
 
 
 def names_of_rows() -> list[str]:

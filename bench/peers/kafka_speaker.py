@@ -1,12 +1,15 @@
-"""A server that speaks the Kafka protocol, ours or theirs: its topics, its first record."""
+"""A server that speaks the Kafka protocol, ours or theirs: its topics, its first record, and how
+it is told to compact.
+"""
 
 from __future__ import annotations
 
 import struct
 import time
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +21,21 @@ from bench.process import read_frame
 
 FIRST_TOPIC: Final = "first"
 TOPIC_ALREADY_EXISTS: Final = 36
+COMPACT_POLICY: Final = {"cleanup.policy": "compact"}
 _TIMESTAMP_MS: Final = 1_700_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """One compaction of a topic.
+
+    Attributes:
+        seconds: from being told to until all of it was compacted, as anybody can see.
+        own_seconds: how long it took by the server's own account.
+    """
+
+    seconds: float
+    own_seconds: float
 
 
 class KafkaSpeaker(Peer, ABC):
@@ -28,6 +45,15 @@ class KafkaSpeaker(Peer, ABC):
         super().__init__(directory)
         self.address = ("127.0.0.1", 0)
         self.topics = 0
+
+    @abstractmethod
+    def compact(self, topic: str, end_offset: int) -> Compacted:
+        """Have the one partition of a topic, whose policy is another one, compacted up to
+        `end_offset`; return when it is.
+
+        Raises:
+            BenchError: it failed, or took too long.
+        """
 
     def ask(self, request: bytes) -> bytes:
         """Send one framed request on a connection of its own; return the framed answer."""
@@ -66,6 +92,11 @@ class KafkaSpeaker(Peer, ABC):
         for partition in range(partitions):
             self._await_leader(name, partition)
         return name
+
+    def alter_topic(self, topic: str, configs: Mapping[str, str]) -> None:
+        """Set some settings of a topic."""
+        answer = self.ask(protocol.alter_topic_request(topic, configs))
+        protocol.check_altered_answer(answer, f"{self.name}: alter topic {topic}")
 
     def _await_leader(self, topic: str, partition: int) -> None:
         """Kafka answers the creation before the broker leads the partition."""

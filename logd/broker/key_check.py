@@ -1,9 +1,9 @@
 """Compacted topics refuse records without a key, so their batches are looked into before they are
 staged.
 
-Parsing costs some microseconds a record. A batch with few records is parsed on the loop; a large
-one in a thread, and then all that follows for the partition waits behind it, because a producer's
-order must be kept.
+Parsing costs some microseconds a record; a tenth of one where many are of one length. A batch with
+few records is parsed on the loop; a large one in a thread, and then all that follows for the
+partition waits behind it, because a producer's order must be kept.
 
 Source: Kafka's LogValidator (INVALID_RECORD for a null key on a compacted topic).
 """

@@ -23,11 +23,11 @@ Source: Apache Kafka, "Record" in the protocol's message format; see `records`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from logd.errors import CorruptRecordsError
 from logd.record.varint import read_varint, read_varlong
@@ -37,6 +37,11 @@ RUN_MIN: Final = 8
 
 KEYS_AT_ONCE: Final = 64
 """Cut out by one call: a tuple for each key alone takes three times as long."""
+
+PLAIN_RUNS_MAX: Final = 16
+"""Records of more lengths than this are no faster by runs."""
+
+PLAIN_TIME_BYTES_MAX: Final = 5
 
 _MORE: Final = 0x80
 _NULL_LENGTH: Final = 1  # -1, as a varint
@@ -104,12 +109,14 @@ def _read_dense(
     misses = 0
     while index < count:
         if misses < 2 and count - index >= RUN_MIN:
-            taken, stride = _read_run(found, data, position, end, index, count)
-            if taken:
+            run = _find_run(data, position, end, index, count)
+            if run is not None:
+                _take_run(found, data, position, index, run)
+                run_end = position + run.records * run.stride
                 if want_starts:
-                    found.starts.extend(range(position, position + taken * stride, stride))
-                index += taken
-                position += taken * stride
+                    found.starts.extend(range(position, run_end, run.stride))
+                index += run.records
+                position = run_end
                 misses = 0
                 continue
             misses += 1
@@ -247,10 +254,26 @@ def _varint_end(data: bytes, position: int) -> int:
     return position + 1
 
 
-def _read_run(
-    found: RecordKeys, data: bytes, position: int, end: int, index: int, count: int
-) -> tuple[int, int]:
-    """Take as many equal records as there are from here on; return (how many, bytes of each)."""
+class _Run(NamedTuple):
+    """Equal records, one behind the other.
+
+    Attributes:
+        records: how many.
+        stride: bytes of each.
+        before: bytes of each that stand before its key.
+        key_bytes: of its key.
+        time_bytes: of its timestamp delta.
+    """
+
+    records: int
+    stride: int
+    before: int
+    key_bytes: int
+    time_bytes: int
+
+
+def _find_run(data: bytes, position: int, end: int, index: int, count: int) -> _Run | None:
+    """Return as many equal records as there are from here on; None for too few."""
     length, body = read_varint(data, position)
     stride = body - position + length
     time_end = _varint_end(data, body + 1)
@@ -260,10 +283,10 @@ def _read_run(
     limit = _TWO_BYTES_FROM if index < _TWO_BYTES_FROM else _THREE_BYTES_FROM
     most = min(count, limit) - index
     if length <= 0 or key_size < 0 or key_end >= position + stride or most <= 0:
-        return 0, 0
+        return None
     most = min(most, (end - position) // stride)
     if delta_end - time_end != 1 + (index >= _TWO_BYTES_FROM):
-        return 0, 0
+        return None
     stop = position + most * stride
     same = chain(range(position, body), range(delta_end, key_start))
     taken = _equal_records(data, same, stop, stride, most)
@@ -271,18 +294,17 @@ def _read_run(
         stop = position + taken * stride
         taken = _equal_widths(data, range(body + 1, time_end), stop, stride, taken)
     if taken < RUN_MIN:
-        return 0, 0
+        return None
     stop = position + taken * stride
     if data[time_end:stop:stride] != _DELTA_FIRST[index : index + taken] or (
         delta_end - time_end == 2
         and data[time_end + 1 : stop : stride] != _DELTA_SECOND[index : index + taken]
     ):
-        return 0, 0
-    _take_run(found, data, position, stop, (key_start - position, key_size, stride), index)
-    return taken, stride
+        return None
+    return _Run(taken, stride, key_start - position, key_size, time_end - body - 1)
 
 
-def _equal_records(data: bytes, places: Iterator[int], stop: int, stride: int, most: int) -> int:
+def _equal_records(data: bytes, places: Iterable[int], stop: int, stride: int, most: int) -> int:
     """Return how many records have the first one's bytes at these places."""
     for at in places:
         column = data[at:stop:stride]
@@ -300,25 +322,55 @@ def _equal_widths(data: bytes, places: range, stop: int, stride: int, most: int)
     return most
 
 
-def _take_run(
-    found: RecordKeys,
-    data: bytes,
-    position: int,
-    stop: int,
-    shape: tuple[int, int, int],
-    index: int,
-) -> None:
-    """Add the keys of the records from `position` to `stop`; shape: before, key's size, stride."""
-    before, key_size, stride = shape
+def _take_run(found: RecordKeys, data: bytes, position: int, index: int, run: _Run) -> None:
+    """Add the keys of a run's records, which begin at `position`."""
+    count, stride, before, key_size, _ = run
     after = stride - before - key_size
-    many = position + (stop - position) // (stride * KEYS_AT_ONCE) * stride * KEYS_AT_ONCE
+    stop = position + count * stride
+    many = position + count // KEYS_AT_ONCE * stride * KEYS_AT_ONCE
     view = memoryview(data)
-    for start, end, count in ((position, many, KEYS_AT_ONCE), (many, stop, 1)):
+    for start, end, at_once in ((position, many, KEYS_AT_ONCE), (many, stop, 1)):
         if start < end:
-            cut = _key_struct(before, key_size, after, count).iter_unpack(view[start:end])
+            cut = _key_struct(before, key_size, after, at_once).iter_unpack(view[start:end])
             found.keys.extend(chain.from_iterable(cut))
     values = data[position + before + key_size : stop : stride]
     if _NULL_LENGTH in values:
         found.tombstones.extend(
             index + number for number, byte in enumerate(values) if byte == _NULL_LENGTH
         )
+
+
+def is_plain(data: bytes, count: int) -> bool:
+    """Return whether `data` is `count` records with keys, without headers or gaps, in a few runs.
+
+    True: their timestamp deltas have five bytes at most, and there is nothing else in them that
+    `records.iterate` could refuse. False: nobody knows.
+    """
+    index = position = 0
+    for _ in range(PLAIN_RUNS_MAX):
+        if index == count:
+            break
+        try:
+            run = _find_run(data, position, len(data), index, count)
+            if run is None or not _is_plain_run(data, position, run):
+                return False
+        except (IndexError, CorruptRecordsError):
+            return False
+        index += run.records
+        position += run.records * run.stride
+    return index == count and position == len(data)
+
+
+def _is_plain_run(data: bytes, position: int, run: _Run) -> bool:
+    """Return whether behind the keys there are values of one length, and no headers."""
+    key_end = position + run.before + run.key_bytes
+    last, stop = position + run.stride - 1, position + run.records * run.stride
+    value_bytes, value_start = read_varint(data, key_end)
+    lengths = range(key_end, value_start)
+    return (
+        run.time_bytes <= PLAIN_TIME_BYTES_MAX
+        and value_bytes >= -1
+        and value_start + max(value_bytes, 0) == last
+        and _equal_records(data, lengths, stop, run.stride, run.records) == run.records
+        and not any(data[last : stop : run.stride])
+    )

@@ -30,6 +30,7 @@ from logd.record import batch
 from logd.record.batch import BatchHeader, Readable
 from logd.record.build import BatchBuilder, Headers, NewRecord, encode_batch
 from logd.record.compression import decompress
+from logd.record.keys import is_plain
 from logd.record.varint import read_varint, read_varlong
 from logd.units import INT64_MAX, MIB
 
@@ -53,6 +54,9 @@ CONTENT_BYTES_MAX: Final = 128 * MIB
 
 # A producer is told each of its records that lacks a key, but not a million of them.
 NULL_KEYS_MAX: Final = 1000
+
+# With a timestamp delta of five bytes there is still a time of 64 bits.
+_PLAIN_TIME_MAX: Final = INT64_MAX // 2
 
 
 class Record(NamedTuple):
@@ -82,10 +86,18 @@ def iterate(data: Readable, *, limit_bytes: int = CONTENT_BYTES_MAX) -> Iterator
         CorruptRecordsError: the batch or a record is malformed, or records contradict the header.
     """
     header = _read_whole_header(data)
+    yield from _records(_content(data, header, limit_bytes), header)
+
+
+def _content(data: Readable, header: BatchHeader, limit_bytes: int) -> bytes:
     payload = memoryview(data)[batch.HEADER_BYTES :]
     # Compaction may keep only the header of a batch, codec bits included.
-    empty = header.count == 0 and not payload
-    content = b"" if empty else decompress(header.codec, payload, limit_bytes=limit_bytes)
+    if header.count == 0 and not payload:
+        return b""
+    return decompress(header.codec, payload, limit_bytes=limit_bytes)
+
+
+def _records(content: bytes, header: BatchHeader) -> Iterator[Record]:
     try:
         yield from _parse(content, header)
     except IndexError as error:
@@ -104,7 +116,15 @@ def null_key_indexes(
     Raises:
         CorruptRecordsError: as `iterate`, unless that many null keys come first.
     """
-    rows = enumerate(iterate(data, limit_bytes=limit_bytes))
+    header = _read_whole_header(data)
+    content = _content(data, header, limit_bytes)
+    if (
+        header.count == header.last_offset_delta + 1
+        and abs(header.base_timestamp) <= _PLAIN_TIME_MAX
+        and is_plain(content, header.count)
+    ):
+        return []
+    rows = enumerate(_records(content, header))
     return list(islice((index for index, record in rows if record.key is None), limit))
 
 

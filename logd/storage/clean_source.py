@@ -1,7 +1,8 @@
 """Reading the segments that a round of compaction takes: headers, whole batches, keys.
 
-A segment is read through a window of a few MiB. Where the last batch was not wanted, and batches
-are long, only headers are read: most of what a round drops it never looks at a second time.
+A segment is read through a window that fits the processor's cache. Where the last batch was not
+wanted, and batches are long, only headers are read: most of what a round drops it never looks at a
+second time.
 
 Nothing is trusted: headers must be plausible, offsets rise and stay inside the segment, and every
 batch whose bytes are used fits its CRC. The memory of a batch is counted before it is read; one
@@ -35,9 +36,11 @@ from logd.record.survivors import rebuild_batch
 from logd.storage.clean_order import SourceSegment
 from logd.storage.files import Files
 from logd.storage.segment_files import segment_paths
-from logd.units import KIB, MIB
+from logd.units import KIB
 
-WINDOW_BYTES: Final = 2 * MIB
+WINDOW_BYTES: Final = 256 * KIB
+"""Copied, checked and cut while it is in the cache: with 2 MiB it takes an eighth longer."""
+
 HEADER_WINDOW_BYTES: Final = 4 * KIB
 LONG_BATCH_BYTES: Final = 16 * KIB
 """From here on it is cheaper to read the next header by itself than all that lies between."""

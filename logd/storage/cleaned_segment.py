@@ -33,7 +33,7 @@ from logd.units import INT32_MAX, MIB
 
 SUFFIXES: Final = (LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX)
 _WRITE_BYTES: Final = MIB
-_SYNC_EVERY_BYTES: Final = MIB
+_WRITE_BACK_BYTES: Final = MIB
 """The device has no more than this to do before an append's sync has its turn."""
 
 
@@ -69,7 +69,7 @@ class CleanedWriter:
         self._file = files.create(self._path(LOG_SUFFIX))
         self._buffers: list[Buffer] = []
         self._written = 0
-        self._synced = 0
+        self._written_back = 0
         self._indexes = IndexBytes(
             base_offset=base_offset,
             index_bytes_max=index_bytes_max,
@@ -104,9 +104,10 @@ class CleanedWriter:
         self._files.write_at(self._file, self._written, self._buffers)
         self._buffers = []
         self._written = self.size
-        if self._written - self._synced >= _SYNC_EVERY_BYTES:
-            self._files.sync_data(self._file)  # Else one sync at the end holds up all others.
-            self._synced = self._written
+        if (size := self._written - self._written_back) >= _WRITE_BACK_BYTES:
+            # Else one sync at the end holds up all others; as would one a MiB, by its commits.
+            self._files.write_back(self._file, self._written_back, size)
+            self._written_back = self._written
 
     def finish(self) -> NewSegment:
         """Write what is left, and the indexes; all bytes are on the device once this returns.

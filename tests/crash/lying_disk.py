@@ -150,6 +150,14 @@ class LyingDisk(Files):
     def sync(self, file: OpenFile) -> None:
         self._sync("sync", file)
 
+    def write_back(self, file: OpenFile, position: int, size: int) -> None:
+        try:
+            self._count("write_back")  # It makes nothing durable.
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self._lost_pages.add(os.fstat(file.fd).st_ino)
+            raise
+
     def _sync(self, name: str, file: OpenFile) -> None:
         inode = os.fstat(file.fd).st_ino
         try:
@@ -260,6 +268,9 @@ class FastFiles(Files):
         pass  # The test's directory need not survive the machine.
 
     def sync(self, file: OpenFile) -> None:
+        pass
+
+    def write_back(self, file: OpenFile, position: int, size: int) -> None:
         pass
 
     def sync_directory(self, path: str) -> None:

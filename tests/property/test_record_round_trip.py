@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logd.errors import CorruptRecordsError
 from logd.record import batch, records
-from logd.record.build import BatchBuilder, encode_batch
+from logd.record.build import BatchBuilder, NewRecord, encode_batch
 from logd.record.compression import compress, decompress
 from logd.record.varint import read_varlong, write_varint
 
@@ -77,3 +78,34 @@ def test_varints_round_trip(value: int, before: bytes) -> None:
     out = bytearray(before)
     write_varint(out, value)
     assert read_varlong(bytes(out), len(before)) == (value, len(out))
+
+
+def _null_keys_one_by_one(data: bytearray) -> list[int] | None:
+    try:
+        rows = list(records.iterate(data))
+    except CorruptRecordsError:
+        return None
+    return [index for index, record in enumerate(rows) if record.key is None]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(8, 140),
+    st.binary(max_size=9),
+    st.none() | st.binary(max_size=70),
+    st.sampled_from([0, 1, 2**40]),
+    st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), max_size=2),
+)
+def test_null_keys_of_equal_records(
+    count: int, key: bytes, value: bytes | None, step_ms: int, flips: list[tuple[int, int]]
+) -> None:
+    """Records that are looked at by columns are refused where a look at each would refuse them."""
+    rows: list[NewRecord] = [(key, value, [], index * step_ms) for index in range(count)]
+    data = encode_batch(rows)
+    for at, bits in flips:
+        data[batch.HEADER_BYTES + at % (len(data) - batch.HEADER_BYTES)] ^= bits
+    try:
+        found: list[int] | None = records.null_key_indexes(data)
+    except CorruptRecordsError:
+        found = None
+    assert found == _null_keys_one_by_one(data)

@@ -31,7 +31,7 @@ class FaultyFiles(Files):
 
     COUNTED: ClassVar[tuple[str, ...]] = (
         "create", "create_or_truncate", "write_at", "truncate", "allocate", "sync_data", "sync",
-        "sync_directory", "rename", "unlink", "make_directory", "remove_directory",
+        "write_back", "sync_directory", "rename", "unlink", "make_directory", "remove_directory",
     )  # fmt: skip
 
     def __init__(self, *, stop_before: int | None = None) -> None:
@@ -91,6 +91,9 @@ class FaultyFiles(Files):
     def sync(self, file: OpenFile) -> None:
         self._count("sync")
         self._synced.pop(os.fstat(file.fd).st_ino, None)
+
+    def write_back(self, file: OpenFile, position: int, size: int) -> None:
+        self._count("write_back")
 
     def sync_directory(self, path: str) -> None:
         self._count("sync_directory")

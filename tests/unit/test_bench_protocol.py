@@ -4,6 +4,7 @@ codec."""
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 from crc32c import crc32c
@@ -17,6 +18,8 @@ with warnings.catch_warnings():
         CreateTopicsRequest,
         CreateTopicsResponse,
         DeleteTopicsRequest,
+        IncrementalAlterConfigsRequest,
+        IncrementalAlterConfigsResponse,
     )
     from kafka.protocol.consumer import FetchRequest, FetchResponse
     from kafka.protocol.metadata import ApiVersionsRequest
@@ -106,6 +109,25 @@ def test_delete_topics_and_api_versions_requests() -> None:
     assert list(message.topic_names) == ["a", "bc"]
     versions = decode(ApiVersionsRequest, protocol.api_versions_request(), 0)
     assert versions.header.client_id == protocol.CLIENT_ID.decode()
+
+
+def test_alter_topic_request_and_answer() -> None:
+    """It sets what is named, of one topic; an answer with an error code is an error."""
+    frame = protocol.alter_topic_request("topic", {"a": "1", "b": "2"})
+    message = decode(IncrementalAlterConfigsRequest, frame, protocol.ALTER_CONFIGS_VERSION)
+    (resource,) = message.resources
+    assert (resource.resource_type, resource.resource_name) == (2, "topic")
+    configs = [(one.name, one.config_operation, one.value) for one in resource.configs]
+    assert configs == [("a", 0, "1"), ("b", 0, "2")]
+    for code in (0, 40):
+        part = IncrementalAlterConfigsResponse.AlterConfigsResourceResponse(
+            error_code=code, error_message=None, resource_type=2, resource_name="topic"
+        )
+        answer = IncrementalAlterConfigsResponse(version=0, throttle_time_ms=0, responses=[part])
+        answer.with_header(correlation_id=protocol.CORRELATION_ID)
+        data = bytes(answer.encode(header=True, framed=True))
+        with pytest.raises(protocol.AnswerError, match="INVALID_CONFIG") if code else nullcontext():
+            protocol.check_altered_answer(data, "alter")
 
 
 def produce_answer(*, error, base_offset=0):
