@@ -31,7 +31,11 @@ NAMED_MAX: Final = 100
 ROWS_PER_TURN: Final = 100
 
 BEGIN_S: Final = 5.0
-"""How long a listing waits for the life of segments to begin."""
+"""How long a listing, or the status, waits for the life of segments to begin."""
+
+NOT_LOOKED_AT: Final = (
+    "the server has just started and has not looked at its coded segments yet; ask again"
+)
 
 NO_MARGINS: Final = {"lost": 0, "0": 0, "1": 0, "2": 0}
 
@@ -168,14 +172,18 @@ class ColdSegments:
         """Return of how many chunks nothing is known now; margins count them as there."""
         return 0 if self.life is None else self.life.figures().unknown_chunks
 
-    async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
-        """Add to rows of `logd segments` what is known of the coded ones among them.
+    async def settled(self, topic_id: bytes | None = None) -> None:
+        """Soon after a start, wait for the life of segments, which alone knows how coded ones are.
 
-        Soon after a start the life of segments, which knows it, is waited for.
+        Returns at once where there are none (of the topic), and after `BEGIN_S` in any case.
         """
         if self._tier.generations(topic_id):
             with trio.move_on_after(BEGIN_S):
                 await self._begun.wait()
+
+    async def fill_rows(self, rows: list[dict[str, Any]], topic_id: bytes) -> None:
+        """Add to rows of `logd segments` what is known of the coded ones among them."""
+        await self.settled(topic_id)
         life = self.life
         if life is None:
             return
@@ -191,6 +199,8 @@ class ColdSegments:
         """Yield what is wrong with coded segments, and what keeps segments from being coded."""
         life = self.life
         if life is None:
+            if self._tier.generations():
+                yield Problem("segments_not_looked_at", "warning", NOT_LOOKED_AT)
             return
         figures = life.figures()
         for generation in figures.lost[:NAMED_MAX]:

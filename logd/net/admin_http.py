@@ -141,6 +141,7 @@ class AdminHandler:
         return Response(body=body, content_type=_PROMETHEUS_TYPE)
 
     async def _status(self, _request: Request) -> Response:
+        await self._broker.coded.settled()
         return _as_json(status.status(self._broker))
 
     async def _segments(self, request: Request) -> Response:

@@ -230,6 +230,7 @@ def test_times_lead_into_coded_segments(server: Coded) -> None:
 def test_what_too_few_chunks_are_left_for_is_named(server: Coded) -> None:
     """Status says which offsets, with exit code 4; what is left is served, and the hot end too."""
     server.restart_without("a", "c", "f")
+    assert server.logd("status").returncode == 4  # At once, before anybody has read.
     consumer = confluent_kafka.Consumer(
         {"bootstrap.servers": server.bootstrap, "group.id": "unused",
          "fetch.error.backoff.ms": 50}
