@@ -20,6 +20,7 @@ from logd.policy.cold.proof import (
     ReleaseTerms,
     commit_refusal,
     drop_refusal,
+    is_hold_inherited,
     release_refusal,
     thaw_refusal,
 )
@@ -347,12 +348,14 @@ class SqliteColdCatalog:
         """See `ColdCatalog`."""
         assert commits
         with self._change("commit"):
-            for encoding in superseded:
-                self._move(self._find(encoding), ColdEvent.SUPERSEDE, now_ms)
+            old = [self._find(encoding) for encoding in superseded]
+            for generation in old:
+                self._move(generation, ColdEvent.SUPERSEDE, now_ms)
             for each in commits:
                 generation = self._find(each.encoding)
                 _allow(generation, commit_refusal(generation, each.proof))
-                self._move(generation, ColdEvent.COMMIT, now_ms)
+                held = is_hold_inherited(generation, old)
+                self._move(generation, ColdEvent.COMMIT, now_ms, is_held=held)
                 self._insert_manifest(each.encoding, each.manifest)
             for each in commits:
                 self._check_alone(self._find(each.encoding))
@@ -402,7 +405,9 @@ class SqliteColdCatalog:
         with self._change("thaw"):
             generation = self._find(encoding)
             _allow(generation, thaw_refusal(generation, copy))
-            self._move(generation, ColdEvent.THAW, now_ms, is_held=is_held)
+            # Without a hold it had its grace: that is not begun anew.
+            at_ms = now_ms if is_held else generation.changed_ms
+            self._move(generation, ColdEvent.THAW, at_ms, is_held=is_held)
         assert copy.is_synced
 
     def end_hold(self, encoding: str) -> None:
