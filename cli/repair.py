@@ -112,6 +112,8 @@ def _show_queue(target: Target, queue: dict[str, Any]) -> None:
     _print_items(queue["items"])
     if queue["items"] and queue["eta_s"] is not None:
         click.echo(f"about {format_duration_ms(int(queue['eta_s']) * 1000)} at the measured rate")
+    if queue["stuck"]:
+        click.echo(f"{queue['stuck']} of {queue['queued']} have no end: see their reasons")
 
 
 def _print_items(items: list[dict[str, Any]]) -> None:

@@ -34,6 +34,9 @@ _SHARES_OF_CODED: Final = {
 }  # fmt: skip
 """… and where some of the log is in chunks: it begins with "thaw" then."""
 
+_PARTS: Final = ("part from", "part to")
+"""Where a round is done in parts: which share of its way what follows is."""
+
 Row = dict[str, Any]
 """What one partition came to, as `logd compact` prints it."""
 
@@ -140,9 +143,9 @@ class OnDemand:
         for _ in range(TRIES - 1):
             with contextlib.suppress(SegmentsChangedError):  # Then what is there now.
                 return await self._rounds.run(
-                    partition, on_demand=True, on_progress=_Shares(on_share)
+                    partition, on_demand=True, on_progress=Shares(on_share)
                 )
-        return await self._rounds.run(partition, on_demand=True, on_progress=_Shares(on_share))
+        return await self._rounds.run(partition, on_demand=True, on_progress=Shares(on_share))
 
 
 def _left_out(log: Log, results: list[CleanResult]) -> str | None:
@@ -169,19 +172,27 @@ def refuse_standstill(before: CleanResult | None, result: CleanResult) -> None:
         )
 
 
-class _Shares:
+class Shares:
     """Makes of a round's progress how much of its way is behind it, 0 to 1."""
 
     def __init__(self, on_share: Callable[[float], None]) -> None:
         self._on_share = on_share
         self._shares = _SHARES
+        self._part = [0.0, 1.0]
+        self._told = 0.0
 
     def __call__(self, progress: Progress) -> None:
+        done = min(1.0, progress.done_bytes / progress.all_bytes) if progress.all_bytes else 0.0
+        if progress.phase in _PARTS:
+            self._part[_PARTS.index(progress.phase)] = done
+            return
         if progress.phase == "thaw":
             self._shares = _SHARES_OF_CODED
         begin, end = self._shares.get(progress.phase, (0.0, 0.0))
-        part = progress.done_bytes / progress.all_bytes if progress.all_bytes else 0.0
-        self._on_share(begin + min(1.0, part) * (end - begin))
+        share = begin + done * (end - begin)
+        # What parts leave is smaller than what they took: the way becomes shorter, not longer.
+        self._told = max(self._told, self._part[0] + share * (self._part[1] - self._part[0]))
+        self._on_share(self._told)
 
 
 # --- sealing -------------------------------------------------------------------------------------

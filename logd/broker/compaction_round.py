@@ -5,7 +5,10 @@
                                                           some segments at a time)
 
 Segments that are in chunks take part: released ones are thawed before, and what takes the place of
-coded ones is coded before it is committed (`cold.compacting`).
+coded ones is coded before it is committed (`cold.compacting`). Where that is much, the round is
+done in parts (`policy.compaction_parts`), each of which is committed; between two of them others
+have their turn with the segments. A round that fails behind some parts goes on there when it is
+tried again; how far it came is in memory, so a start goes through all of it once more.
 
 Nothing that a round writes counts before `Log.replace_segments`: cancelled, failed or overtaken by
 a deletion of records, what it wrote is removed, and the log is as it was; or as the steps left it
@@ -16,7 +19,8 @@ removed: the next start finishes it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -35,13 +39,21 @@ from logd.errors import (
     LogFailedError,
     SegmentsChangedError,
 )
-from logd.policy.compaction import CompactionFacts, CompactionRules, NotDue, plan_compaction
+from logd.policy.compaction import (
+    CompactionFacts,
+    CompactionPlan,
+    CompactionRules,
+    NotDue,
+    plan_compaction,
+)
+from logd.policy.compaction_parts import Part, PartLimits, cut_groups, plan_part
 from logd.storage.clean_order import (
     BATCH_MEMORY_BYTES,
     CleanLimits,
     CleanOrder,
     CleanResult,
     Progress,
+    Totals,
 )
 from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
@@ -62,6 +74,9 @@ _NO_BUDGET: Final = 2**62
 DEMAND_PATIENCE_S: Final = 120.0
 """How long a round that was asked for waits for who codes, repairs or moves one of its segments."""
 
+BREATH_S: Final = 0.5
+"""Between two parts of a round: who waits for one of its segments has his turn."""
+
 MovingOffset = Callable[[Partition], int]
 
 
@@ -71,6 +86,39 @@ class RoundCutShortError(CompactionError):
 
 class NotCompactedError(CompactionError):
     """The topic's cleanup.policy has no compact in it, or not any more."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A round in parts, behind some of them.
+
+    Attributes:
+        first_dirty_offset, end_offset: its dirty tail.
+        done_offset: below it nothing is left that the tail's keys supersede.
+        results: of the parts that are committed.
+    """
+
+    first_dirty_offset: int
+    end_offset: int
+    done_offset: int = 0
+    results: list[CleanResult] = field(default_factory=list)
+
+    def joined(self, name: str, result: CleanResult) -> CleanResult:
+        """Return the next part's result with the tombstones' time as it is for all so far.
+
+        Raises:
+            SegmentsChangedError: its keys fitted up to another offset than theirs: what lies in
+                between was not looked for in them.
+        """
+        if any(
+            each.first_uncleaned_offset != result.first_uncleaned_offset for each in self.results
+        ):
+            self.results.clear()
+            self.done_offset = 0
+            raise SegmentsChangedError(f"{name}: the memory for keys changed during the round")
+        known = (each.next_horizon_ms for each in (*self.results, result))
+        horizon_ms = min((each for each in known if each is not None), default=None)
+        return dataclasses.replace(result, next_horizon_ms=horizon_ms)
 
 
 class Rounds:
@@ -101,6 +149,7 @@ class Rounds:
         # No run of the server has used these, as long as the clock does not go back; and if it
         # does, the next start has removed what carried them.
         self._attempt = services.clock.now_ms()
+        self._begun: dict[Partition, _Begun] = {}
 
     async def facts(self, partition: Partition, known: CompactionFacts | None) -> CompactionFacts:
         """Return what a plan is made from.
@@ -132,42 +181,107 @@ class Rounds:
             CompactionError: what it read is not there any more; or it must not be any more.
             StorageError, OSError: the log cannot be read, or the result not be put in its place.
         """
-        with partition.round.entered():
-            refuse_uncompacted(partition.topic_name, partition.settings)
-            facts = await self.facts(partition, None)
-            rules = compaction_rules(partition.settings)
-            now_ms = self.now_ms()
-            plan = plan_compaction(facts, rules, now_ms=now_ms, on_demand=on_demand)
-            if isinstance(plan, NotDue):
-                return plan
-            bases = [segment.base_offset for group in plan.groups for segment in group]
-            patience_s = DEMAND_PATIENCE_S if on_demand else 0.0
-            async with self._coded.held(partition, bases, patience_s=patience_s):
-                self._attempt += 1
-                order = partition.log.clean_order(
-                    plan,
-                    attempt=self._attempt,
-                    now_ms=now_ms,
-                    limits=self._limits(partition),
-                    keeps_groups=self._coded.has_coded(partition),
-                )
-                await self._thaw(partition, order, rules, on_progress)
-                return await self._carry_out(partition, order, on_progress, facts.next_horizon_ms)
-        raise RoundCutShortError(f"topic {partition.topic_name} was deleted")
+        with partition.round.entered() as scope:
+            outcome = await self._run_part(partition, on_demand, on_progress)
+            while outcome is None:
+                await trio.sleep(BREATH_S)
+                outcome = await self._run_part(partition, on_demand, on_progress)
+        if scope.cancelled_caught:
+            self._begun.pop(partition, None)
+            raise RoundCutShortError(f"topic {partition.topic_name} was deleted")
+        return outcome
+
+    async def _run_part(
+        self, partition: Partition, on_demand: bool, on_progress: OnProgress
+    ) -> CleanResult | NotDue | None:
+        """Carry out a round, or a part of it; return None while others are to follow."""
+        refuse_uncompacted(partition.topic_name, partition.settings)
+        facts = await self.facts(partition, None)
+        begun = self._begun.pop(partition, None)
+        if begun is not None and begun.first_dirty_offset != facts.first_dirty_offset:
+            begun = None
+        rules, now_ms = compaction_rules(partition.settings), self.now_ms()
+        is_wanted = on_demand or begun is not None
+        whole = plan_compaction(facts, rules, now_ms=now_ms, on_demand=is_wanted)
+        if isinstance(whole, NotDue):
+            return whole
+        if begun is not None and begun.end_offset not in _ends(whole):
+            begun = None
+        plan, part = self._plan_part(partition, whole, begun)
+        if begun is None:
+            begun = _Begun(plan.first_dirty_offset, plan.end_offset)
+        elif begun.results:
+            self._begun[partition] = begun
+        needed = _bases_of(plan, part)
+        patience_s = DEMAND_PATIENCE_S if is_wanted else 0.0
+        async with self._coded.held(partition, needed, patience_s=patience_s):
+            order = self._order(partition, plan, part, now_ms)
+            if order.part is not None:
+                _tell_part(on_progress, order)
+            await self._thaw(partition, order, rules, needed, on_progress)
+            result = await self._carry_out(
+                partition, order, on_progress, facts.next_horizon_ms, begun
+            )
+        begun.results.append(result)
+        begun.done_offset = order.copied_groups[-1][-1].end_offset
+        if not part.is_last:
+            self._begun[partition] = begun
+            return None
+        self._begun.pop(partition, None)
+        return _sum_of(begun.results, is_all=plan.end_offset == whole.end_offset)
+
+    def _plan_part(
+        self, partition: Partition, whole: CompactionPlan, begun: _Begun | None
+    ) -> tuple[CompactionPlan, Part]:
+        """Return the plan of the round that is under way, or begins, and its part that is next."""
+        groups = whole.groups
+        if begun is not None:
+            groups = cut_groups(groups, begun.done_offset, begun.end_offset)
+            groups = tuple(each for each in groups if each[-1].end_offset <= begun.end_offset)
+        part = plan_part(
+            groups,
+            self._coded.bytes_of(partition),
+            PartLimits(
+                coded_bytes_max=self._config.settings.log_cleaner_coded_max_bytes,
+                space_bytes=self._spare_bytes(),
+            ),
+            first_dirty_offset=whole.first_dirty_offset,
+            done_offset=0 if begun is None else begun.done_offset,
+            keeps_tail=begun is not None,
+        )
+        groups = groups[: part.groups_end]
+        plan = dataclasses.replace(whole, groups=groups, end_offset=groups[-1][-1].end_offset)
+        return plan, part
+
+    def _order(
+        self, partition: Partition, plan: CompactionPlan, part: Part, now_ms: int
+    ) -> CleanOrder:
+        self._attempt += 1
+        order = partition.log.clean_order(
+            plan,
+            attempt=self._attempt,
+            now_ms=now_ms,
+            limits=self._limits(partition),
+            keeps_groups=self._coded.has_coded(partition),
+        )
+        if (part.first, part.end) == (0, len(plan.groups)):
+            return order
+        return dataclasses.replace(order, part=(part.first, part.end))
 
     async def _thaw(
         self,
         partition: Partition,
         order: CleanOrder,
         rules: CompactionRules,
+        needed: Sequence[int],
         on_progress: OnProgress,
     ) -> None:
-        """Have every segment of the round hot; begin only where there is space for it.
+        """Have every segment that is read hot; begin only where there is space for it.
 
         Raises:
             CleaningFailedError: there is no space. LogdError: as `CodedCompaction.thaw`.
         """
-        released = self._coded.released(partition, [each.base_offset for each in order.segments])
+        released = self._coded.released(partition, needed)
         all_bytes = sum(each.source_bytes for each in released)
         self._check_space(order, rules, all_bytes)
         if order.keeps_groups:
@@ -187,12 +301,19 @@ class Rounds:
         order: CleanOrder,
         on_progress: OnProgress,
         known_horizon_ms: int | None,
+        begun: _Begun,
     ) -> CleanResult:
+        """Have the cleaner do an order, and commit what it wrote.
+
+        Args:
+            begun: the round's parts so far; this one must have gone by the same keys.
+        """
         written_by_us = True
         try:
             result = await self._cleaner.clean(
                 order, memory_bytes=memory_bytes(self._config.settings), on_progress=on_progress
             )
+            result = begun.joined(order.name, result)
             steps = steps_of(
                 order,
                 result,
@@ -292,9 +413,8 @@ class Rounds:
 
         The process looks again as it writes.
         """
-        disk = self._services.disk
         needed_bytes = thaw_bytes + min(order.source_bytes, rules.group_bytes_max)
-        spare_bytes = disk.free_bytes - disk.reserve_bytes - SPARE_BYTES
+        spare_bytes = self._spare_bytes()
         if spare_bytes < needed_bytes:
             raise CleaningFailedError(
                 "space",
@@ -302,6 +422,58 @@ class Rounds:
                 f"for a new segment of {format_byte_count(needed_bytes - thaw_bytes)}"
                 + (f" and {format_byte_count(thaw_bytes)} to be thawed" if thaw_bytes else ""),
             )
+
+    def _spare_bytes(self) -> int:
+        disk = self._services.disk
+        return disk.free_bytes - disk.reserve_bytes - SPARE_BYTES
+
+
+def _ends(plan: CompactionPlan) -> set[int]:
+    return {segment.end_offset for group in plan.groups for segment in group}
+
+
+def _bases_of(plan: CompactionPlan, part: Part) -> list[int]:
+    """Return the segments that a part reads: those it copies, and the dirty tail."""
+    copied = {each for group in plan.groups[part.first : part.end] for each in group}
+    segments = [each for group in plan.groups for each in group]
+    return [
+        each.base_offset
+        for each in segments
+        if each in copied or each.end_offset > plan.first_dirty_offset
+    ]
+
+
+def _tell_part(on_progress: OnProgress, order: CleanOrder) -> None:
+    """Say which share of the round's way the part is."""
+    assert order.part is not None
+    all_bytes = sum(each.log_bytes for each in order.segments)
+    before = sum(each.log_bytes for group in order.groups[: order.part[0]] for each in group)
+    on_progress(Progress("part from", before, all_bytes))
+    on_progress(Progress("part to", before + order.source_bytes, all_bytes))
+
+
+def _sum_of(results: Sequence[CleanResult], *, is_all: bool) -> CleanResult:
+    """Return what the parts of a round come to.
+
+    Args:
+        is_all: nothing that was due is left for another round.
+    """
+    last = results[-1]
+    if len(results) == 1:
+        return last if is_all else dataclasses.replace(last, fitted=False)
+    return dataclasses.replace(
+        last,
+        groups=tuple(group for each in results for group in each.groups),
+        before=_totals(each.before for each in results),
+        after=_totals(each.after for each in results),
+        fitted=last.fitted and is_all,
+        read_bytes=sum(each.read_bytes for each in results),
+        written_bytes=sum(each.written_bytes for each in results),
+    )
+
+
+def _totals(parts: Iterable[Totals]) -> Totals:
+    return Totals(*map(sum, zip(*parts, strict=True)))
 
 
 def _refuse_unusable(partition: Partition) -> None:

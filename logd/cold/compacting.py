@@ -3,7 +3,7 @@
 A round replaces segments by others, and whatever was coded of the old ones must stop speaking for
 their offsets in that moment. So, for a round that meets coded segments:
 
-    all segments of the round leased ─▶ released ones thawed ─▶ the cleaner, as ever, on hot files
+    the segments of a part leased ─▶ released ones thawed ─▶ the cleaner, as ever, on hot files
     ─▶ what it wrote in the place of coded segments is coded: PLANNED, chunks, proof
     ─▶ one transaction: these COMMITTED, the old encodings SUPERSEDED ─▶ the files get their names
 
@@ -11,6 +11,8 @@ The transaction is the commit point (`storage.swap_prepared`, ADR 20). Invariant
 
 * While the round is at work everybody else is kept from its segments: none of them is coded,
   released, repaired or deleted under the cleaner's hands.
+* What a round takes at a time is limited (`policy.compaction_parts`); between two parts whoever
+  waits for a segment, repair first of all, has his turn.
 * What was thawed is hot and COMMITTED, and not held: where the round comes to nothing, crash or
   not, it is released again as others are.
 * A successor whose chunks are not proved replaces nothing. Where nodes cannot take it, the round
@@ -33,6 +35,7 @@ from logd.cold.tier import ColdTier
 from logd.errors import SegmentsChangedError
 from logd.policy.cold.leases import Lease, Work
 from logd.policy.cold.values import REMOVABLE, ColdState, Generation, SegmentKey
+from logd.policy.compaction_parts import CodedBytes
 from logd.storage.clean_order import CleanedGroup, CleanOrder, CleanResult, NewSegment
 
 if TYPE_CHECKING:
@@ -67,6 +70,16 @@ class CodedCompaction:
         wanted = frozenset(bases)
         return [each for each in coverage.generations if each.key.base_offset in wanted]
 
+    def bytes_of(self, partition: ColdPartition) -> CodedBytes:
+        """Return what of a partition is in chunks, and what has to be thawed to be read."""
+        bases = partition.log.segment_list.bases
+        coded = self.coded(partition, bases)
+        released = self.released(partition, bases)
+        return CodedBytes(
+            coded={each.key.base_offset: each.source_bytes for each in coded},
+            released={each.key.base_offset: each.source_bytes for each in released},
+        )
+
     # --- a round ----------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -90,6 +103,8 @@ class CodedCompaction:
             yield
         finally:
             self._tier.leases.give_back(lease)
+            if self.coded(partition, bases):
+                self._tier.lease_ended(partition.topic_id, partition.index)
 
     def _take(self, partition: ColdPartition, bases: Sequence[int]) -> Lease | None:
         return self._tier.leases.take(Work.COMPACT, [_key(partition, base) for base in bases])

@@ -317,7 +317,9 @@ class ColdJobs:
         """Code a segment that has no encoding, or another instead of the one it has."""
         if live is not None and live.state is ColdState.RELEASED:
             await self._thawer.thaw(item.partition, live, lambda _: None)
-        return await self._encoder.encode(item.partition, item.key.base_offset, replaces=live)
+        made = await self._encoder.encode(item.partition, item.key.base_offset, replaces=live)
+        await self._end_hold(self._live(item.key) or made)
+        return made
 
     def _note_done(self, job: Job, generation: Generation) -> None:
         job.done += 1

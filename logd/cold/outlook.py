@@ -136,6 +136,7 @@ class Outlook:
             "repair_read_bytes": outcome.read_bytes,
             "repair_write_bytes": outcome.write_bytes,
             "repair_s": outcome.repair_s,
+            "repair_s_is_measured": outcome.is_measured,
             "no_target": outcome.no_target,
             "summary": str(outcome),
         }

@@ -352,6 +352,11 @@ class ColdTier:
             lambda: (encoding,),
         )
 
+    def lease_ended(self, topic_id: bytes, partition: int) -> None:
+        """Have those look again who waited for segments of a partition."""
+        for tell in self.on_change:
+            tell(frozenset({(topic_id, partition)}))
+
     async def end_hold(self, encoding: str) -> None:
         """As `ColdCatalog.end_hold`."""
         await self._change(lambda: self.catalog.end_hold(encoding), lambda: (encoding,))

@@ -17,7 +17,7 @@ from typing import Final
 
 from logd.config.setting import Kind, Setting, Value
 from logd.config.topic import NEVER, TOPIC_SETTINGS, TopicSettings
-from logd.units import DAY_MS, INT32_MAX, KIB, MIB, MINUTE_MS, SECOND_MS
+from logd.units import DAY_MS, GIB, INT32_MAX, KIB, MIB, MINUTE_MS, SECOND_MS
 
 _PORT_MAX: Final = 65535
 
@@ -68,6 +68,7 @@ class ServerSettings:
     log_cleaner_dedupe_buffer_size: int
     log_cleaner_io_max_bytes_per_second: float
     log_cleaner_memory_max_bytes: int | None
+    log_cleaner_coded_max_bytes: int
 
     producer_id_expiration_ms: int
 
@@ -337,6 +338,12 @@ _STORAGE: Final = (
         unit="bytes", dynamic=True, ours=True,
         doc="Memory that one compaction's process may take before it is refused more. Not set: its "
         "share of log.cleaner.dedupe.buffer.size and 128 MiB.",
+    ),
+    Setting(
+        name="log.cleaner.coded.max.bytes", kind=Kind.LONG, default=4 * GIB, low=1,
+        unit="bytes", dynamic=True, ours=True,
+        doc="How much of a partition that is in chunks a compaction thaws, and keeps from repair, "
+        "at a time; one group of segments in any case. What is more is done in parts.",
     ),
     Setting(
         name="producer.id.expiration.ms", kind=Kind.INT, default=DAY_MS, low=1, unit="ms",

@@ -84,6 +84,8 @@ class CleanOrder:
         now_ms: the wall clock, for delete horizons.
         keeps_groups: some of the log is in chunks: of each group at least the last batch's header
             stays, so that there is a segment whose chunks speak for the group's offsets.
+        part: the groups that are copied, from and up to an index; None: all of them. The others are
+            read where they are in the dirty tail, for their keys. Needs `keeps_groups`.
     """
 
     name: str
@@ -95,6 +97,7 @@ class CleanOrder:
     producer_last_offsets: tuple[int, ...] = ()
     now_ms: int
     keeps_groups: bool = False
+    part: tuple[int, int] | None = None
     segment_index_bytes: int = 10 * MIB
     index_interval_bytes: int = 4 * KIB
     limits: CleanLimits = field(default_factory=CleanLimits)
@@ -110,6 +113,16 @@ class CleanOrder:
             raise ValueError(f"first dirty offset {self.first_dirty_offset} lies outside")
         if self.end_offset != segments[-1].end_offset or self.end_offset > INT64_MAX:
             raise ValueError(f"end offset {self.end_offset} is not the last segment's")
+        first, end = self.part or (0, len(self.groups))
+        is_all = first == 0 and end == len(self.groups)
+        if not (0 <= first < end <= len(self.groups) and (is_all or self.keeps_groups)):
+            raise ValueError(f"{self.part} of {len(self.groups)} groups cannot be done alone")
+
+    @property
+    def copied_groups(self) -> tuple[tuple[SourceSegment, ...], ...]:
+        """The groups that the round copies."""
+        first, end = self.part or (0, len(self.groups))
+        return self.groups[first:end]
 
     @property
     def segments(self) -> tuple[SourceSegment, ...]:
@@ -118,8 +131,8 @@ class CleanOrder:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of their .log files: what the new segments need at most, horizons apart."""
-        return sum(segment.log_bytes for segment in self.segments)
+        """Bytes of the copied ones' .log files: what the new ones need at most, horizons apart."""
+        return sum(segment.log_bytes for group in self.copied_groups for segment in group)
 
     def to_json(self) -> str:
         """Return the order as one line of JSON."""
@@ -137,10 +150,15 @@ class CleanOrder:
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> CleanOrder:
         groups = tuple(tuple(SourceSegment(*item) for item in group) for group in fields["groups"])
-        offsets = tuple(fields["producer_last_offsets"])
-        limits = CleanLimits(**fields["limits"])
+        part = fields["part"]
         return cls(
-            **{**fields, "groups": groups, "producer_last_offsets": offsets, "limits": limits}
+            **{
+                **fields,
+                "groups": groups,
+                "producer_last_offsets": tuple(fields["producer_last_offsets"]),
+                "part": None if part is None else (int(part[0]), int(part[1])),
+                "limits": CleanLimits(**fields["limits"]),
+            }
         )
 
 
@@ -218,7 +236,8 @@ class Progress(NamedTuple):
 
     Attributes:
         phase: "keys" (reading the dirty tail) or "copy" (writing what stays); where some of the log
-            is in chunks, "thaw" before (reading it from them) and "encode" behind.
+            is in chunks, "thaw" before (reading it from them) and "encode" behind. Where the round
+            is done in parts, "part from" and "part to" first: which share of it follows.
         done_bytes, all_bytes: of the phase, in source bytes.
     """
 

@@ -183,7 +183,8 @@ class _Round:
         groups = self._copy()
         order = self._order
         replaced = {base for group in groups for base in group.old_bases}
-        taken = [item for item in order.segments if item.base_offset < self._map_end]
+        copied = [item for group in order.copied_groups for item in group]
+        taken = [item for item in copied if item.base_offset < self._map_end]
         left = [item.log_bytes for item in taken if item.base_offset not in replaced]
         left += [segment.log_bytes for group in groups for segment in group.new]
         before_bytes = sum(item.log_bytes for item in taken)
@@ -241,7 +242,7 @@ class _Round:
     def _copy(self) -> list[CleanedGroup]:
         groups = [
             tuple(item for item in group if item.base_offset < self._map_end)
-            for group in self._order.groups
+            for group in self._order.copied_groups
         ]
         groups = [group for group in groups if group]
         self._meter.begin("copy", sum(item.log_bytes for group in groups for item in group))

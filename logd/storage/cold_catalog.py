@@ -145,7 +145,8 @@ class ColdCatalog(Protocol):
     ) -> None:
         """PLANNED -> COMMITTED, and in the same step what they follow becomes SUPERSEDED.
 
-        Successors of several segments need not have their bounds: they have their offsets.
+        Successors of several segments need not have their bounds: they have their offsets. One is
+        held hot where something of what it follows was.
 
         Raises:
             ColdStateError: one is not planned or not proved, one that it follows is not live, or
@@ -172,7 +173,8 @@ class ColdCatalog(Protocol):
         ...
 
     def thaw(self, encoding: str, copy: HotCopy, *, is_held: bool = True, now_ms: int) -> None:
-        """RELEASED -> COMMITTED; held, unless it was thawed to be compacted.
+        """RELEASED -> COMMITTED; held, unless it was thawed to be compacted: then it may be
+        released as soon as its grace is over, counted from its release.
 
         Raises:
             ColdStateError: it is not released, or the copy is not as it must be.

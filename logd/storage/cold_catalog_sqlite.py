@@ -19,6 +19,7 @@ from logd.policy.cold.proof import (
     ReleaseTerms,
     commit_refusal,
     drop_refusal,
+    is_hold_inherited,
     release_refusal,
     thaw_refusal,
 )
@@ -162,12 +163,14 @@ class SqliteColdCatalog:
         assert commits
         rows = self._generations
         with self._change("commit"):
-            for encoding in superseded:
-                rows.move(rows.get(encoding), ColdEvent.SUPERSEDE, now_ms=now_ms)
+            old = [rows.get(encoding) for encoding in superseded]
+            for generation in old:
+                rows.move(generation, ColdEvent.SUPERSEDE, now_ms=now_ms)
             for each in commits:
                 generation = rows.get(each.encoding)
                 _allow(generation, commit_refusal(generation, each.proof))
-                rows.move(generation, ColdEvent.COMMIT, now_ms=now_ms)
+                held = is_hold_inherited(generation, old)
+                rows.move(generation, ColdEvent.COMMIT, is_held=held, now_ms=now_ms)
                 rows.insert_manifest(each.encoding, each.manifest)
             for each in commits:
                 rows.check_alone(rows.get(each.encoding))
@@ -193,7 +196,9 @@ class SqliteColdCatalog:
         with self._change("thaw"):
             generation = self._generations.get(encoding)
             _allow(generation, thaw_refusal(generation, copy))
-            self._generations.move(generation, ColdEvent.THAW, is_held=is_held, now_ms=now_ms)
+            # Without a hold it had its grace: that is not begun anew.
+            at_ms = now_ms if is_held else generation.changed_ms
+            self._generations.move(generation, ColdEvent.THAW, is_held=is_held, now_ms=at_ms)
         assert copy.is_synced
 
     def end_hold(self, encoding: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from logd.broker.partition import Partition
 from logd.broker.round_gate import RoundGate
 from logd.cold.compacting import CodedCompaction
 from logd.cold.life import ColdLife
-from logd.config import load_server_settings
+from logd.config import ServerSettings, load_server_settings
 from logd.policy.compaction import NotDue
 from logd.record.batch import read_header
 from logd.record.records import iterate
@@ -53,6 +54,7 @@ class CodedRig(ColdRig):
         given: all records, in the order of their offsets.
         free_bytes: above the reserve.
         phases: what rounds told of their way.
+        coded_bytes_max: log.cleaner.coded.max.bytes, where a test sets it.
     """
 
     log_settings = LogSettings(
@@ -65,6 +67,8 @@ class CodedRig(ColdRig):
         self.free_bytes = 2**40
         self.phases: list[Progress] = []
         self.before_clean: Callable[[], None] = lambda: None
+        self.coded_bytes_max: int | None = None
+        self._rounds: Rounds | None = None
 
     async def begin(self, **changes: Any) -> None:
         """Make the topic, empty; nothing is coded by itself before it was compacted."""
@@ -80,6 +84,11 @@ class CodedRig(ColdRig):
         """As the rig's."""
         await super().restart()
         self.partition = CompactingPartition(self.partition)
+
+    async def open_tier(self) -> None:
+        """As the rig's."""
+        self._rounds = None
+        await super().open_tier()
 
     def note_originals(self) -> None:
         """Segments change; the records are what is compared."""
@@ -168,11 +177,16 @@ class CodedRig(ColdRig):
 
     @property
     def rounds(self) -> Rounds:
-        """What carries out rounds; made anew, as after a start."""
+        """What carries out rounds, until a restart."""
+        if self._rounds is None:
+            self._rounds = self._made_rounds()
+        return self._rounds
+
+    def _made_rounds(self) -> Rounds:
         config = load_server_settings(file=None, environment={}, flags={})
         services = SimpleNamespace(
             clock=self.clock, offload=self.offload, files=self.files,
-            disk=SimpleNamespace(free_bytes=self.free_bytes, reserve_bytes=0),
+            disk=_Disk(self),
             unlink_later=self.unlink,
         )  # fmt: skip
 
@@ -180,7 +194,7 @@ class CodedRig(ColdRig):
             return self.life
 
         return Rounds(
-            cast("Any", SimpleNamespace(settings=config.settings)),
+            cast("Any", _Settings(self, config.settings)),
             cast("Any", services),
             self,
             coded=CodedCompaction(self.tier, life),
@@ -205,6 +219,34 @@ class CodedRig(ColdRig):
         again = CleanOrder.from_json(order.to_json())
         result = clean(self.files, again, on_progress=on_progress, pace=lambda _: None)
         return CleanResult.from_json(result.to_json())
+
+
+class _Disk:
+    """What is free as the test says now."""
+
+    reserve_bytes = 0
+
+    def __init__(self, rig: CodedRig) -> None:
+        self._rig = rig
+
+    @property
+    def free_bytes(self) -> int:
+        return self._rig.free_bytes
+
+
+class _Settings:
+    """The defaults, but for what the test says now."""
+
+    def __init__(self, rig: CodedRig, defaults: ServerSettings) -> None:
+        self._rig = rig
+        self._defaults = defaults
+
+    @property
+    def settings(self) -> ServerSettings:
+        limit = self._rig.coded_bytes_max
+        if limit is None:
+            return self._defaults
+        return replace(self._defaults, log_cleaner_coded_max_bytes=limit)
 
 
 def _rows(data: bytes) -> list[Row]:

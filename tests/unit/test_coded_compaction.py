@@ -334,6 +334,25 @@ async def test_what_is_thawed_for_a_round_in_vain_is_released_again(
     await rig.check()
 
 
+async def test_what_people_thawed_stays_hot_behind_a_round(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """What takes its place is held as it was, until coding is asked for; nothing else is."""
+    rig = await coded(directory)
+    async with running(rig):
+        job = rig.life.jobs.begin_thaw("t", [rig.partition])
+        await until(lambda: job.seconds is not None)
+        rig.put_segments(1)
+        await rig.compact()
+        assert {each.number for each in rig.tier.generations() if each.state in LIVE} >= {2}
+        await trio.sleep(1000)
+        held = [each.key.base_offset for each in rig.tier.generations() if each.is_held]
+        assert held
+        assert set(held) <= set(rig.hot())
+        await code_all(rig)
+    assert not any(each.is_held for each in rig.tier.generations())
+
+
 async def test_a_round_that_is_cut_short_leaves_nothing(
     directory: str, autojump_clock: MockClock
 ) -> None:

@@ -87,3 +87,26 @@ async def test_a_damaged_copy_is_no_copy(directory: str, autojump_clock: MockClo
         [item] = rig.upkeep.repairer.plan().unrecoverable
         assert item.hold is Hold.UNRECOVERABLE
         assert rig.upkeep.health.counts().lost == 1
+
+
+async def test_what_people_thawed_stays_hot_when_it_is_coded_anew(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Repair is not what they ask for with `logd cold encode`: the new encoding is held as well."""
+    async with coded(directory, "abcdefghijk", cold_grace_ms=1000) as rig:
+        await until(lambda: rig.states() == ["released"] * 2)
+        job = rig.life.jobs.begin_thaw("t", [rig.partition])
+        await until(lambda: job.seconds is not None)
+        old = rig.live(rig.bases[0])
+        assert old is not None
+        rig.lose("".join(list(old.held.values())[:3]))
+        await until(lambda: rig.upkeep.health.counts().is_well)
+        await trio.sleep(100)
+        new = rig.live(rig.bases[0])
+        assert new is not None
+        assert (new.number, new.is_held) == (old.number + 1, True)
+        assert rig.bases == rig.hot()
+        again = rig.life.jobs.begin_encode("t", [rig.partition])
+        await until(lambda: again.seconds is not None)
+        await until(lambda: rig.hot() == [])
+        await rig.check_readable()

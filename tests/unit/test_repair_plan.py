@@ -349,7 +349,8 @@ def test_the_queue_waits_for_delays_and_leaves_out_what_is_stuck() -> None:
     eta = estimate_queue(found, bytes_s=20 * MIB, now_ms=1000)
     assert eta.total_s == 59 + 2
     stuck = plan([generation()], dead(nodes(), "a"))
-    assert estimate_queue(stuck, bytes_s=1.0, now_ms=0).total_s == 0
+    assert estimate_queue(stuck, bytes_s=1.0, now_ms=0).total_s is None
+    assert estimate_queue(plan([], SEVEN), bytes_s=1.0, now_ms=0).total_s == 0
     assert estimate_queue(stuck, bytes_s=1.0, now_ms=0).stuck == 1
     assert estimate_queue(found, bytes_s=None, now_ms=0).total_s is None
 
@@ -371,6 +372,17 @@ def test_what_a_failure_would_mean() -> None:
     six = simulate_failure(segments[:1], nodes(), {"a"}, RULES, **args)
     assert six.no_target == 1
     assert "1 wait for another node" in str(six)
+    assert six.repair_s is None
+
+
+def test_a_failure_where_nothing_was_repaired_yet_is_reckoned_at_the_least_rate() -> None:
+    """It is said how long repair takes, and that this is a bound."""
+    segments = [condition for condition, _ in look([generation(1)], SEVEN)]
+    found = simulate_failure(segments, SEVEN, {"a"}, RULES, detect_ms=0, bytes_s=None)
+    assert found.repair_s == 60 + 20 / 8
+    assert "at 8.0 MiB a second, the least" in str(found)
+    known = simulate_failure(segments, SEVEN, {"a"}, RULES, detect_ms=0, bytes_s=20.0 * MIB)
+    assert "the least" not in str(known)
 
 
 def test_the_simulation_changes_nothing_and_is_no_more_than_earnest() -> None:

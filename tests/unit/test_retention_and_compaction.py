@@ -201,6 +201,7 @@ def _server_settings() -> SimpleNamespace:
         log_cleaner_threads=1,
         log_cleaner_dedupe_buffer_size=16 * MIB,
         log_cleaner_memory_max_bytes=None,
+        log_cleaner_coded_max_bytes=2**32,
         log_cleaner_io_max_bytes_per_second=2.0**63,
     )
 

@@ -7,7 +7,7 @@ lost between the check and the record makes the check worthless, and is noticed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,6 +120,18 @@ def release_refusal(
     if check.nodes_not_live:
         return f"not all its nodes are live: {', '.join(check.nodes_not_live)}"
     return _checks_refusal(generation, check.checks)
+
+
+def is_hold_inherited(generation: Generation, superseded: Iterable[Generation]) -> bool:
+    """Return whether a successor is held hot because something of what it follows was.
+
+    Coding anew by itself, for a repair or a compaction, is not what people ask for with
+    `logd cold encode`: what they thawed stays hot.
+    """
+    first, end = generation.key.base_offset, generation.next_offset
+    return any(
+        old.is_held and old.key.base_offset < end and first < old.next_offset for old in superseded
+    )
 
 
 def thaw_refusal(generation: Generation, copy: HotCopy) -> str | None:

@@ -20,7 +20,8 @@ class QueueEta:
 
     Attributes:
         end_ms: per encoding, by the clock that the plan went by.
-        total_s: until the last of them; None: no rate was measured yet. 0 where nothing is queued.
+        total_s: until the last of them; None: no rate was measured yet, or all of them are stuck. 0
+            where nothing is queued.
         stuck: how many have no end.
     """
 
@@ -46,7 +47,7 @@ def estimate_queue(
     stuck = sum(_is_stuck(item) for item in plan.items)
     work = [(rank, item) for rank, item in enumerate(plan.items) if not _is_stuck(item)]
     if not work:
-        return QueueEta({}, 0.0, stuck)
+        return QueueEta({}, None if stuck else 0.0, stuck)
     if not bytes_s:
         return QueueEta({}, None, stuck)
     # Running ones are in front whatever their rank: nothing stops them for a more urgent one.

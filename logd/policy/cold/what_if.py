@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from logd.policy.cold.condition import ChunkState, NodeCondition, SegmentCondition
 from logd.policy.cold.margins import LOST_MARGIN, SegmentMargin
 from logd.policy.cold.queue_eta import estimate_queue
+from logd.policy.cold.rates import RATE_MIN_BYTES_S
 from logd.policy.cold.repair_plan import Hold, RepairFacts, RepairPlan, RepairRules, plan_repairs
 from logd.policy.cold.values import LIVE, Generation, Profile
 from logd.policy.node_health import NodeHealth
@@ -28,7 +29,8 @@ class Outcome:
         by_margin: margin and number of the others.
         degraded: how many of the others would have lost a chunk by it.
         plan: what repair would do.
-        repair_s: until its queue is empty, from the failure on; None: no rate was measured.
+        repair_s: until its queue is empty, from the failure on; None: nothing can be repaired.
+        is_measured: at the rate that was measured here; else at the least that repair keeps to.
         no_target: how many would wait for another node.
     """
 
@@ -38,6 +40,7 @@ class Outcome:
     degraded: int
     plan: RepairPlan
     repair_s: float | None
+    is_measured: bool
     no_target: int
 
     @property
@@ -58,6 +61,9 @@ class Outcome:
         words += f", writes {format_byte_count(self.write_bytes)}"
         if self.repair_s is not None:
             words += f", takes {format_duration_ms(int(self.repair_s) * 1000)}"
+            if self.repair_s and not self.is_measured:
+                least = format_byte_count(RATE_MIN_BYTES_S)
+                words += f" at {least} a second, the least: nothing was repaired here yet"
         return words + (f"; {self.no_target} wait for another node" if self.no_target else "")
 
 
@@ -106,7 +112,8 @@ def simulate_failure(
             for (now, before), (_, margin) in zip(found, margins, strict=True)
         ),
         plan=plan,
-        repair_s=estimate_queue(plan, bytes_s=bytes_s, now_ms=0).total_s,
+        repair_s=estimate_queue(plan, bytes_s=bytes_s or RATE_MIN_BYTES_S, now_ms=0).total_s,
+        is_measured=bytes_s is not None,
         no_target=sum(item.hold is Hold.NO_TARGET for item in plan.items),
     )
 
