@@ -42,8 +42,12 @@ IOV_MAX: Final = 1024
 
 
 def listen() -> socket.socket:
-    """Return a listening socket on a free loopback port, and say on stdout which."""
+    """Return a listening socket on a free loopback port, and say on stdout which.
+
+    Its connections do not pace, whatever the system's congestion control is: ours do not either.
+    """
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
     sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
     sys.stdout.flush()
     return listener

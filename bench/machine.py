@@ -17,6 +17,7 @@ from bench.process import ROOT
 
 # Libraries on whose speed figures depend.
 LIBRARIES: Final = ("trio", "crc32c", "pyeclib", "zstandard")
+_CONGESTION_CONTROL: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _FLUSHES: Final = 15  # The field of a block device's stat that counts flushes it completed.
 
 
@@ -51,8 +52,17 @@ def machine_of(directory: Path) -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
         "file_system": file_system(directory),
+        "congestion_control": congestion_control(),
         "load_1m_at_start": round(os.getloadavg()[0], 2),
     }
+
+
+def congestion_control() -> str:
+    """Return the system's, which paces or does not, also what a server sends over loopback."""
+    try:
+        return _CONGESTION_CONTROL.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
 
 
 def conditions_of(directory: Path) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def conditions_line(rows: Sequence[Measurement]) -> str:
     words = []
     for name, text in (
         ("cores", "{} cores"), ("cpu", "{}"), ("memory_gib", "{} GiB"), ("kernel", "Linux {}"),
-        ("file_system", "{}"), ("device", "{}"), ("python", "Python {}"),
-        ("load_1m_at_start", "load {} at the start"),
+        ("file_system", "{}"), ("device", "{}"), ("congestion_control", "TCP with {}"),
+        ("python", "Python {}"), ("load_1m_at_start", "load {} at the start"),
     ):  # fmt: skip
         if name in found:
             words.append(text.format(found[name]))

@@ -70,7 +70,8 @@ def _conditions(results: Results) -> Iterator[str]:
     machine = results.machine
     yield (
         f"- Machine: {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}, {machine['file_system']}; load "
+        f"Linux {machine['kernel']}, {machine['file_system']}"
+        f"{', TCP with ' + found if (found := machine.get('congestion_control')) else ''}; load "
         f"{machine['load_1m_at_start']} before the run."
     )
     options = results.options

@@ -114,6 +114,17 @@ class patience:  # noqa: N801  It is used as a function.
             raise StoreUnavailableError(reason) from error
 
 
+def _send_unpaced_if_local(sock: trio.socket.SocketType) -> None:
+    """Take a congestion control that paces (BBR) off a connection that does not leave the machine.
+
+    There is no path to be kind to, and each pause is a timer; "reno", which every kernel has, knows
+    none. Where the kernel refuses, the connection works as it is.
+    """
+    with contextlib.suppress(OSError):
+        if sock.getsockname()[0] == sock.getpeername()[0]:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
 def _first_reason(error: BaseException) -> str:
     """Return why it failed; of attempts at several addresses, why the first did."""
     while isinstance(error, BaseExceptionGroup):
@@ -403,7 +414,9 @@ class Pool:
     async def _connect(self) -> Connection:
         where = f"connecting to {self._host}:{self._port}"
         with patience(self._timeouts.connect_s, node=self._node, what=where):
-            return Connection(await trio.open_tcp_stream(self._host, self._port))
+            stream = await trio.open_tcp_stream(self._host, self._port)
+        _send_unpaced_if_local(stream.socket)
+        return Connection(stream)
 
     @contextlib.asynccontextmanager
     async def exchange(

@@ -27,6 +27,7 @@ from logd.net.http_messages import (
     announced_length,
     error_response,
 )
+from logd.net.same_machine import send_unpaced_if_local
 from logd.net.send import send_file
 from logd.units import KIB, MIB
 
@@ -55,6 +56,8 @@ class HttpConnection:
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        if self._socket is not None:
+            send_unpaced_if_local(self._socket, self.peer)
         self._limits = limits
         self._h11 = self._new_h11()
         # A request that h11 has not seen, and its bytes; whether it is being answered.

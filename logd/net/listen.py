@@ -18,6 +18,7 @@ from typing import Final
 from logd.broker.timers import Timers
 from logd.events import EventLog
 from logd.net.connection import Connection
+from logd.net.same_machine import send_unpaced_if_local
 from logd.net.serve import ServeLoop
 
 BACKLOG: Final = 4096
@@ -94,6 +95,7 @@ class KafkaListener:
         else:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            send_unpaced_if_local(sock, host)
             self._by_address[host] += 1
             self._loop.add(sock, host)
 

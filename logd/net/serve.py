@@ -156,8 +156,10 @@ class ServeLoop:
 
         Nor while something is read from storage nodes: Trio hears of its end.
         """
+        if self._sending or self._cold_reads.is_busy:
+            return 0
         statistics = trio.lowlevel.current_statistics()
-        if self._sending or statistics.tasks_runnable or self._cold_reads.is_busy:
+        if statistics.tasks_runnable:
             return 0
         return min(LINGER_S, max(0.0, statistics.seconds_to_next_deadline))
 
