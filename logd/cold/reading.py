@@ -235,8 +235,7 @@ class ColdReads:
         """
         generation = self._generation(topic_id, partition, at)
         now_s = trio.current_time()
-        run = self._runs.find(generation.encoding, at.wanted_offset)
-        if run is not None:
+        while (run := self._runs.find(generation.encoding, at.wanted_offset)) is not None:
             found = self._take(run, at, max_bytes, below, min_one=min_one)
             if found is not None:
                 self._note_reader((topic_id, partition), run, at.wanted_offset, found.next_offset)
@@ -389,8 +388,11 @@ class ColdReads:
     ) -> None:
         """Have the run read that answers for an offset, if it is not being read already."""
         start, from_offset = at.position, at.wanted_offset
-        # What is there from that position on ends before the offset.
-        while (run := self._runs.at(generation.encoding, start)) is not None:
+        # What is there from that position on and ends before the offset need not be read. A run
+        # that does not end before it must not be passed: what follows would stand for the offset.
+        while (
+            run := self._runs.at(generation.encoding, start)
+        ) is not None and run.next_offset <= at.wanted_offset:
             start, from_offset = run.batches.end, run.next_offset
         level = self._readers.get((*partition, at.wanted_offset), -1) + 1
         load = self._find_load(generation.encoding, start)
