@@ -186,7 +186,11 @@ class Rig:
     """Readers of some coded segments."""
 
     def __init__(
-        self, *segments: Segment, tier: FakeTier | None = None, ahead_bytes: int = 64 * MIB
+        self,
+        *segments: Segment,
+        tier: FakeTier | None = None,
+        ahead_bytes: int = 64 * MIB,
+        files: Files | None = None,
     ) -> None:
         assert segments or tier is not None
         self.tier = tier or FakeTier(segments)
@@ -194,7 +198,7 @@ class Rig:
         self.log = io.StringIO()
         self.damage: list[tuple[str, int, str]] = []
         self.reads = ColdReads(
-            self.tier, covered=self.tier, files=Files(),
+            self.tier, covered=self.tier, files=files or Files(),
             events=EventLog(self.log, "text", Clock()), metrics=self.metrics,
             ahead_bytes=ahead_bytes, wake=_wake,
         )  # fmt: skip

@@ -390,8 +390,11 @@ class ColdReads:
     ) -> None:
         """Have the run read that answers for an offset, if it is not being read already."""
         start, from_offset = at.position, at.wanted_offset
-        # What is there from that position on ends before the offset.
-        while (run := self._runs.at(generation.encoding, start)) is not None:
+        # What is there from that position on and ends before the offset need not be read. A run
+        # that does not end before it must not be passed: what follows would stand for the offset.
+        while (
+            run := self._runs.at(generation.encoding, start)
+        ) is not None and run.next_offset <= at.wanted_offset:
             start, from_offset = run.batches.end, run.next_offset
         level = self._readers.get((*partition, at.wanted_offset), -1) + 1
         load = self._find_load(generation.encoding, start)

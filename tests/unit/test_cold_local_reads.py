@@ -40,6 +40,16 @@ class HangingFiles(Files):
         return super().read_into(file, position, buffer)
 
 
+class ForgetfulCache(Files):
+    """A page cache that has lost what is asked for, now and then."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def is_cached(self, file: OpenFile, position: int, size: int) -> bool:
+        return self.rng.random() < 0.5
+
+
 class LocalTier(FakeTier):
     """Nodes that are directories."""
 
@@ -174,3 +184,28 @@ async def test_runs_that_overlap_and_left_the_cache_are_read_again(
         offload.close()
     assert rig.log.getvalue() == ""
     assert rig.count("logd_cold_reads_total", result="failed") == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_pages_that_left_the_cache_are_read_again_and_nothing_is_skipped(
+    seed: int, tmp_path: Path
+) -> None:
+    """Readers at many places, so that runs overlap: each gets the batches at its own offset."""
+    offload = ThreadOffload()
+    rng = random.Random(seed)
+    tier = LocalTier(tmp_path, SEGMENT, Files(), offload)
+    rig = Rig(tier=tier, files=ForgetfulCache(random.Random(seed)))
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+            for _ in range(12):
+                offset = rng.randrange(SEGMENT.base_offset, SEGMENT.next_offset)
+                while offset < SEGMENT.next_offset and rng.random() < 0.9:
+                    answer = await rig.read(SEGMENT.at(offset), 400_000)
+                    assert answer.size, seed
+                    assert bytes_of(answer) == SEGMENT.expected(offset, answer.size), seed
+                    offset = answer.next_offset
+            nursery.cancel_scope.cancel()
+    finally:
+        offload.close()
+    assert rig.log.getvalue() == ""
