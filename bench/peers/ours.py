@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import sys
 import time
@@ -36,6 +37,11 @@ class Logd(KafkaSpeaker):
             sys.executable, "-m", "logd", "serve", "--data", str(self.directory),
             "--listen", f"127.0.0.1:{self.address[1]}", "--admin", f"127.0.0.1:{self.admin_port}",
         ]  # fmt: skip
+
+    def prepare(self) -> None:
+        """Have all modules compiled, as they are where it is installed: its processes keep none."""
+        super().prepare()
+        compileall.compile_dir(ROOT / "logd", quiet=1)
 
     def compact(self, topic: str, end_offset: int) -> Compacted:
         """What `logd compact TOPIC` does: the active segment is sealed first."""
