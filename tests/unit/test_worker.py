@@ -128,7 +128,8 @@ async def test_cancelled_before_it_speaks(
     with trio.move_on_after(0) as scope:
         await run_worker(offload, PROGRAM, b'{"do": "hang"}', lambda _: None)
     assert scope.cancelled_caught
-    assert [process.returncode for process in spawned] == [-signal.SIGKILL]
+    # Its stdin is closed before it is killed: a quick one has ended by then, for want of an order.
+    assert [process.returncode in (-signal.SIGKILL, 1) for process in spawned] == [True]
 
 
 async def test_a_silent_worker_is_taken_for_hung(
