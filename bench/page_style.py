@@ -73,6 +73,6 @@ circle.bare{fill:var(--bare)}circle.loose{fill-opacity:.55}
 .spread{stroke:var(--ink);stroke-opacity:.7;fill:none}
 .read ul{margin:0;padding-left:20px}.read li{margin:3px 0}
 @media (max-width:720px){main{padding:16px 10px}section{padding:14px}.hide{display:none}
-.charts{grid-template-columns:1fr}}
+.charts{grid-template-columns:1fr}.rows td:first-child{min-width:120px}}
 @media print{section{break-inside:avoid}body{background:#fff}}
 """

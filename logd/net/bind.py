@@ -19,7 +19,9 @@ def open_listener(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             hint = "; stop who listens there, or give another address (port 0: a free one)"
         # One argument: two would put the number in front of the text that people read.
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
+        refused = OSError(f"cannot listen on {host}:{port}: {error.strerror}{hint}")
+        refused.errno = error.errno
+        raise refused from error
 
 
 def _bind(host: str, port: int) -> socket.socket:
