@@ -14,7 +14,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,8 +45,11 @@ _MEMORY_BYTES_MIN = 2**30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --seed."""
+    """Add --seed and --every-step."""
     parser.addoption("--seed", type=int, default=None, help="repeat a run's random choices")
+    parser.addoption(
+        "--every-step", action="store_true", help="stop before every step, not before a share"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,6 +75,13 @@ def seed(request: pytest.FixtureRequest) -> int:
 def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
     """Random numbers that depend on the run's seed and on the test, not on the order."""
     return random.Random(f"{seed} {request.node.nodeid}")
+
+
+@pytest.fixture
+def one_step_in(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """Of a crash test's share, "one step in so many", makes what this run tries: that, or all."""
+    every_step = bool(request.config.option.every_step)
+    return lambda share: 1 if every_step else share
 
 
 @pytest.fixture
