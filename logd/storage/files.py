@@ -216,10 +216,6 @@ class Files:
         """fsync: data and all metadata of the file are on stable storage."""
         os.fsync(file.fd)
 
-    def sync_map(self, mapped: mmap.mmap) -> None:
-        """msync: what was written through the mapping is on stable storage."""
-        mapped.flush()
-
     def sync_directory(self, path: str) -> None:
         """The names in a directory are on stable storage."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
