@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import click
 
@@ -29,15 +28,7 @@ def config(target: Target, config_file: str | None, settings: Sequence[tuple[str
     loaded = load_config(config_file, settings)
     rows = loaded.describe()
     if target.json:
-        from logd.config import SERVER_SETTINGS
-
-        typed = [(loaded.value(row.name), SERVER_SETTINGS[row.name].default) for row in rows]
-        print_json(
-            [
-                asdict(row) | {"value": value, "default": default, "source": row.source.value}
-                for row, (value, default) in zip(rows, typed, strict=True)
-            ]
-        )
+        print_json([row.as_json() for row in rows])
         return
     print_table(
         ("setting", "value", "default", "unit", "from"),

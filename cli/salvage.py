@@ -76,7 +76,7 @@ def salvage(target: Target, out: str, sources: tuple[str, ...], cluster: str | N
     from logd.cold.salvage import salvage as run
     from logd.storage.files import Files
 
-    with _two_phases() as show:
+    with _TwoPhases() as show:
         report = run(
             Files(),
             os.path.abspath(out),
@@ -93,7 +93,7 @@ def salvage(target: Target, out: str, sources: tuple[str, ...], cluster: str | N
         raise DataAtRisk(f"not all could be recovered; what could is in {out}")
 
 
-class _two_phases:  # noqa: N801  # A context manager, used like a function.
+class _TwoPhases:
     """A progress bar for each phase, one after the other."""
 
     def __init__(self) -> None:

@@ -26,6 +26,7 @@ from tests.tidy.layers import (
     check_used,
     is_within,
 )
+from tests.tidy.names_used import check_names_are_used
 from tests.tidy.source import Modules, load_tree, planted
 from tests.tidy.text import (
     assert_density,
@@ -46,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     check_layers,
     check_cycles,
     check_used,
+    check_names_are_used,
     check_calls,
     check_exceptions_are_needed,
     check_lengths,
@@ -75,6 +77,26 @@ def test_the_tree_was_found(tree: Modules) -> None:
     """The checks look at the real source: they find the modules that they must."""
     for name in ("logd.storage.files", "logd.record.batch", "cli.main", "tests.test_tidy"):
         assert name in tree
+
+
+def test_every_layer_holds_something(tree: Modules) -> None:
+    """No row of the table of layers names what is not there."""
+    assert not [name for name in RANKS if not any(is_within(each, (name,)) for each in tree)]
+
+
+def test_the_architecture_names_every_package(tree: Modules) -> None:
+    """docs/architecture.md says of each package what is in it, and of each layer which it is."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    below = [
+        module.name.replace(".", "/")
+        for module in tree.values()
+        if module.is_package and "." in module.name and not module.name.startswith("tests")
+    ]
+    listed = set(re.findall(r"^\| `([\w/]+)` \|", page, re.MULTILINE))
+    nested = ("logd/policy/", "logd/wire/messages")  # Their own rows' text tells of these.
+    assert listed == {name for name in below if not name.startswith(nested)}
+    drawn = set(re.findall(r"\w+", page[: page.index("## A start")]))
+    assert not [name for name in RANKS if name.rpartition(".")[2] not in drawn | {"__main__"}]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -247,6 +269,18 @@ def test_a_planted_dead_file_is_found() -> None:
     """A module that only a test imports is dead."""
     sources = {"logd__storage__a": "", "tests__test_a": "import logd.storage.a"}
     assert "imported by nobody" in problems_of(check_used, **sources)[0]
+
+
+def test_planted_names_that_only_tests_use_are_found() -> None:
+    """Function, class, method: named by a test alone it is dead; named by others it is not."""
+    sources = {
+        "logd__storage__a": "def f(): ...\ndef g(): ...\nclass A:\n    def h(self): ...\n"
+        "    def i(self): ...\nclass B: ...\ndef _mine(): ...",
+        "logd__broker__b": "from logd.storage import a\na.f(a.A().h)",
+        "tests__test_a": "from logd.storage.a import B, g\ng(B().i)",
+    }
+    found = [problem.split(": ")[1] for problem in problems_of(check_names_are_used, **sources)]
+    assert [words.split()[0] for words in found] == ["g", "A.i", "B"]
 
 
 @pytest.mark.parametrize(

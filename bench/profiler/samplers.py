@@ -88,6 +88,7 @@ def processor_samples(load: Load, seconds: float, place: Path) -> Counter[str]:
         str(PERF_HZ), "--pid", str(pid), "--output", str(path),
     ])  # fmt: skip
     script = subprocess.run(
+        # perf is whichever stands in PATH.
         ["perf", "script", "--input", str(path), "--fields", "comm,tid,ip,sym,dso"],  # noqa: S607
         capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip

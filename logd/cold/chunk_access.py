@@ -83,14 +83,6 @@ class Tier(Protocol):
         ...
 
 
-class LocalRanges(Protocol):
-    """A store whose chunks are files here."""
-
-    def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
-        """Return a range that was verified, of a file that is open; None: neither is known."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Missing:
     """Bytes of a segment that cannot be had now.

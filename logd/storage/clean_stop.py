@@ -18,10 +18,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from logd.errors import CorruptFileError
 from logd.storage.files import Files
+from logd.storage.json_state import read_json_state
 from logd.storage.layout import PARTITIONS_MAX, TOPIC_ID_BYTES
-from logd.storage.state_file import read_state, write_state
+from logd.storage.state_file import write_state
 from logd.units import INT32_MAX, INT64_MAX, MIB
 
 CLEAN_STOP_VERSION: Final = 1
@@ -100,16 +100,20 @@ def read_clean_stop(files: Files, path: str, *, cluster_id: str) -> CleanStop:
         OSError: it cannot be read.
     """
     assert cluster_id
-    state = read_state(
-        files, path, limit_bytes=CLEAN_STOP_BYTES_MAX, newest_version=CLEAN_STOP_VERSION
-    )
-    try:
-        document = json.loads(state.payload)
+
+    def decode(document: Any) -> CleanStop:
         if document["cluster_id"] != cluster_id:
             raise ValueError(f"belongs to cluster {document['cluster_id']}")
         return CleanStop(dict(map(_decode_row, document["logs"])))
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is not a clean-stop marker of ours: {error}") from error
+
+    return read_json_state(
+        files,
+        path,
+        decode,
+        what="clean-stop marker of ours",
+        limit_bytes=CLEAN_STOP_BYTES_MAX,
+        newest_version=CLEAN_STOP_VERSION,
+    )
 
 
 def _decode_row(row: list[Any]) -> tuple[tuple[bytes, int], CleanLog]:

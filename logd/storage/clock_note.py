@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from logd.errors import CorruptFileError
 from logd.policy.clock_guard import ClockNote
 from logd.storage.files import Files
-from logd.storage.state_file import read_state, write_state
-from logd.units import INT64_MAX, KIB
+from logd.storage.json_state import number, read_json_state
+from logd.storage.state_file import write_state
+from logd.units import KIB
 
 CLOCK_NOTE_VERSION: Final = 1
 _BYTES_MAX: Final = KIB
@@ -38,19 +38,20 @@ def read_clock_note(files: Files, path: str) -> ClockNote:
         FileNotFoundError: there is none. CorruptFileError: damaged, or it says what cannot be.
         UnsupportedFormatError: of a newer version. OSError: it cannot be read.
     """
-    state = read_state(files, path, limit_bytes=_BYTES_MAX, newest_version=CLOCK_NOTE_VERSION)
-    try:
-        fields = json.loads(state.payload)
-        return ClockNote(
-            time_ms=_as_time_ms(fields["time_ms"]),
-            boot_ms=_as_time_ms(fields["boot_ms"]),
-            boot_id=str(fields["boot_id"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is no note of the clock: {error}") from error
+    assert path
+    return read_json_state(
+        files,
+        path,
+        _note,
+        what="note of the clock",
+        limit_bytes=_BYTES_MAX,
+        newest_version=CLOCK_NOTE_VERSION,
+    )
 
 
-def _as_time_ms(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= INT64_MAX:
-        raise ValueError(f"{value!r} is no time")
-    return value
+def _note(fields: Any) -> ClockNote:
+    return ClockNote(
+        time_ms=number(fields["time_ms"]),
+        boot_ms=number(fields["boot_ms"]),
+        boot_id=str(fields["boot_id"]),
+    )

@@ -16,10 +16,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from logd.errors import CorruptFileError
 from logd.storage.files import Files
+from logd.storage.json_state import read_json_state
 from logd.storage.layout import COMPACTION_NAME
-from logd.storage.state_file import read_state, write_state
+from logd.storage.state_file import write_state
 from logd.units import INT64_MAX, KIB
 
 COMPACTION_VERSION: Final = 1
@@ -73,11 +73,13 @@ def read_compaction(files: Files, directory: str) -> CompactionState:
     path = f"{directory}/{COMPACTION_NAME}"
     assert directory
     try:
-        state = read_state(files, path, limit_bytes=_BYTES_MAX, newest_version=COMPACTION_VERSION)
+        return read_json_state(
+            files,
+            path,
+            lambda fields: CompactionState(**fields),
+            what="state of a compaction",
+            limit_bytes=_BYTES_MAX,
+            newest_version=COMPACTION_VERSION,
+        )
     except FileNotFoundError:
         return NOTHING_COMPACTED
-    try:
-        fields = json.loads(state.payload)
-        return CompactionState(**fields)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is no state of a compaction: {error}") from error

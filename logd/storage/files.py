@@ -232,10 +232,6 @@ class Files:
             if number not in _NO_SUCH_CALL:
                 raise OSError(number, os.strerror(number), file.path)
 
-    def sync_map(self, mapped: mmap.mmap) -> None:
-        """msync: what was written through the mapping is on stable storage."""
-        mapped.flush()
-
     def sync_directory(self, path: str) -> None:
         """The names in a directory are on stable storage."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from logd.errors import CorruptFileError
 from logd.policy.cold.condition import LOST, ChunkPlace, ChunkState
 from logd.policy.cold.finding_record import FindingRecord, PutAside
 from logd.policy.cold.values import SegmentKey, is_encoding
 from logd.storage.files import Files
-from logd.storage.state_file import read_state, write_state
-from logd.units import INT32_MAX, INT64_MAX, MIB
+from logd.storage.json_state import number, read_json_state, text
+from logd.storage.state_file import write_state
+from logd.units import INT32_MAX, MIB
 
 FINDINGS_NOTE_VERSION: Final = 1
 BYTES_MAX: Final = 4 * MIB
@@ -88,17 +88,23 @@ def read_findings_note(files: Files, path: str) -> FindingsNote:
         UnsupportedFormatError: of a newer version. OSError: it cannot be read.
     """
     assert path
-    state = read_state(files, path, limit_bytes=BYTES_MAX, newest_version=FINDINGS_NOTE_VERSION)
-    try:
-        fields = json.loads(state.payload)
-        return FindingsNote(
-            records=tuple(_record(each) for each in fields["records"][-RECORDS_MAX:]),
-            found={_lost(key): _number(count) for key, count in fields["found"].items()},
-            put_aside=tuple(_put_aside(each) for each in fields["put_aside"][-PUT_ASIDE_MAX:]),
-            put_aside_count=_number(fields["put_aside_count"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is no note of findings: {error}") from error
+    return read_json_state(
+        files,
+        path,
+        _note,
+        what="note of findings",
+        limit_bytes=BYTES_MAX,
+        newest_version=FINDINGS_NOTE_VERSION,
+    )
+
+
+def _note(fields: Any) -> FindingsNote:
+    return FindingsNote(
+        records=tuple(_record(each) for each in fields["records"][-RECORDS_MAX:]),
+        found={_lost(key): number(count) for key, count in fields["found"].items()},
+        put_aside=tuple(_put_aside(each) for each in fields["put_aside"][-PUT_ASIDE_MAX:]),
+        put_aside_count=number(fields["put_aside_count"]),
+    )
 
 
 def _record(fields: Any) -> FindingRecord:
@@ -109,15 +115,15 @@ def _record(fields: Any) -> FindingRecord:
         raise ValueError("an id of another length than ids have")
     return FindingRecord(
         key=SegmentKey(
-            topic_id, _number(fields["partition"], INT32_MAX), _number(fields["base_offset"])
+            topic_id, number(fields["partition"], INT32_MAX), number(fields["base_offset"])
         ),
-        generation=_number(fields["generation"], INT32_MAX),
-        place=ChunkPlace(encoding, _number(fields["chunk"], INT32_MAX), _text(fields["node"])),
+        generation=number(fields["generation"], INT32_MAX),
+        place=ChunkPlace(encoding, number(fields["chunk"], INT32_MAX), _text(fields["node"])),
         state=_lost(fields["state"]),
-        block=None if block is None else _number(block),
+        block=None if block is None else number(block),
         reason=_text(fields["reason"]),
-        found_ms=_number(fields["found_ms"]),
-        mended_ms=None if mended is None else _number(mended),
+        found_ms=number(fields["found_ms"]),
+        mended_ms=None if mended is None else number(mended),
     )
 
 
@@ -127,7 +133,7 @@ _TOPIC_ID_BYTES: Final = 16
 def _put_aside(fields: Any) -> PutAside:
     return PutAside(
         _text(fields["node"]), _text(fields["chunk"]), _text(fields["reason"]),
-        _number(fields["at_ms"]),
+        number(fields["at_ms"]),
     )  # fmt: skip
 
 
@@ -138,13 +144,5 @@ def _lost(value: Any) -> ChunkState:
     return state
 
 
-def _number(value: Any, most: int = INT64_MAX) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{value!r} is no number from 0 to {most}")
-    return value
-
-
 def _text(value: Any) -> str:
-    if type(value) is not str or len(value) > _TEXT_MAX:
-        raise ValueError(f"{value!r} is no text of at most {_TEXT_MAX} characters")
-    return value
+    return text(value, chars_max=_TEXT_MAX)

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from logd.errors import CorruptFileError
 from logd.policy.cold.scrub_plan import ScrubCursor
 from logd.storage.files import Files
-from logd.storage.state_file import read_state, write_state
-from logd.units import INT64_MAX, MIB
+from logd.storage.json_state import number, read_json_state, text
+from logd.storage.state_file import write_state
+from logd.units import MIB
 
 SCRUB_NOTE_VERSION: Final = 1
 BYTES_MAX: Final = MIB
@@ -67,13 +67,19 @@ def read_scrub_note(files: Files, path: str) -> ScrubNote:
         UnsupportedFormatError: of a newer version. OSError: it cannot be read.
     """
     assert path
-    state = read_state(files, path, limit_bytes=BYTES_MAX, newest_version=SCRUB_NOTE_VERSION)
-    try:
-        fields = json.loads(state.payload)
-        cursors = {str(place): _cursor(each) for place, each in fields["cursors"].items()}
-        return ScrubNote(bool(fields["is_paused"]), cursors)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is no note of scrub: {error}") from error
+    return read_json_state(
+        files,
+        path,
+        _note,
+        what="note of scrub",
+        limit_bytes=BYTES_MAX,
+        newest_version=SCRUB_NOTE_VERSION,
+    )
+
+
+def _note(fields: Any) -> ScrubNote:
+    cursors = {str(place): _cursor(each) for place, each in fields["cursors"].items()}
+    return ScrubNote(bool(fields["is_paused"]), cursors)
 
 
 def _cursor(fields: Any) -> ScrubCursor:
@@ -81,20 +87,12 @@ def _cursor(fields: Any) -> ScrubCursor:
     return ScrubCursor(
         start=_text(fields["start"]),
         at=None if at is None else _text(at),
-        began_ms=_number(fields["began_ms"]),
-        previous_ms=None if previous is None else _number(previous),
-        verified_bytes=_number(fields["verified_bytes"]),
-        rounds=_number(fields["rounds"]),
+        began_ms=number(fields["began_ms"]),
+        previous_ms=None if previous is None else number(previous),
+        verified_bytes=number(fields["verified_bytes"]),
+        rounds=number(fields["rounds"]),
     )
 
 
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= INT64_MAX:
-        raise ValueError(f"{value!r} is no number from 0 on")
-    return value
-
-
 def _text(value: Any) -> str:
-    if type(value) is not str or len(value) > _TEXT_MAX:
-        raise ValueError(f"{value!r} is no name")
-    return value
+    return text(value, chars_max=_TEXT_MAX)

@@ -255,5 +255,5 @@ def is_old_message(files: Files, file: OpenFile, position: int, end: int) -> boo
     return zlib.crc32(data) == int(crc)
 
 
-assert _MAGIC_AT == 16 and MAGIC == 2, "the pattern above has both in it"  # noqa: PT018
+assert (_MAGIC_AT, MAGIC) == (16, 2), "the pattern above has both in it"
 assert WINDOW_BYTES <= INT32_MAX

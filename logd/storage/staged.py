@@ -15,15 +15,6 @@ from logd.storage.segment import Segment
 from logd.storage.segment_files import MaxTimestamp
 
 
-class StagedBatch(NamedTuple):
-    """What the indexes need to know of a batch. Positions count from the start of the part."""
-
-    last_offset: int
-    position: int
-    size: int
-    timestamp_ms: int
-
-
 class StagedPart:
     """The batches that go into one segment, one behind the other.
 
@@ -59,7 +50,8 @@ class StagedPart:
         self.size = 0
         self.first_append_ms = first_append_ms
         self.buffers: list[memoryview] = []
-        # Plain tuples with the fields of StagedBatch: one is made for each batch.
+        # What the indexes need of each batch: its last offset, its position from the start of the
+        # part, its size, its timestamp in ms. Plain tuples: one is made for each batch.
         self.batches: list[tuple[int, int, int, int]] = []
         self.segment: Segment | None = None
         self.max_timestamp: MaxTimestamp | None = None

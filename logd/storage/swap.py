@@ -27,13 +27,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from logd.errors import CorruptFileError
 from logd.storage.clean_order import NewSegment
 from logd.storage.compaction_state import CompactionState, write_compaction
 from logd.storage.files import Files
+from logd.storage.json_state import read_json_state
 from logd.storage.layout import (
     DELETED_SUFFIX,
     INDEX_SUFFIX,
@@ -44,8 +46,10 @@ from logd.storage.layout import (
     replaced_file_name,
     segment_file_name,
 )
-from logd.storage.state_file import read_state, remove_state, write_state
+from logd.storage.state_file import remove_state, write_state
 from logd.units import INT64_MAX, MIB
+
+T = TypeVar("T")
 
 REPLACEMENT_VERSION: Final = 1
 # A million segments.
@@ -140,17 +144,26 @@ def read_replacement(files: Files, directory: str) -> Replacement | None:
         CorruptFileError: damaged, or it says what cannot be. UnsupportedFormatError: a newer
         version. OSError: it cannot be read.
     """
-    path = replacement_path(directory)
+    return read_manifest(files, replacement_path(directory), decode_replacement)
+
+
+def read_manifest(files: Files, path: str, decode: Callable[[Any], T]) -> T | None:
+    """Return what a manifest of this form says, whatever its name; None if there is none.
+
+    Raises: as `read_replacement`.
+    """
+    assert path
     try:
-        state = read_state(
-            files, path, limit_bytes=REPLACEMENT_BYTES_MAX, newest_version=REPLACEMENT_VERSION
+        return read_json_state(
+            files,
+            path,
+            decode,
+            what="manifest of a replacement",
+            limit_bytes=REPLACEMENT_BYTES_MAX,
+            newest_version=REPLACEMENT_VERSION,
         )
     except FileNotFoundError:
         return None
-    try:
-        return decode_replacement(json.loads(state.payload))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is no manifest of a replacement: {error}") from error
 
 
 def decode_replacement(fields: dict[str, Any]) -> Replacement:

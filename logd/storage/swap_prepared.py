@@ -22,20 +22,18 @@ that it takes, on a full disk too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from logd.errors import CorruptFileError
 from logd.storage.files import Files
 from logd.storage.layout import PREPARED_NAME
-from logd.storage.state_file import read_state, remove_state, write_state
+from logd.storage.state_file import remove_state, write_state
 from logd.storage.swap import (
-    REPLACEMENT_BYTES_MAX,
     REPLACEMENT_VERSION,
     Replacement,
     decode_replacement,
     encode_replacement,
+    read_manifest,
     replacement_path,
 )
 
@@ -82,18 +80,11 @@ def read_prepared(files: Files, directory: str) -> Prepared | None:
         CorruptFileError: damaged, or it says what cannot be. UnsupportedFormatError: a newer
         version. OSError: it cannot be read.
     """
-    path = prepared_path(directory)
-    try:
-        state = read_state(
-            files, path, limit_bytes=REPLACEMENT_BYTES_MAX, newest_version=REPLACEMENT_VERSION
-        )
-    except FileNotFoundError:
-        return None
-    try:
-        fields = json.loads(state.payload)
-        return Prepared(decode_replacement(fields), tuple(fields["superseded"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CorruptFileError(path, 0, f"is no manifest of a replacement: {error}") from error
+    return read_manifest(
+        files,
+        prepared_path(directory),
+        lambda fields: Prepared(decode_replacement(fields), tuple(fields["superseded"])),
+    )
 
 
 def commit_prepared(files: Files, directory: str) -> None:

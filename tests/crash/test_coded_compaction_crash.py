@@ -23,8 +23,9 @@ from logd.policy.cold.rebuild import FoundChunk, ManifestFacts, plan_rebuild
 from logd.policy.cold.removal import ChunkName
 from logd.policy.cold.values import LIVE, Profile, SegmentKey
 from logd.storage.catalog_rebuild import known_partition
+from tests.crash.cut_short import live_until, told_where
 from tests.unit.coded_compaction_rig import CodedRig
-from tests.unit.life_rig import Crash, SimNode
+from tests.unit.life_rig import SimNode
 from tests.unit.log_builder import TOPIC_ID
 from tests.unit.test_coded_compaction import check_no_orphans, code_all, is_settled
 from tests.unit.test_cold_life import running, until
@@ -74,17 +75,7 @@ async def crashed(directory: str, stop_at: int | None) -> MarkedRig:
     """Live through it until the process ends."""
     rig = MarkedRig(directory)
     await rig.begin()
-    rig.steps.clear()
-    rig.stop_at = stop_at
-    try:
-        await live_through(rig)
-    except BaseExceptionGroup as group:
-        others = group.split(Crash)[1]
-        if others is not None:
-            raise others from None
-    except Crash:
-        pass  # It came where no nursery was around it.
-    return rig
+    return await live_until(rig, stop_at, live_through)
 
 
 async def test_no_step_loses_a_last_record_or_brings_one_back(
@@ -104,13 +95,8 @@ async def test_no_step_loses_a_last_record_or_brings_one_back(
     whole.catalog.close()
     for stop_at in sorted(wanted):
         rig = await crashed(str(tmp_path_factory.mktemp("stopped")), stop_at)
-        try:
+        with told_where(rig, stop_at):
             await look_again(rig)
-        except BaseException:  # Whatever it was, it must be known where.
-            print(f"stopped before step {stop_at}, behind {rig.steps[-3:]}")
-            raise
-        finally:
-            rig.catalog.close()
 
 
 async def test_a_catalog_that_is_lost_as_well_is_made_again(
@@ -122,14 +108,9 @@ async def test_a_catalog_that_is_lost_as_well_is_made_again(
     in_rounds = [step for steps in whole.rounds_steps for step in steps]
     for stop_at in in_rounds[rng.randrange(REBUILT_SHARE) :: REBUILT_SHARE]:
         rig = await crashed(str(tmp_path_factory.mktemp("rebuilt")), stop_at)
-        try:
+        with told_where(rig, stop_at):
             await rebuild(rig)
             await look_again(rig)
-        except BaseException:  # Whatever it was, it must be known where.
-            print(f"stopped before step {stop_at}, behind {rig.steps[-3:]}")
-            raise
-        finally:
-            rig.catalog.close()
 
 
 async def rebuild(rig: CodedRig) -> None:

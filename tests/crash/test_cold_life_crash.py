@@ -16,7 +16,8 @@ from trio.testing import MockClock
 
 from ec.chunk_id import ChunkId
 from logd.policy.cold.values import LIVE, ColdState
-from tests.unit.life_rig import ColdRig, Crash
+from tests.crash.cut_short import live_until, told_where
+from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
 from tests.unit.test_cold_life import running, until
 
@@ -42,17 +43,7 @@ async def crashed(directory: str, stop_at: int | None) -> ColdRig:
     """Live through it until the process ends."""
     rig = ColdRig(directory)
     await rig.start(segments=2)
-    rig.steps.clear()
-    rig.stop_at = stop_at
-    try:
-        await live_through(rig)
-    except BaseExceptionGroup as group:
-        others = group.split(Crash)[1]
-        if others is not None:
-            raise others from None
-    except Crash:
-        pass  # It came where no nursery was around it.
-    return rig
+    return await live_until(rig, stop_at, live_through)
 
 
 async def test_no_step_loses_a_byte(
@@ -69,13 +60,8 @@ async def test_no_step_loses_a_byte(
     share = one_step_in(SHARE)
     for stop_at in range(rng.randrange(share), count, share):
         rig = await crashed(str(tmp_path_factory.mktemp("stopped")), stop_at)
-        try:
+        with told_where(rig, stop_at):
             await look_again(rig)
-        except BaseException:  # Whatever it was, it must be known where.
-            print(f"stopped before step {stop_at}, behind {rig.steps[-3:]}")
-            raise
-        finally:
-            rig.catalog.close()
 
 
 async def look_again(rig: ColdRig) -> None:

@@ -16,8 +16,8 @@ from trio.testing import MockClock
 from ec.chunk_id import ChunkId
 from logd.policy.cold.values import LIVE, NodeState
 from logd.units import HOUR_MS
+from tests.crash.cut_short import live_until, told_where
 from tests.crash.test_cold_life_crash import is_settled
-from tests.unit.life_rig import Crash
 from tests.unit.test_cold_life import running, until
 from tests.unit.upkept_rig import UpkeptRig
 
@@ -84,17 +84,7 @@ async def crashed(directory: str, stop_at: int | None) -> UpkeptRig:
         await until(lambda: rig.states() == ["committed"] * 2)
     damage(rig)
     await rig.restart()
-    rig.steps.clear()
-    rig.stop_at = stop_at
-    try:
-        await repaired(rig)
-    except BaseExceptionGroup as group:
-        others = group.split(Crash)[1]
-        if others is not None:
-            raise others from None
-    except Crash:
-        pass  # It came where no nursery was around it.
-    return rig
+    return await live_until(rig, stop_at, repaired)
 
 
 async def test_a_repair_that_ends_anywhere_is_ended_by_the_next_start(
@@ -111,16 +101,11 @@ async def test_a_repair_that_ends_anywhere_is_ended_by_the_next_start(
     assert count > 100
     for stop_at in sorted(rng.sample(range(count), POINTS)):
         rig = await crashed(str(tmp_path_factory.mktemp("stopped")), stop_at)
-        try:
+        with told_where(rig, stop_at):
             await rig.restart()
             await rig.check_readable()
             await repaired(rig)
             await check(rig)
-        except BaseException:  # Whatever it was, it must be known where.
-            print(f"stopped before step {stop_at} of {count}, behind {rig.steps[-3:]}")
-            raise
-        finally:
-            rig.catalog.close()
 
 
 async def check(rig: UpkeptRig) -> None:

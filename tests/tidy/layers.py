@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("logd.events", "ec.store"),
     ("logd.offload", "logd.cleaner_process", "ec.node"),
     ("ec.encode", "ec.read"),
-    ("ec.cross_check", "ec.prove", "ec.repair", "ec.scrub"),
+    ("ec.cross_check", "ec.prove", "ec.repair"),
     ("logd.cold",),
     ("logd.broker",),
     ("logd.net",),

@@ -389,7 +389,7 @@ async def test_open_breakers_are_passed_where_a_read_would_fail(autojump_clock: 
             before = sum(tier.nodes[each].reads for each in opened)
             found = await rig.read(SMALL.at(1000 + 10 * count), 5_000)
             assert bytes_of(found) == SMALL.expected(1000 + 10 * count, 5_000)
-            rig.reads._runs.drop_encoding(SMALL.generation.encoding)
+            rig.reads._runs.drop_idle(trio.current_time() + IDLE_S)
             asked = sum(tier.nodes[each].reads for each in opened) - before
             assert bool(asked) == (count == 3)
     assert not len(rig.reads.failures)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from logd.errors import ColdStateError
-from logd.policy.cold.coverage import Coverage, coverage_by_partition
+from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases, Work
 from logd.policy.cold.proof import (
     CHECK_AGE_MAX_MS,
@@ -355,10 +355,5 @@ def test_each_offset_is_found_in_its_generation() -> None:
     coverage = Coverage([high, planned, low])
     found = {offset: coverage.find(offset) for offset in (0, 9, 10, 19, 20, 29, 30)}
     assert found == {0: low, 9: low, 10: None, 19: None, 20: high, 29: high, 30: None}
-    assert [coverage.first_from(at) for at in (0, 9, 10, 29, 30)] == [low, low, high, high, None]
-    assert coverage.cold_bytes == 1000
-    other = replace(low, key=SegmentKey(b"t" * 16, 1, 0))
-    by_partition = coverage_by_partition([low, other, high])
-    assert by_partition[b"t" * 16, 0].generations == (low, high)
-    assert by_partition[b"t" * 16, 1].generations == (other,)
-    assert Coverage().find(0) is Coverage().first_from(0) is None
+    assert coverage.generations == (low, high)
+    assert Coverage().find(0) is None

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logd.policy.cold.condition import NodeCondition, SegmentCondition
-from logd.policy.cold.moves import DrainPlan, plan_drain, plan_remove, plan_replace
+from logd.policy.cold.moves import DrainPlan, plan_drain, plan_replace
 from logd.policy.cold.rebalance import TOLERANCE, RebalancePlan, plan_rebalance
 from logd.policy.cold.targets import chunk_bytes_of
-from logd.policy.cold.values import ColdState, Generation, Placement
+from logd.policy.cold.values import ColdState, Generation
 from logd.units import GIB, MIB
 from tests.cold_values import FOUR_TWO, dead, facts, generation, look, node, nodes, suspect
 from tests.cpu_time import least_cpu_s
@@ -105,23 +105,7 @@ def test_a_drain_is_judged_in_well_under_a_second() -> None:
     assert "would be left" in str(plan_drain(names[0], segments, few).refusal)
 
 
-# --- remove and replace ---------------------------------------------------------------------------
-
-
-def test_a_node_with_chunks_is_not_removed() -> None:
-    """Those whose place is there count; copies that are to go anyway do not."""
-    one = generation(1)
-    moved = replace(
-        one, placements=(*one.placements[1:], Placement(0, "g"), Placement(0, "a", is_leaving=True))
-    )
-    deleted = generation(2, state=ColdState.DELETING)
-    assert plan_remove("a", [moved, deleted]).refusal is None
-    assert plan_remove("a", [moved, deleted]).given_up == 2
-    found = plan_remove("a", [generation(n) for n in range(8)])
-    assert "a holds 8 chunks that have no other place" in str(found)
-    assert "and 3 more" in str(found)
-    assert "logd node drain a" in str(found)
-    assert plan_remove("a", [generation(3, state=ColdState.PLANNED)]).refusal is not None
+# --- replace ---------------------------------------------------------------------------
 
 
 def test_replacing_a_lost_node_says_what_comes_back() -> None:
@@ -239,7 +223,7 @@ def test_a_rebalance_keeps_every_rule_and_ends(data: st.DataObject) -> None:
 def test_unknown_profiles_of_plans_are_printable() -> None:
     """Every plan has words, also an empty one."""
     for plan in (
-        drain([], SEVEN, "a"), plan_remove("a", []), rebalance([], SEVEN),
+        drain([], SEVEN, "a"), rebalance([], SEVEN),
         plan_replace("a", [], is_reachable=True),
     ):  # fmt: skip
         assert str(plan)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 
-from logd.policy.cold.values import LIVE, ColdState, Generation
+from logd.policy.cold.values import LIVE, Generation
 
 
 class Coverage:
@@ -62,23 +62,3 @@ class Coverage:
         if at >= 0 and offset < self.generations[at].next_offset:
             return self.generations[at]
         return None
-
-    def first_from(self, offset: int) -> Generation | None:
-        """Return the first generation that has an offset at or behind this one."""
-        at = max(bisect_right(self._bases, offset) - 1, 0)
-        return next((each for each in self.generations[at:] if offset < each.next_offset), None)
-
-    @property
-    def cold_bytes(self) -> int:
-        """Source bytes of what is not hot any more: retention.bytes counts them beside the log."""
-        return sum(
-            each.source_bytes for each in self.generations if each.state is ColdState.RELEASED
-        )
-
-
-def coverage_by_partition(generations: Iterable[Generation]) -> dict[tuple[bytes, int], Coverage]:
-    """Return the coverage of every partition that has a generation, of whatever state."""
-    found: dict[tuple[bytes, int], list[Generation]] = {}
-    for each in generations:
-        found.setdefault((each.key.topic_id, each.key.partition), []).append(each)
-    return {partition: Coverage(several) for partition, several in found.items()}

@@ -21,7 +21,7 @@ from typing import Final
 from logd.policy.cold.condition import SegmentCondition
 from logd.policy.cold.preflight import NodeFacts
 from logd.policy.cold.targets import Targets, active_nodes, chunk_bytes_of
-from logd.policy.cold.values import LIVE, ColdState, Generation, Profile
+from logd.policy.cold.values import LIVE, Generation, Profile
 from logd.units import format_byte_count
 
 REASONS_MAX: Final = 5
@@ -161,48 +161,6 @@ def _drain_refusal(
             f"{format_byte_count(usable)} for chunks"
         )
     return f"{words}: {'; '.join(f'{one.key}: {why}' for one, why in stuck if why)}"
-
-
-@dataclass(frozen=True, slots=True)
-class RemovePlan:
-    """Whether a node can be removed.
-
-    Attributes:
-        refusal: why not, in words; None: no chunk has its place there.
-        given_up: copies there that were to be removed, and are left to whoever keeps the disk.
-    """
-
-    node: str
-    refusal: str | None
-    given_up: int
-
-    def __str__(self) -> str:
-        return self.refusal or f"{self.node} can be removed"
-
-
-def plan_remove(node: str, generations: Iterable[Generation]) -> RemovePlan:
-    """Return whether a node can be removed: it holds nothing whose place is there."""
-    placed: list[tuple[Generation, int]] = []
-    given_up = 0
-    for generation in generations:
-        for at in generation.placements:
-            if at.node != node:
-                continue
-            is_going = at.is_leaving or generation.state in (ColdState.ABORTED, ColdState.DELETING)
-            if is_going:
-                given_up += 1
-            else:
-                placed.append((generation, at.index))
-    if not placed:
-        return RemovePlan(node, None, given_up)
-    named = "; ".join(f"{one.key}, chunk {index}" for one, index in placed[:REASONS_MAX])
-    more = f", and {len(placed) - REASONS_MAX} more" if len(placed) > REASONS_MAX else ""
-    refusal = (
-        f"{node} holds {_count(len(placed), 'chunk')} that have no other place: {named}{more}. "
-        f"Drain it first (logd node drain {node}), or put an empty one in its place "
-        f"(logd node replace {node})"
-    )
-    return RemovePlan(node, refusal, given_up)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from logd.policy.cold.preflight import chunk_bytes_max
 from logd.policy.cold.targets import INDEX_SHARE, Targets, chunk_bytes_of
 from logd.policy.cold.values import LIVE, Profile, SegmentKey
 from logd.policy.node_health import NodeHealth
-from logd.units import MINUTE_MS, format_byte_count, format_duration_ms
+from logd.units import MINUTE_MS, format_duration_ms
 
 MARGIN_1_SHARE: Final = 15
 """At margin 1 the delay is repair.delay.ms divided by this."""
@@ -447,10 +447,3 @@ def _no_target(condition: SegmentCondition, kept: set[str], count: int, targets:
     return targets.refusal(
         generation.profile, kept, count=count, chunk_bytes=chunk_bytes_of(generation)
     )
-
-
-def describe_bytes(plan: RepairPlan) -> str:
-    """Return how much there is to do, for people."""
-    write = sum(each.write_bytes for each in plan.items)
-    read = sum(each.read_bytes for each in plan.items)
-    return f"{format_byte_count(write)} to write, {format_byte_count(read)} to read"

@@ -100,10 +100,6 @@ class Targets:
         assert 0 <= chunk_bytes <= self._promised[node]
         self._promised[node] -= chunk_bytes
 
-    def promised_bytes(self, node: str) -> int:
-        """Return what was promised of a node."""
-        return self._promised[node]
-
     def refusal(
         self, profile: Profile, kept: Collection[str], *, count: int, chunk_bytes: int
     ) -> str:
