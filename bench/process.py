@@ -148,11 +148,18 @@ class Server:
     """`logd serve` as a child process, on free loopback ports, its log lines in a file.
 
     `start` after `kill` or `stop` comes back on the same ports and the same directory.
+
+    Args:
+        arguments: further ones of `logd serve`.
+        under: a command that becomes the server in the end, and looks on.
     """
 
-    def __init__(self, directory: Path, *, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, arguments: Sequence[str] = (), under: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.arguments = tuple(arguments)
+        self.under = tuple(under)
         self.log_path = directory.with_name(directory.name + ".log")
         self.kafka = ("127.0.0.1", 0)
         self.admin = ("127.0.0.1", 0)
@@ -172,7 +179,7 @@ class Server:
         begin = time.perf_counter()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *self.arguments],
+                [*self.under, *command, *self.arguments],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0,
                 env={**environment(), "LOGD_TRACEBACK": "1"},
                 preexec_fn=die_with_parent,  # noqa: PLW1509  There is one thread here.

@@ -49,6 +49,7 @@ class Options:
     prime_bytes: how much page cache is touched before windows that write a lot; 0 for none.
     fill_bytes, fill_partitions, fill_commits: what the start-up rows find in the data directory.
     idle_groups: how many groups send heartbeats.
+    under: a command that servers are started with, and that looks on (`bench.profiler.callgrind`).
     """
 
     seconds: float = 0.5
@@ -59,6 +60,7 @@ class Options:
     fill_partitions: int = 1000
     fill_commits: int = 1_000_000
     idle_groups: int = 1000
+    under: tuple[str, ...] = ()
     progress: Callable[[str], None] = _silent
 
 
@@ -109,7 +111,8 @@ class Run:
         data = self.directory / name
         pairs = [("--set", f"{key}={value}") for key, value in (settings or {}).items()]
         try:
-            with Server(data, arguments=[word for pair in pairs for word in pair]) as server:
+            arguments = [word for pair in pairs for word in pair]
+            with Server(data, arguments=arguments, under=self.options.under) as server:
                 yield server
         finally:
             shutil.rmtree(data, ignore_errors=True)

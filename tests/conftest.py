@@ -34,7 +34,8 @@ _SEED = pytest.StashKey[int]()
 # Tests that model the device themselves look at what the code asks of a file system: there a real
 # sync is time that shows nothing. Those of real processes, and of what only a disk has (a cache
 # that can be dropped, direct reads), have their files on one.
-_IN_MEMORY = ("crash/", "model/", "property/")
+# Where a hanging disk is meant, the other disks are not to wait for the syncs of other tests.
+_IN_MEMORY = ("crash/", "model/", "property/", "unit/test_hanging_disk")
 _ON_DISK = (
     "crash/test_compaction_kill", "crash/test_full_disk", "crash/test_groups_kill",
     "crash/test_kill_loop", "crash/test_real_faults",

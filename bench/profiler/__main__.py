@@ -12,13 +12,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bench.machine import conditions_of
 from bench.process import BenchError
+from bench.profiler import callgrind
 from bench.profiler.budget import Profile, compared, module_stages, read_stacks, stages, table
 from bench.profiler.flame import flame_graph
 from bench.profiler.samplers import (
@@ -32,6 +33,9 @@ from bench.protocol import AnswerError
 from bench.runner import Options, Run, open_run
 from bench.suites.fetch import FETCH_LOG_BYTES, fill
 from bench.suites.shapes import KIB, MIB
+
+COUNTED_S_MIN: Final = 3.0
+"""Of a window under callgrind, where a request takes 30 to 50 times as long."""
 
 # --- Cases ----------------------------------------------------------------------------------------
 
@@ -98,7 +102,30 @@ sub=f"{rate:,.0f} {load.unit}s a second, {us:.1f} us of CPU each; by the clock: 
     )  # fmt: skip
     (out / f"{case}.svg").write_text(graph, encoding="utf-8")
     modules = module_stages(read_stacks(holding))
-    return Profile(case, load.unit, rate, us, instructions, stages(us, samples, modules))
+    parts = stages(us, samples, modules)
+    return Profile(case, load.unit, rate, us, instructions, parts)
+
+
+def with_counts(found: Profile, chosen: argparse.Namespace, skip: dict[str, str]) -> Profile:
+    """Return a profile with the instructions that callgrind counts, on a server of its own.
+
+    Where there is no valgrind, or nothing to count, `skip` says so and the profile stays as it is.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            count = _count(found.case, chosen, Path(work))
+    except (BenchError, OSError, subprocess.SubprocessError) as error:
+        skip[f"instructions of {found.case} (callgrind)"] = str(error)
+        return found
+    return replace(found, instructions=count, counted_by="callgrind")
+
+
+def _count(case: str, chosen: argparse.Namespace, work: Path) -> float:
+    if shutil.which("valgrind") is None:
+        raise BenchError("there is no valgrind")
+    options = Options(prime_bytes=0, under=callgrind.command(work))
+    with open_run(chosen.dir, options) as run, CASES[case](run) as load:
+        return callgrind.instructions_of(load, max(COUNTED_S_MIN, chosen.seconds), work)
 
 
 @contextmanager
@@ -150,6 +177,8 @@ def _run(cases: Sequence[str], chosen: argparse.Namespace) -> int:
                     found.append(
                         profile(case, load, seconds=chosen.seconds, out=chosen.out, skip=skip)
                     )
+                if found[-1].instructions is None:
+                    found[-1] = with_counts(found[-1], chosen, skip)
                 print(table(found[-1]))
     except (BenchError, AnswerError) as error:
         _say(str(error))

@@ -181,7 +181,7 @@ SHARE_MIN: Final = 0.015
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What was found of a case. instructions is None where the machine does not count them."""
+    """What was found of a case. instructions is None where nothing here counts them."""
 
     case: str
     unit: str
@@ -189,11 +189,14 @@ class Profile:
     us_per_request: float
     instructions: float | None
     stages: list[Stage]
+    counted_by: str = "perf stat"
 
 
 def table(found: Profile) -> str:
     """Return the budget of a case as a table in Markdown."""
-    counted = "" if found.instructions is None else f", {found.instructions:,.0f} instructions"
+    counted = ""
+    if found.instructions is not None:
+        counted = f", {found.instructions:,.0f} instructions ({found.counted_by})"
     lines = [
         f"### {found.case}: {found.us_per_request:.1f} us of CPU a {found.unit}{counted}\n",
         "| part | us | share |",
@@ -222,8 +225,9 @@ def compared(found: Sequence[Profile], before: Sequence[Mapping[str, object]]) -
     for one in found:
         old = earlier.get(one.case)
         if old is not None:
+            same = old.get("counted_by", "perf stat") == one.counted_by
             lines.append(
-                f"| {one.case} | {_moved(old['instructions'], one.instructions)} "
+                f"| {one.case} | {_moved(old['instructions'] if same else None, one.instructions)} "
                 f"| {_moved(old['us_per_request'], one.us_per_request)} |"
             )
     return "\n".join(lines) + "\n"

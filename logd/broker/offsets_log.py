@@ -320,7 +320,7 @@ class _Part:
         buffer = builder.build()
         batch = _Batch(self, dones, count=len(records), size_bytes=len(buffer))
         try:
-            self._topics.partition(OFFSETS_TOPIC, self.index).append(
+            self._topics.partition(OFFSETS_TOPIC, self.index).intake.append(
                 buffer, 0, len(buffer), batch, True
             )
         except LogdError as error:

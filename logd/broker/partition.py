@@ -1,11 +1,13 @@
-"""One partition: its one writer, its group commit, its high watermark, and who waits for it.
+"""One partition: what becomes of a batch, its high watermark, and who waits for it.
 
 The serving loop owns a partition. All methods without `async` run on it and never wait. Blocking
 work (a sync, a write that rolls or that the disk slows down, reading old data) runs in a thread, at
 most one write and one sync of a log at a time, and the loop publishes the outcome:
 
-    append ──stage──▶ flush ──write──▶ acks=1 answered ──sync──▶ acks=all answered, high watermark
-    moves
+    Intake ──staged──▶ LogWriter ──written──▶ acks=1 answered
+                       GroupCommit ──synced──▶ acks=all answered, the high watermark moves
+
+Each of the three looks after its own step; here is what joins them.
 
 Invariants:
 
@@ -16,46 +18,30 @@ Invariants:
 * A failed write or sync poisons the log: every waiter is refused, and so is all that follows.
 * Waiters of a partition are answered in the order of their offsets.
 
-Source: DESIGN sections 4 and 8; "fsyncgate" (a failed sync is never retried).
+Source: DESIGN sections 4 and 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
-import trio
-
 from logd.broker import deletion
-from logd.broker.group_commit import AppendWaiter, GroupCommit, Waiting
-from logd.broker.key_check import CONTENT_FACTOR, KeyCheck
+from logd.broker.checkpointing import Checkpointing
+from logd.broker.group_commit import GroupCommit, Waiting
+from logd.broker.intake import Intake
 from logd.broker.log_settings import log_settings
+from logd.broker.log_writer import LogWriter
 from logd.broker.round_gate import RoundGate
 from logd.broker.services import PartitionServices
-from logd.broker.topic_names import is_internal
 from logd.broker.turn import Wakeable
 from logd.config import TopicSettings
-from logd.errors import DiskFullError, LogFailedError, StorageError
-from logd.record.batch import (
-    HEADER_BYTES,
-    LENGTH_OVERHEAD_BYTES,
-    LOG_APPEND_TIME_BIT,
-    BatchHeader,
-    check_appendable,
-    check_run,
-    read_header,
-    set_log_append_time,
-)
-from logd.record.timestamps import check_timestamp_type, check_timestamps
+from logd.errors import LogFailedError
 from logd.storage.file_slice import FileSlice
 from logd.storage.log import DeleteResult, Log
 from logd.storage.released import ReleasedRange
-from logd.storage.staged import StagedWrite, WriteResult
-
-SLOW_WRITE_S: Final = 0.005
-"""A write slower than this met write-back; the next go through a thread until one is fast again."""
 
 SYNC_BEHIND_S: Final = 0.005
 """acks=1 data that nobody waits for is synced after this time: small appends share a sync."""
@@ -68,7 +54,8 @@ class Partition:
     """A partition that is open.
 
     Attributes:
-        log: the storage; only this class writes to it.
+        log: the storage; only this class and its parts write to it.
+        intake: the way in for batches.
         high_watermark: offsets below it are visible; see the invariants.
         offline: why the partition serves nothing any more, or None.
         is_congested: producers should pause; as of the last write or sync.
@@ -82,25 +69,23 @@ class Partition:
         self.index = index
         self.topic_name = log.topic
         self.topic_id = log.topic_id
-        self._is_internal = is_internal(log.topic)
         self.offline: str | None = None
         # Recovery synced all that it kept, and a clean stop all that there was.
         self.high_watermark = log.end_offset
         self._services = services
         self._turn = services.turn
-        self._metrics = services.metrics
-        self._disk = services.disk
-        self._touched = False
-        self._unwritten: list[Waiting] = []
-        self._writing: StagedWrite | None = None
-        self._slow = False
-        self._held = False
-        self._write_ended = trio.Event()
-        self._checkpoint_ended: trio.Event | None = None
+        self._writer = LogWriter(
+            log,
+            services,
+            on_written=self._written,
+            on_behind=self._note_congestion,
+            on_failed=self._go_offline,
+        )
+        self._checkpointing = Checkpointing(log, services)
         self._commit = GroupCommit(
             log, services, on_synced=self._synced, on_failed=self._go_offline
         )
-        self._key_check: KeyCheck[AppendWaiter] | None = None
+        self.intake = Intake(log, services, writer=self._writer, commit=self._commit)
         self._fetches: list[Wakeable] = []
         self._congested: list[Callable[[], None]] = []
         self.is_congested = False
@@ -116,20 +101,8 @@ class Partition:
         self.log.settings = log_settings(
             settings, retention_check_ms=self._services.retention_check_ms
         )
-        self._max_message_bytes = settings.max_message_bytes
         self._commits = settings.flush_mode == "commit"
-        self._log_append_time = settings.message_timestamp_type == "LogAppendTime"
-        limit_bytes = CONTENT_FACTOR * settings.max_message_bytes
-        if "compact" not in settings.cleanup_policy or self._is_internal:
-            self._key_check = None  # What the server itself writes has keys.
-        elif self._key_check is None:
-            self._key_check = KeyCheck(
-                self._services.offload, self._stage_checked, limit_bytes=limit_bytes
-            )
-        else:  # Batches may be waiting in it; they keep their place.
-            self._key_check.limit_bytes = limit_bytes
-        self._before_max_ms = settings.message_timestamp_before_max_ms
-        self._after_max_ms = settings.message_timestamp_after_max_ms
+        self.intake.apply_settings(settings)
 
     @property
     def log_start_offset(self) -> int:
@@ -141,242 +114,7 @@ class Partition:
         """The epoch stamped into appended batches."""
         return self.log.leader_epoch
 
-    # --- append ------------------------------------------------------------------------------
-
-    def append(
-        self,
-        buffer: bytearray | memoryview,
-        position: int,
-        size: int,
-        waiter: AppendWaiter,
-        wants_sync: bool,
-    ) -> None:
-        """Check one batch and stage it; the waiter hears of it after the write or the sync.
-
-        The buffer is patched in place and must not change until the turn's writes are done (or
-        longer: `Turn.buffers_pinned`).
-
-        Raises:
-            RequestError: the batch breaks a rule; nothing was staged, the waiter hears nothing.
-            StorageError: the partition is offline, or the disk is at its reserve.
-        """
-        if self.offline is not None or self._disk.refuses:
-            self._refuse_unwritable()
-        header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
-        now_ms = self._turn.now_ms
-        if self._log_append_time:
-            check_timestamp_type(header)
-            set_log_append_time(buffer, position, size, now_ms=now_ms)
-            header = read_header(buffer, position)
-            waiter.append_time_ms = now_ms
-        elif not (
-            # The short form of what `check_timestamps` says; it has the last word.
-            now_ms - self._before_max_ms <= header.base_timestamp
-            and header.base_timestamp <= header.max_timestamp <= now_ms + self._after_max_ms
-            and not header.attributes & LOG_APPEND_TIME_BIT
-        ):
-            check_timestamps(
-                header,
-                now_ms=now_ms,
-                before_max_ms=self._before_max_ms,
-                after_max_ms=self._after_max_ms,
-            )
-        if self._key_check is not None:
-            batch = memoryview(buffer)[position : position + size]
-            if not self._key_check.check_now(batch, header):
-                self._key_check.queue(batch, header, waiter, wants_sync=wants_sync)
-                return
-        self._stage(buffer, position, header, waiter, wants_sync)
-
-    def append_run(
-        self,
-        buffer: bytearray,
-        position: int,
-        *,
-        size: int,
-        stride: int,
-        count: int,
-        waiter: AppendWaiter,
-        wants_sync: bool,
-    ) -> list[int]:
-        """Append batches of one size that lie `stride` bytes apart, as `append` would one by one.
-
-        Whatever is out of the ordinary with the partition or a batch is left to `append`. The
-        waiter hears of all at once, with the first one's offset: they are written together.
-
-        Returns:
-            The base offsets of the batches that are staged, the first ones; perhaps of none.
-
-        Raises:
-            StorageError: the log is poisoned; nothing was staged.
-        """
-        if (
-            self.offline is not None
-            or self._disk.refuses
-            or self._log_append_time
-            or self._key_check is not None
-            or not HEADER_BYTES <= size <= self._max_message_bytes
-        ):
-            return []
-        now_ms = self._turn.now_ms
-        batches = check_run(
-            buffer,
-            position,
-            size=size,
-            stride=stride,
-            count=count,
-            earliest_ms=now_ms - self._before_max_ms,
-            latest_ms=now_ms + self._after_max_ms,
-        )
-        base_offsets = self.log.stage_run(
-            buffer, position, size=size, stride=stride, batches=batches, now_ms=now_ms
-        )
-        if base_offsets:
-            wants_sync = wants_sync and self._commits
-            end_offset = base_offsets[-1] + batches[len(base_offsets) - 1][0]
-            self._unwritten.append((waiter, end_offset, base_offsets[0], wants_sync))
-            self._metrics.records_in.value += end_offset - base_offsets[0]
-            self._metrics.bytes_in.value += size * len(base_offsets)
-            self._touch()
-        return base_offsets
-
-    def _stage_checked(
-        self, batch: bytearray, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
-    ) -> None:
-        """A large batch of a compacted topic comes back from its check."""
-        if self.offline is not None or self._disk.refuses:
-            self._refuse_unwritable()
-        self._stage(batch, 0, header, waiter, wants_sync)
-
-    def _stage(
-        self,
-        buffer: bytearray | memoryview,
-        position: int,
-        header: BatchHeader,
-        waiter: AppendWaiter,
-        wants_sync: bool,
-    ) -> None:
-        if header.producer_id >= 0 and self._answer_duplicate(header, waiter, wants_sync):
-            return
-        base_offset = self.log.stage(buffer, position, header, self._turn.now_ms)
-        count = header.count
-        self._unwritten.append(
-            (waiter, base_offset + count, base_offset, wants_sync and self._commits)
-        )
-        metrics = self._metrics
-        metrics.records_in.value += count
-        metrics.bytes_in.value += header.length + LENGTH_OVERHEAD_BYTES
-        if not self._touched:
-            self._touched = True
-            self._turn.touched.append(self)
-
-    def _refuse_unwritable(self) -> None:
-        """Raise; except for the server's own topics as long as half of the reserve is left."""
-        if self.offline is not None:
-            raise LogFailedError(self.offline)
-        if not self._is_internal or self._disk.is_exhausted:
-            raise DiskFullError(self._disk.reason)
-
-    def _answer_duplicate(
-        self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool
-    ) -> bool:
-        duplicate = self.log.producers.check(header)
-        if duplicate is None:
-            return False
-        # The original may still be on its way to the disk: its copy is answered with it, not
-        # before.
-        end_offset = duplicate.last_offset + 1
-        waits = wants_sync and self._commits
-        waiter.append_time_ms = duplicate.timestamp_ms if self._log_append_time else -1
-        waiting = (waiter, end_offset, duplicate.base_offset, waits)
-        if end_offset > self.log.written_offset:
-            self._unwritten.append(waiting)
-            self._touch()
-        elif waits and end_offset > self.log.synced_offset:
-            self._commit.waiting.append(waiting)
-            self._commit.start()
-        else:
-            waiter.appended(duplicate.base_offset)
-        return True
-
-    def _touch(self) -> None:
-        if not self._touched:
-            self._touched = True
-            self._turn.touched.append(self)
-
     # --- write -------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Write what is staged; in a thread where it rolls or where the disk is slow."""
-        self._touched = False
-        if self._writing is not None or self._held:
-            self._turn.buffers_pinned = True  # What is staged keeps its slices for a later turn.
-            self._note_congestion()
-            return
-        staged = self.log.take_staged()
-        waiting, self._unwritten = self._unwritten, []
-        if staged is None:
-            self._written(waiting)
-            return
-        if staged.rolls or self._slow:
-            self._write_in_thread(staged, waiting)
-            return
-        monotonic = self._services.clock.monotonic
-        started = monotonic()
-        try:
-            result = self.log.write(staged)
-        except StorageError as error:
-            self._write_failed(staged, waiting, error)
-            return
-        if monotonic() - started > SLOW_WRITE_S:
-            self._slow = True
-        self.log.finish_write(staged, result)
-        self._written(waiting)
-
-    def _write_in_thread(self, staged: StagedWrite, waiting: list[Waiting]) -> None:
-        self._writing = staged
-        self._turn.buffers_pinned = True
-        monotonic = self._services.clock.monotonic
-
-        def job() -> tuple[WriteResult, float]:
-            started = monotonic()
-            return self.log.write(staged), monotonic() - started
-
-        def deliver(outcome: object, error: BaseException | None) -> None:
-            self._writing = None
-            self._write_ended.set()
-            if error is not None:
-                self._write_failed(staged, waiting, _as_storage_error(error))
-            else:
-                assert isinstance(outcome, tuple)
-                result, seconds = outcome
-                self._slow = seconds > SLOW_WRITE_S and not staged.rolls
-                self.log.finish_write(staged, result)
-                self._written(waiting)
-            self._touch()  # What was staged meanwhile is written now.
-
-        self._write_ended = trio.Event()
-        self._services.offload.submit("write", job, deliver)
-
-    def _write_failed(
-        self, staged: StagedWrite, waiting: list[Waiting], error: StorageError
-    ) -> None:
-        """What did not reach its file is gone, its offsets are free again; who waits is told so.
-
-        A write over several segments may have filled the first of them: those batches stay.
-        """
-        self.log.abandon(staged)
-        written_offset = self.log.written_offset
-        behind, self._unwritten = self._unwritten, []
-        entries = (*waiting, *behind)
-        if isinstance(error, LogFailedError):
-            self._go_offline(error)
-        else:
-            self._disk.found_full(str(error))
-            self._written([entry for entry in entries if entry[1] <= written_offset])
-            entries = tuple(entry for entry in entries if entry[1] > written_offset)
-        for waiter, _, _, _ in entries:
-            waiter.refused(error)
 
     def _written(self, waiting: list[Waiting]) -> None:
         """The waiters' batches are in the file: answer acks=1, queue acks=all for the sync."""
@@ -433,6 +171,7 @@ class Partition:
 
     def _stop_serving(self, error: LogFailedError) -> None:
         self.offline = str(error)
+        self.intake.close(self.offline)
         self._commit.refuse_all(error)
         self._wake_fetches()
         self._end_congestion()
@@ -442,9 +181,8 @@ class Partition:
     def _note_congestion(self) -> None:
         """Work out `is_congested`: whether too much is staged behind a write, or not yet synced."""
         log = self.log
-        unwritten_bytes = log.staged_bytes if self._writing is not None else 0
-        if self._key_check is not None:
-            unwritten_bytes += self._key_check.queued_bytes
+        unwritten_bytes = log.staged_bytes if self._writer.is_writing else 0
+        unwritten_bytes += self.intake.queued_bytes
         unsynced_bytes = log.unsynced_bytes if self._commits else 0
         pending_bytes = unsynced_bytes + unwritten_bytes
         self.is_congested = pending_bytes > self._services.unsynced_max_bytes
@@ -489,28 +227,12 @@ class Partition:
 
     # --- what waits ----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
         """No write runs and none begins inside; appends pile up staged, bounded by back-pressure.
 
         What poisons the log inside takes the partition offline.
         """
-        while self._held:
-            await self._write_ended.wait()
-        self._held = True
-        try:
-            while self._writing is not None:
-                await self._write_ended.wait()
-            self._write_ended = trio.Event()
-            yield
-        except LogFailedError as error:
-            self._go_offline(error)
-            raise
-        finally:
-            self._held = False
-            self._write_ended.set()
-            self._touch()
-            self._services.end_turn()
+        return self._writer.exclusive()
 
     async def delete_records(self, before_offset: int) -> int:
         """Make `before_offset` the log start offset, durably; return the new log start offset.
@@ -545,23 +267,8 @@ class Partition:
 
     def take_checkpoint(self) -> None:
         """Take checkpoint S in a thread, so that a restart walks no more than the bytes since."""
-        if self._checkpoint_ended is not None or self.offline is not None:
-            return
-        ended = self._checkpoint_ended = trio.Event()
-        checkpoint = self.log.begin_checkpoint()
-
-        def deliver(_outcome: object, error: BaseException | None) -> None:
-            self._checkpoint_ended = None
-            ended.set()
-            if error is not None:
-                self._services.events.warning(
-                    "checkpoint failed",
-                    topic=self.topic_name,
-                    partition=self.index,
-                    reason=str(error),
-                )
-
-        self._services.offload.submit("admin", lambda: self.log.checkpoint(checkpoint), deliver)
+        if self.offline is None:
+            self._checkpointing.take()
 
     async def roll_if_due(self, now_ms: int) -> None:
         """Roll an idle log whose segment.ms has passed."""
@@ -573,14 +280,9 @@ class Partition:
 
     async def close(self) -> None:
         """Write what is staged and wait for what runs; then the caller closes the log."""
-        self.flush()
-        # Also for who has the log to itself: it renames files, by names that are soon others'.
-        while self._writing is not None or self._held:
-            await self._write_ended.wait()
-            self.flush()
+        await self._writer.finish()
         await self._commit.wait_idle()
-        if self._checkpoint_ended is not None:
-            await self._checkpoint_ended.wait()
+        await self._checkpointing.wait_idle()
 
     async def retire(self, reason: str) -> None:
         """Refuse whoever waits and whatever comes; return when nothing of the log runs any more."""
@@ -588,10 +290,3 @@ class Partition:
         await self.round.close()
         await self.close()
         self.log.fail(LogFailedError(reason))
-
-
-def _as_storage_error(error: BaseException) -> StorageError:
-    """What nobody foresaw in a writing thread fails that log, and only that log."""
-    if isinstance(error, StorageError):
-        return error
-    return LogFailedError(f"unexpected error while writing: {error!r}")

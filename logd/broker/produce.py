@@ -321,7 +321,7 @@ class ProduceHandler:
             return self._handle_any(connection, buffer, position, end, version)
         reply = _ShortAppend(connection, route.prefix, correlation_id, index, partition)
         try:
-            partition.append(buffer, at, size, reply, route.wants_sync)
+            partition.intake.append(buffer, at, size, reply, route.wants_sync)
         except LogdError as error:
             self._note_refused(route.prefix.topic, index, error)
             reply.refused(error)
@@ -351,7 +351,7 @@ class ProduceHandler:
         reply = AppendRun(connection, route.prefix, index, partition)
         stride = LENGTH_BYTES + route.frame_bytes
         try:
-            reply.base_offsets = partition.append_run(
+            reply.base_offsets = partition.intake.append_run(
                 buffer,
                 position + LENGTH_BYTES + route.records_at,
                 size=route.size,
@@ -487,7 +487,7 @@ class ProduceHandler:
             raise UnsupportedCompressionTypeError(
                 f"zstd needs Produce version {_FIRST_VERSION_WITH_ZSTD}, this is {version}"
             )
-        partition.append(records, 0, size, waiter, acks == ACKS_ALL)
+        partition.intake.append(records, 0, size, waiter, acks == ACKS_ALL)
 
     def _note_refused(self, topic: str, index: int, error: LogdError) -> None:
         self._refused.value += 1

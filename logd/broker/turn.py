@@ -15,7 +15,7 @@ from logd.storage.sync_journal import SyncPoint
 
 
 class Flushable(Protocol):
-    """A partition with staged batches."""
+    """A log with staged batches, or what appends to one."""
 
     def flush(self) -> None:
         """Write what is staged, or hand it to a thread."""
@@ -31,7 +31,7 @@ class Wakeable(Protocol):
 
 
 class Turn:
-    """Partitions to flush, fetches to look at again, each at most once; syncs to take note of."""
+    """Logs to write, fetches to look at again, each at most once; syncs to take note of."""
 
     __slots__ = ("buffers_pinned", "now_ms", "started_at", "synced", "touched", "woken")
 
@@ -50,8 +50,8 @@ class Turn:
         """Write what was staged in this turn."""
         while self.touched:
             touched, self.touched = self.touched, []
-            for partition in touched:
-                partition.flush()
+            for log in touched:
+                log.flush()
 
     def wake(self) -> None:
         """Answer the fetches whose data has come."""

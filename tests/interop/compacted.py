@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -139,9 +143,35 @@ def cleaner_pids(server: ServerProcess) -> list[int]:
     """Return the processes that the server started and that are still there."""
     pids: list[int] = []
     for task in _tasks(server.pid):
-        with open(f"/proc/{server.pid}/task/{task}/children") as file:
-            pids += map(int, file.read().split())
+        try:
+            with open(f"/proc/{server.pid}/task/{task}/children") as file:
+                pids += map(int, file.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # A thread that has just ended.
     return pids
+
+
+@contextmanager
+def held(server: ServerProcess) -> Iterator[int]:
+    """Wait for a round's process, which stands still inside, however long that takes; its PID."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (pids := [pid for pid in cleaner_pids(server) if _is_at_work(pid)]):
+        assert time.monotonic() < deadline, "no round began"
+        time.sleep(0.01)
+    os.kill(pids[0], signal.SIGSTOP)
+    try:
+        yield pids[0]
+    finally:
+        with suppress(ProcessLookupError):  # It may have been ended meanwhile.
+            os.kill(pids[0], signal.SIGCONT)
+
+
+def _is_at_work(pid: int) -> bool:
+    """Whether it is the program: stopped before that, it would hold up who starts it."""
+    try:
+        return b"cleaner_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _tasks(pid: int) -> list[str]:

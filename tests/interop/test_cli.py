@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_consume_begins_where_it_is_told(logd: Logd) -> None:
     logd.run("topic", "create", "places", "--partitions", "1")
     logd.run("produce", "places", stdin=b"0\n1\n2\n")
     time.sleep(0.01)  # Timestamps have milliseconds: the next record is to have a later one.
-    between = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time() % 1:.6f}"[2:]
+    between = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
     time.sleep(0.01)
     logd.run("produce", "places", stdin=b"3\n4\n")
     assert logd.run("consume", "places", "--from", "3").stdout == b"3\n4\n"

@@ -196,7 +196,10 @@ def test_every_client_reads_all_of_it(server: Coded, lost: str) -> None:
     for read in READERS:
         assert read(server) == EXPECTED
     assert server.counter('logd_cold_reads_total{result="failed"}') == 0
-    assert (server.counter('logd_cold_reads_total{result="degraded"}') > 0) == bool(lost)
+    is_degraded = server.counter('logd_cold_reads_total{result="degraded"}') > 0
+    # A chunk that is slow to come, on a busy machine, is computed from the others as well.
+    is_slow = server.counter("logd_cold_hedges_total") > 0
+    assert is_degraded if lost else is_slow or not is_degraded
     assert server.counter("logd_cold_read_bytes_total") > 0
     assert len(server.hot_segments()) == 1
 

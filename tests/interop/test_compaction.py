@@ -30,6 +30,7 @@ from tests.interop.compacted import (
     alter,
     cleaner_pids,
     create,
+    held,
     produce,
     random_pairs,
     read,
@@ -200,10 +201,10 @@ def test_appends_and_reads_go_on_meanwhile(logd: Logd, rng: random.Random) -> No
     topic, model = filled(logd, rng)
     with slowed_down(logd, 400_000):
         logd.run("compact", topic, "--no-wait")
-        until(lambda: bool(cleaner_pids(logd.server)), "no round began")
-        produce(logd.server, topic, random_pairs(rng, 5000, keys=300), model)
-        assert survivors(read(logd.server, topic)) == model
-        assert cleaner_pids(logd.server), "the round was over before the appends"
+        with held(logd.server) as pid:
+            produce(logd.server, topic, random_pairs(rng, 5000, keys=300), model)
+            assert survivors(read(logd.server, topic)) == model
+            assert cleaner_pids(logd.server) == [pid], "the round was over before the appends"
     logd.run("compact", topic)
     logd.run("compact", topic)
     messages = read(logd.server, topic)
@@ -370,20 +371,20 @@ def test_a_stop_cuts_a_round_short(own: Logd, rng: random.Random) -> None:
 def test_ctrl_c_ends_the_watching_and_not_the_work(logd: Logd, rng: random.Random) -> None:
     """Exit code 130 and a line that says so; the job goes on, and can be watched again."""
     topic, _ = filled(logd, rng)
-    with slowed_down(logd, 100_000):
+    with slowed_down(logd, 400_000):
         command = subprocess.Popen(
             [*logd.PROGRAM, "compact", topic],
             env=logd.environment,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        until(lambda: bool(cleaner_pids(logd.server)), "no round began")
-        time.sleep(0.2)  # Whenever it is, it must be said.
-        os.killpg(command.pid, signal.SIGINT)
-        _, said = command.communicate(timeout=TIMEOUT_S)
-        assert (command.returncode, said.count(b"\n")) == (130, 1)
-        assert b"goes on" in said
-        assert cleaner_pids(logd.server)
+        with held(logd.server) as pid:
+            time.sleep(0.2)  # Whenever it is, it must be said.
+            os.killpg(command.pid, signal.SIGINT)
+            _, said = command.communicate(timeout=TIMEOUT_S)
+            assert (command.returncode, said.count(b"\n")) == (130, 1)
+            assert b"goes on" in said
+            assert cleaner_pids(logd.server) == [pid]
     (row,) = logd.json("compact", topic)
     assert row["records_after"] <= 200
 
@@ -416,10 +417,10 @@ def test_records_deleted_during_a_round(logd: Logd, rng: random.Random) -> None:
     topic, model = filled(logd, rng, cleanup_policy="compact,delete")
     with slowed_down(logd, 1_000_000):
         logd.run("compact", topic, "--no-wait")
-        until(lambda: bool(cleaner_pids(logd.server)), "no round began")
-        logd.run("delete-records", topic, "--partition", "0", "--before", "4321", "--yes")
-        kept = {key: at for key, at in model.items() if at[0] >= 4321}
-        assert survivors(read(logd.server, topic, start=4321)) == kept
+        with held(logd.server):
+            logd.run("delete-records", topic, "--partition", "0", "--before", "4321", "--yes")
+            kept = {key: at for key, at in model.items() if at[0] >= 4321}
+            assert survivors(read(logd.server, topic, start=4321)) == kept
     (row,) = logd.json("compact", topic)
     assert row["error"] is None
     messages = read(logd.server, topic, start=4321)
@@ -435,8 +436,8 @@ def test_a_policy_that_changes_during_a_round(logd: Logd, rng: random.Random) ->
         command = subprocess.Popen(
             [*logd.PROGRAM, "compact", topic], env=logd.environment, stderr=subprocess.PIPE
         )
-        until(lambda: bool(cleaner_pids(logd.server)), "no round began")
-        alter(logd.server, ResourceType.TOPIC, topic, cleanup_policy="delete")
+        with held(logd.server):
+            alter(logd.server, ResourceType.TOPIC, topic, cleanup_policy="delete")
         _, said = command.communicate(timeout=TIMEOUT_S)
         assert command.returncode == 1
         assert b"not compacted" in said

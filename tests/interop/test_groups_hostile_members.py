@@ -192,7 +192,7 @@ def test_a_group_that_is_described_a_thousand_times(server: ServerProcess, topic
         began = time.monotonic()
         assert_goes_on(one, topic)
         # A machine on which the same took long without the request may take long with it.
-        assert time.monotonic() - began < 1 + 10 * alone_s
+        assert time.monotonic() - began < LATE_S + 10 * alone_s
         assert server.resident_bytes() - resident < 32 * 1024 * 1024
 
 

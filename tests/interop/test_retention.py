@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,10 @@ def watermarks(server: ServerProcess, topic: str) -> tuple[int, int]:
         consumer.close()
 
 
-def read_all(server: ServerProcess, topic: str, end: int) -> list[int]:
-    """Return the offsets that a consumer reads from the beginning up to `end`."""
+def read_all(
+    server: ServerProcess, topic: str, end: int, on_offset: Callable[[int], None] = lambda _: None
+) -> list[int]:
+    """Return the offsets that a consumer reads from the beginning up to `end`; each is told of."""
     consumer = confluent_kafka.Consumer(
         {
             "bootstrap.servers": server.bootstrap,
@@ -133,6 +136,7 @@ def read_all(server: ServerProcess, topic: str, end: int) -> list[int]:
             for message in consumer.consume(1000, timeout=0.2):
                 assert message.error() is None, message.error()
                 offsets.append(message.offset())
+                on_offset(offsets[-1])
     finally:
         consumer.close()
     return offsets
@@ -173,27 +177,46 @@ def test_an_idle_topic_loses_its_records_in_time(server: ServerProcess) -> None:
 
 
 def test_a_reader_that_keeps_up_misses_nothing(server: ServerProcess) -> None:
-    """Producer, consumer and retention at once, segment after segment: every record in order."""
-    topic = new_topic(server, retention_ms="1000", file_delete_delay_ms="0")
-    count = 3000
-    sent = threading.Event()
+    """Producer, consumer and retention at once, segment after segment: every record in order.
+
+    What is appended and not read yet is less than retention.bytes: so the consumer keeps up,
+    however slow the machine is.
+    """
+    topic = new_topic(
+        server, retention_bytes="100000", segment_bytes="20000", file_delete_delay_ms="0"
+    )
+    count, ahead = 3000, 300
+    was_read = [-1]
+    failures: list[Exception] = []
 
     def send() -> None:
         producer = confluent_kafka.Producer(
             {"bootstrap.servers": server.bootstrap, "linger.ms": 5, "acks": "all"}
         )
-        for number in range(count):
-            producer.produce(topic, f"{number} {'x' * 200}".encode(), partition=0)
-            if number % 100 == 99:
-                producer.flush(TIMEOUT_S)
-                sent.wait(0.1)  # Never set: a pace.
-        producer.flush(TIMEOUT_S)
+        try:
+            for number in range(count):
+                producer.produce(topic, f"{number} {'x' * 200}".encode(), partition=0)
+                if number % 100 == 99:
+                    assert producer.flush(TIMEOUT_S) == 0
+                    wait_for(partial(has_read, number - ahead + 100))
+                if number % 1000 == 999:
+                    wait_for(partial(has_lost, number - 999))
+        except Exception as error:  # Told of by the thread that the test runs in.
+            failures.append(error)
+
+    def has_read(offset: int) -> bool:
+        return was_read[-1] >= offset
+
+    def has_lost(offset: int) -> bool:
+        return watermarks(server, topic)[0] > offset
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert read_all(server, topic, count) == list(range(count))
-    sender.join()
-    assert watermarks(server, topic)[0] > 0
+    try:
+        assert read_all(server, topic, count, was_read.append) == list(range(count))
+    finally:
+        sender.join()
+    assert failures == []
 
 
 def test_an_answer_under_way_is_sent_whole(server: ServerProcess, logd: Logd) -> None:

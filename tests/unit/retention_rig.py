@@ -234,7 +234,7 @@ class RetentionRig:
         self.turn.now_ms = self.clock.now_ms()
         at_ms = self.clock.now_ms() - age_ms
         batch = encode_batch([(b"key", b"v" * 50, [], at_ms) for _ in range(records)])
-        partition.append(batch, 0, len(batch), waiter=_Deaf(), wants_sync=True)
+        partition.intake.append(batch, 0, len(batch), waiter=_Deaf(), wants_sync=True)
 
     def append(self, partition: Partition, *ages_ms: int, records: int = 1) -> None:
         """Append a batch of each age; they are visible once this returns."""

@@ -346,7 +346,7 @@ class Rig:
     def append(self, partition: Partition) -> None:
         """Append one record, durably."""
         batch = encode_batch([(b"k", b"v", [], NOW_MS)])
-        partition.append(batch, 0, len(batch), waiter=_Nobody(), wants_sync=True)
+        partition.intake.append(batch, 0, len(batch), waiter=_Nobody(), wants_sync=True)
         self.settle()
 
     def files_of(self, partition: Partition) -> list[str]:

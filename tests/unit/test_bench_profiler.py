@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from bench.process import BenchError
+from bench.profiler import callgrind
 from bench.profiler.__main__ import CASES
 from bench.profiler.budget import (
     INTERPRETER,
@@ -151,3 +152,18 @@ def test_there_is_a_case_for_each_hot_path() -> None:
     """Append, durable append, fetch and encode are what is profiled."""
     for name in ("append-1", "append-100", "durable-100", "fetch-1MiB", "encode-4+2"):
         assert name in CASES
+
+
+def test_callgrinds_total_is_read_or_its_absence_told() -> None:
+    """The total of a dump is its count; a dump without one is no count of 0."""
+    assert callgrind.read_total("events: Ir\nfn=(1)\n1 5\ntotals: 140790098\n") == 140790098
+    with pytest.raises(BenchError, match="no total"):
+        callgrind.read_total("events: Ir\ntotals: \n")
+
+
+def test_counts_of_two_kinds_are_not_compared() -> None:
+    """A count of callgrind beside one of perf stat is no change of the code."""
+    now = Profile("append-1", "request", 1.0, 10.0, 300.0, [], counted_by="callgrind")
+    earlier = {"case": "append-1", "us_per_request": 10.0, "instructions": 200.0}
+    assert "not counted" in compared([now], [{**earlier, "counted_by": "perf stat"}])
+    assert "+50.0%" in compared([now], [{**earlier, "counted_by": "callgrind"}])

@@ -223,8 +223,7 @@ async def test_a_killed_process_is_an_error_with_its_signal(
 
 def only_child(pid: int) -> int:
     """Return the one process that has `pid` for its parent, beside what forks for other tests."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    children = " ".join((task / "children").read_text() for task in tasks).split()
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in started_by(task)]
     mine = [
         int(child)
         for child in children
@@ -232,6 +231,14 @@ def only_child(pid: int) -> int:
     ]
     assert len(mine) == 1
     return mine[0]
+
+
+def started_by(task: Path) -> list[str]:
+    """Return the PIDs of what a thread has started; it may have just ended, as idle ones do."""
+    try:
+        return (task / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def is_running(pid: int) -> bool:

@@ -150,7 +150,7 @@ class Fixture:
     def append(self, name: str = "a", *, acks_all: bool = True, **fields: int) -> Waiter:
         batch = encode_batch([(b"k", b"v" * 100, [], 1_000_000)], **fields)
         waiter = Waiter(name, self.order)
-        self.partition.append(batch, 0, len(batch), waiter=waiter, wants_sync=acks_all)
+        self.partition.intake.append(batch, 0, len(batch), waiter=waiter, wants_sync=acks_all)
         return waiter
 
     def settle(self) -> None:
@@ -347,16 +347,16 @@ def test_compacted_topics_refuse_records_without_a_key(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, cleanup_policy="compact")
     null_key = encode_batch([(None, b"v", [], 1_000_000)])
     with pytest.raises(InvalidRecordError):
-        fixture.partition.append(
+        fixture.partition.intake.append(
             null_key, 0, len(null_key), waiter=Waiter("null", fixture.order), wants_sync=True
         )
     large = encode_batch([(b"k", b"v", [], 1_000_000)] * 3000)
     first = Waiter("large", fixture.order)
-    fixture.partition.append(large, 0, len(large), waiter=first, wants_sync=True)
+    fixture.partition.intake.append(large, 0, len(large), waiter=first, wants_sync=True)
     second = fixture.append("small behind it")
     large_null = encode_batch([(None, b"v", [], 1_000_000)] * 3000)
     third = Waiter("null", fixture.order)
-    fixture.partition.append(large_null, 0, len(large_null), waiter=third, wants_sync=True)
+    fixture.partition.intake.append(large_null, 0, len(large_null), waiter=third, wants_sync=True)
     fixture.settle()
     assert (first.base_offset, second.base_offset) == (0, 3000)
     assert isinstance(third.error, InvalidRecordError)

@@ -82,7 +82,7 @@ class Both:
             ]
             batch = encode_batch([(key, value, [], at_ms) for key, value in pairs])
             base = self.partition.high_watermark
-            self.partition.append(batch, 0, len(batch), waiter=_Deaf(), wants_sync=True)
+            self.partition.intake.append(batch, 0, len(batch), waiter=_Deaf(), wants_sync=True)
             self.rig.settle()
             self.given += [
                 Given(Row(base + at, key, value, at_ms), age_ms >= LIMIT_MS)
