@@ -3,11 +3,20 @@
 Direct input and output (open(2), O_DIRECT) wants file positions, lengths and addresses in memory to
 be multiples of the device's logical block; a page is one on every device there is. Python's own
 buffers begin anywhere, so one that is a page longer is cut to begin where a page does.
+
+Memory that is touched for the first time costs as much as reading it from a fast device: a page
+fault for each 4 KiB. Whoever reads much through buffers that come and go has them recycled
+(`recycling`). No buffer is ever given back by hand: one is used again when nobody has a view of it
+any more, and Python knows that (a bytearray with views cannot be resized). So what a reader that
+was given up on still fills, in its thread, is nobody else's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
+from threading import Lock
 from typing import Final
 
 ALIGNMENT_BYTES: Final = 4096
@@ -27,7 +36,78 @@ def aligned_buffer(size: int, *, zeroed: bool = True) -> memoryview:
     """
     assert size >= 0
     length = size + ALIGNMENT_BYTES
-    whole = memoryview(bytearray(length) if zeroed else _make_bytearray(None, length))
+    return _cut(memoryview(bytearray(length) if zeroed else _make_bytearray(None, length)), size)
+
+
+def recycled_buffer(size: int) -> memoryview:
+    """Return a buffer as `aligned_buffer` does, not zeroed, of memory that was used before if there
+    is any.
+    """
+    assert size >= 0
+    return _cut(_recycler.take(size + ALIGNMENT_BYTES), size)
+
+
+@contextlib.contextmanager
+def recycling(limit_bytes: int) -> Iterator[None]:
+    """Keep the memory of recycled buffers meanwhile, at most so much; who else does adds to it."""
+    assert limit_bytes >= 0
+    _recycler.hold(limit_bytes)
+    try:
+        yield
+    finally:
+        _recycler.hold(-limit_bytes)
+
+
+class _Recycler:
+    """See the module. Several threads may use it at once."""
+
+    def __init__(self) -> None:
+        self._guard = Lock()
+        self._limit_bytes = 0
+        self._kept: list[bytearray] = []
+
+    def hold(self, bytes_more: int) -> None:
+        """Change the limit; what is above it is let go of, by whoever has the last view of it."""
+        with self._guard:
+            self._limit_bytes += bytes_more
+            assert self._limit_bytes >= 0
+            self._shrink(self._limit_bytes)
+
+    def take(self, length: int) -> memoryview:
+        """Return that much memory, which nobody else has a view of."""
+        with self._guard:
+            for memory in self._kept:
+                if len(memory) == length and _is_free(memory):
+                    return memoryview(memory)
+            fresh: bytearray = _make_bytearray(None, length)
+            if length <= self._limit_bytes:
+                self._shrink(self._limit_bytes - length)
+                self._kept.append(fresh)
+            return memoryview(fresh)
+
+    def _shrink(self, limit_bytes: int) -> None:
+        """Let go of the oldest above a limit."""
+        while sum(map(len, self._kept)) > limit_bytes:
+            self._kept.pop(0)
+
+
+_recycler: Final = _Recycler()
+
+
+def _is_free(memory: bytearray) -> bool:
+    """Return whether nobody has a view of it. It stays where it is: one byte less is no reason to
+    move.
+    """
+    try:
+        memory.pop()
+    except BufferError:
+        return False
+    memory.append(0)
+    return True
+
+
+def _cut(whole: memoryview, size: int) -> memoryview:
+    """Return so many bytes from the first page on."""
     skipped = -_address(whole) % ALIGNMENT_BYTES
     return whole[skipped : skipped + size]
 

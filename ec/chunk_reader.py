@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ec import checksums
-from ec.alignment import aligned_buffer, aligned_part
+from ec.alignment import aligned_buffer, aligned_part, recycled_buffer
 from ec.chunk_file import (
     TRAILER_BYTES,
     ChunkHead,
@@ -36,6 +36,8 @@ from ec.geometry import BLOCK_BYTES, block_span, blocks_of, covering_blocks
 
 # How much is read at once when all of a chunk is verified.
 STEP_BLOCKS: Final = 16
+# Of a long range past the page cache.
+READ_STEP_BLOCKS: Final = 32
 # What a device reports for a sector that it cannot read.
 _UNREADABLE: Final = (errno.EIO, errno.EBADMSG, errno.EILSEQ)
 
@@ -106,10 +108,13 @@ class ChunkReader:
         if not blocks:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, length)
-        buffer = aligned_buffer(span.size, zeroed=False)  # Filled, or not handed out.
+        buffer = recycled_buffer(span.size)  # Filled, or not handed out.
         # Not kept open: that costs less than a hundredth of a read, and would be one more each.
         direct = self._files.open_direct(self._file, writable=False) if past_cache else None
-        self._fill(buffer, blocks.start, direct)
+        # Step by step: what has just come is still in the processor's cache when it is hashed.
+        step = len(buffer) if direct is None else READ_STEP_BLOCKS * BLOCK_BYTES
+        for at in range(0, len(buffer), step):
+            self._fill(buffer[at : at + step], blocks.start + at // BLOCK_BYTES, direct)
         return buffer[start - span.start : end - span.start]
 
     def verify_blocks(self, first: int, end: int, direct: Handle = None) -> None:

@@ -1,22 +1,22 @@
 """Make lost chunks again: copied from a node that still has them, or computed from k others.
 
-All lost chunks of a segment are computed in one pass, window by window, from verified blocks: one
-window is read while the one before is computed and written. What
-comes out is checked against the manifest before the nodes give it a name: a repaired chunk is byte
-for byte the lost one, or it is not made at all. Nothing is staged; memory does not depend on the
-chunks' length.
+All lost chunks of a segment are computed in one pass, window by window, from verified blocks. One
+window is read while another is computed and the one before that is written, and each goes on as
+soon as it can. What comes out is checked against the manifest before the nodes give it a name: a
+repaired chunk is byte for byte the lost one, or it is not made at all. Nothing is staged; memory
+does not depend on the chunks' length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 import trio
 
 from ec import checksums
-from ec.alignment import aligned_buffer
+from ec.alignment import ALIGNMENT_BYTES, aligned_buffer, recycling
 from ec.chunk_file import ChunkHead, chunk_entry, encode_tail
 from ec.chunk_id import ChunkId
 from ec.chunk_write import Receipt
@@ -29,7 +29,7 @@ from ec.errors import (
     GenerationMixError,
     NotEnoughChunksError,
 )
-from ec.geometry import BLOCK_BYTES, ByteRange
+from ec.geometry import BLOCK_BYTES, ByteRange, blocks_of
 from ec.indexes import Indexes, join
 from ec.manifest import Manifest
 from ec.offload import Offload
@@ -41,7 +41,9 @@ from ec.store.protocol import Store, Upload
 # Of a chunk that is copied, at once; and the least of every chunk of a repair.
 WINDOW_BYTES: Final = 1024 * 1024
 assert WINDOW_BYTES % BLOCK_BYTES == 0
-# Of two windows of k survivors and one of what is made: long ones cost fewer changes of threads.
+# Windows of k survivors that are read at once, while another one is computed: two were no faster.
+AHEAD: Final = 1
+# Of all windows of k survivors and two of what is made: long ones cost fewer changes of threads.
 BUFFER_BYTES: Final = 64 * 1024 * 1024
 
 # The same range of some chunks; None where a chunk has ended before.
@@ -82,7 +84,7 @@ async def _copy_payload(chunk: ChunkId, size: int, source: Store, upload: Upload
 def window_bytes_of(profile: Profile, made: int) -> int:
     """Return how long a window of each chunk is where so many chunks are made at once."""
     assert 1 <= made <= profile.m
-    blocks = BUFFER_BYTES // ((2 * profile.k + made) * BLOCK_BYTES)
+    blocks = BUFFER_BYTES // (((AHEAD + 1) * profile.k + 2 * made) * BLOCK_BYTES)
     return max(WINDOW_BYTES, blocks * BLOCK_BYTES)
 
 
@@ -93,6 +95,7 @@ class Rebuild:
         survivors: chunk index -> where it is; those that turn out bad are left out and reported.
         targets: chunk index -> where the chunk that is made shall be.
         window_bytes: of each chunk at once, whole blocks; None for what suits the profile.
+        ahead: windows that are read at once.
     """
 
     def __init__(
@@ -105,7 +108,9 @@ class Rebuild:
         offload: Offload,
         on_trouble: OnTrouble,
         window_bytes: int | None = None,
+        ahead: int = AHEAD,
     ) -> None:
+        assert ahead >= 1
         assert codec.profile == manifest.profile
         assert targets
         assert not survivors.keys() & targets.keys()
@@ -118,6 +123,7 @@ class Rebuild:
         self._on_trouble = on_trouble
         self._window_bytes = window_bytes or window_bytes_of(manifest.profile, len(targets))
         assert self._window_bytes % BLOCK_BYTES == 0
+        self._ahead = ahead
         self._found = {index: bytearray() for index in targets}
         self.read_bytes = 0
 
@@ -151,34 +157,55 @@ class Rebuild:
     # --- Windows ----------------------------------------------------------------------------
 
     async def _make_payloads(self, uploads: Mapping[int, Upload]) -> None:
-        """Read one window of k survivors while the one before is computed and sent."""
-        longest = max(self._shape.payload_bytes(index) for index in self._targets)
-        size = min(longest, self._window_bytes)
-        buffers = {index: aligned_buffer(size) for index in self._targets}
-        before: ByteRange | None = None
-        found: Windows = {}
-        for start in range(0, longest, size or 1):
-            window = ByteRange(start, min(start + size, longest))
-            calls: list[Callable[[], Awaitable[Windows | None]]]
-            calls = [partial(self._read_survivors, window)]
-            if before is not None:
-                calls.append(partial(self._make_window, before, found, buffers, uploads))
-            found = (await together(calls))[0] or {}
-            before = window
-        if before is not None:
-            await together([partial(self._make_window, before, found, buffers, uploads)])
+        """Read, compute and write side by side; each stage hands its window on to the next."""
+        windows = self._windows()
+        if not windows:
+            return
+        read = [trio.open_memory_channel[Windows](0) for _ in range(self._ahead)]
+        made = trio.open_memory_channel[dict[int, memoryview]](0)
+        calls: list[Callable[[], Awaitable[None]]]
+        calls = [
+            partial(self._read_windows, windows[at :: self._ahead], channel[0])
+            for at, channel in enumerate(read)
+        ]
+        calls.append(partial(self._make_windows, windows, [each[1] for each in read], made[0]))
+        calls.append(partial(_write_windows, len(windows), made[1], uploads))
+        kept = (self._ahead + 1) * self._shape.profile.k * (windows[0].size + ALIGNMENT_BYTES)
+        with recycling(kept):
+            await together(calls)
 
-    async def _make_window(
-        self,
-        window: ByteRange,
-        survivors: Windows,
-        buffers: Mapping[int, memoryview],
-        uploads: Mapping[int, Upload],
+    def _windows(self) -> list[ByteRange]:
+        """Return all windows: of one length, but for the last one."""
+        longest = max(self._shape.payload_bytes(index) for index in self._targets)
+        count = -(-longest // self._window_bytes)
+        size = blocks_of(-(-longest // max(count, 1))) * BLOCK_BYTES
+        return [
+            ByteRange(start, min(start + size, longest)) for start in range(0, longest, size or 1)
+        ]
+
+    async def _read_windows(
+        self, windows: Sequence[ByteRange], read: trio.MemorySendChannel[Windows]
     ) -> None:
-        """Compute one window of all lost chunks and send it."""
-        targets = {index: buffer[: window.size] for index, buffer in buffers.items()}
-        parts = await self._offload.run(self._compute, window, survivors, targets)
-        await together([_writing(uploads[index], part) for index, part in parts.items() if part])
+        """Read some windows, one after the other: each is taken before the next is begun."""
+        for window in windows:
+            await read.send(await self._read_survivors(window))
+
+    async def _make_windows(
+        self,
+        windows: Sequence[ByteRange],
+        read: Sequence[trio.MemoryReceiveChannel[Windows]],
+        made: trio.MemorySendChannel[dict[int, memoryview]],
+    ) -> None:
+        """Compute window by window; the buffers are two sets, one of them being written."""
+        sets = [
+            {index: aligned_buffer(windows[0].size) for index in self._targets} for _ in range(2)
+        ]
+        for at, window in enumerate(windows):
+            survivors = await read[at % len(read)].receive()
+            targets = {index: each[: window.size] for index, each in sets[at % 2].items()}
+            parts = await self._offload.run(self._compute, window, survivors, targets)
+            del survivors  # Its memory is wanted for the next windows.
+            await made.send(parts)
 
     def _compute(
         self, window: ByteRange, survivors: Windows, targets: Mapping[int, memoryview]
@@ -200,14 +227,14 @@ class Rebuild:
         k = self._shape.profile.k
         windows: Windows = {}
 
-        async def ask(index: int) -> None:
+        async def ask(index: int, store: Store) -> None:
             part = self._shape.beside(index, window.start, window.end)
             if not part.size:
                 windows[index] = None
                 return
             chunk = self._manifest.chunk_id(index)
             try:
-                found = await self._survivors[index].read(chunk, part.start, part.end)
+                found = await store.read(chunk, part.start, part.end)
             except EcError as error:
                 self._lose(index, error)
                 return
@@ -222,13 +249,12 @@ class Rebuild:
                 raise NotEnoughChunksError(f"{left} good chunks of {self._codec.profile} are left")
             async with trio.open_nursery() as nursery:
                 for index in missing:
-                    nursery.start_soon(ask, index)
+                    nursery.start_soon(ask, index, self._survivors[index])
         return windows
 
     def _lose(self, index: int, error: EcError) -> None:
-        assert index in self._survivors
-        del self._survivors[index]
-        self._on_trouble(index, error)
+        if self._survivors.pop(index, None) is not None:  # Else another window found it out.
+            self._on_trouble(index, error)
 
     # --- Behind the payload -----------------------------------------------------------------
 
@@ -272,6 +298,17 @@ class Rebuild:
         name = self._manifest.chunk_id(index).name
         reason = "what was computed is not what the manifest says"
         return ChunkDamagedError(name, region="payload", position=position, reason=reason)
+
+
+async def _write_windows(
+    count: int,
+    made: trio.MemoryReceiveChannel[dict[int, memoryview]],
+    uploads: Mapping[int, Upload],
+) -> None:
+    """Send window by window what was made."""
+    for _ in range(count):
+        parts = await made.receive()
+        await together([_writing(uploads[index], part) for index, part in parts.items() if part])
 
 
 def _writing(upload: Upload, part: memoryview) -> Callable[[], Awaitable[None]]:

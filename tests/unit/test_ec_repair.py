@@ -185,5 +185,5 @@ def test_memory_does_not_depend_on_the_chunks() -> None:
     """Windows of what is read, read ahead and made stay within the limit, for common profiles."""
     for profile, made in ((Profile(2, 1), 1), (Profile(4, 2), 2), (Profile(16, 4), 4)):
         window = window_bytes_of(profile, made)
-        held = (2 * profile.k + made) * window
+        held = 2 * (profile.k + made) * window
         assert 0.9 * BUFFER_BYTES < held <= BUFFER_BYTES
