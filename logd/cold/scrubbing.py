@@ -358,7 +358,9 @@ class Scrubber:
         began_s, before = trio.current_time(), place.cursor
         verified = await self._verify(place, item)
         await self._pace(place, verified, began_s)
-        place.measured = place.measured.with_piece(verified, seconds=trio.current_time() - began_s)
+        # In the unit of what is left: a chunk's size in the order is a bound, more than it has.
+        done = item.size_bytes if verified else 0
+        place.measured = place.measured.with_piece(done, seconds=trio.current_time() - began_s)
         if place.cursor is before:  # Not begun anew meanwhile.
             place.cursor = before.passed(item, verified_bytes=verified)
         self.verified_bytes += verified

@@ -108,17 +108,18 @@ async def test_it_keeps_its_rate_and_tells_its_end(
 async def test_the_end_of_a_pass_without_a_rate_is_that_of_the_slowest_node(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
-    """As fast as devices go, one of them five times slower: wrong by less than a fifth all along.
+    """As fast as devices go, one of them five times slower: wrong by less than a fifth.
 
     From the first eighth of a pass on, up to where less than an eighth is left.
     """
     for _ in range(40):
         rig.code("abcdef", size=400_000)
-    for node in rig.nodes.values():
+    for node in rig.nodes.by_name.values():
         node.delay_s = 0.2
     rig.nodes["c"].delay_s = 1.0
     told: list[tuple[float, float | None]] = []
     async with rig.running():
+        await rig.scrubber.begun()
         rig.scrubber.start()
         began_s = trio.current_time()
 
