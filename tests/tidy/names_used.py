@@ -16,7 +16,6 @@ FOR_TESTS_ALONE = {
     "ec.offload.InlineOffload": "stands in for threads in simulations",
     "logd.policy.cold.states.format_transitions": "a page of the documentation is held to it",
     "logd.policy.cold.margins.MarginCounts.is_well": "what every repair must come to",
-    "logd.record.build.encode_batch": "a batch of plain records in one call",
     "logd.record.batch.set_place": "what the append path does in line, for one batch",
     "logd.wire.error_codes.has_own_code": "every error is asked for it",
     "logd.wire.primitives.read_compact_nullable_bytes": "for the generator",
