@@ -51,7 +51,10 @@ def produce(
     partition: int = 0,
     **config: Any,
 ) -> None:
-    """Append pairs, acknowledged by the sync; note in the model where each key's last one is."""
+    """Append pairs, acknowledged by the sync; note in the model where each key's last one is.
+
+    At most 500 go into a batch: all 8000 in one would be one segment, which is no log to compact.
+    """
     failures: list[object] = []
 
     def delivered(error: object, message: Any) -> None:
@@ -61,7 +64,13 @@ def produce(
             model[message.key()] = message.offset(), message.value()
 
     producer = confluent_kafka.Producer(
-        {"bootstrap.servers": server.bootstrap, "acks": "all", "linger.ms": 5, **config}
+        {
+            "bootstrap.servers": server.bootstrap,
+            "acks": "all",
+            "linger.ms": 5,
+            "batch.num.messages": 500,
+            **config,
+        }
     )
     for number, (key, value) in enumerate(pairs):
         producer.produce(topic, key=key, value=value, partition=partition, on_delivery=delivered)
