@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -149,7 +150,8 @@ class Rounds:
         # No run of the server has used these, as long as the clock does not go back; and if it
         # does, the next start has removed what carried them.
         self._attempt = services.clock.now_ms()
-        self._begun: dict[Partition, _Begun] = {}
+        # A partition that is deleted between two parts takes its own along.
+        self._begun: WeakKeyDictionary[Partition, _Begun] = WeakKeyDictionary()
 
     async def facts(self, partition: Partition, known: CompactionFacts | None) -> CompactionFacts:
         """Return what a plan is made from.
