@@ -81,28 +81,22 @@ def write_log(spec: dict[str, Any]) -> dict[str, Any]:
     records = _Records(shape, rng)
     segments: list[tuple[int, int, int]] = []
     last_offsets: dict[int, int] = {}
-    content_bytes = base = offset = size = 0
-    file = Path(shape.directory, f"{0:020d}.log").open("wb")  # noqa: SIM115
+    content_bytes = offset = 0
     while content_bytes < shape.total_bytes:
-        if size >= SEGMENT_BYTES:
-            file.close()
-            segments.append((base, offset, size))
-            base, size = offset, 0
-            file = Path(shape.directory, f"{base:020d}.log").open("wb")  # noqa: SIM115
-        count = records.a_batch
-        if shape.in_turn:
-            keys = [number % shape.keys for number in range(offset, offset + count)]
-        else:
-            keys = rng.choices(range(shape.keys), k=count)
-        last_offsets.update(zip(keys, range(offset, offset + count), strict=True))
-        content = records.content(keys, offset)
-        batch = _batch(content, offset, count, shape.codec)
-        file.write(batch)
-        size += len(batch)
-        content_bytes += len(content)
-        offset += count
-    file.close()
-    segments.append((base, offset, size))
+        base = offset
+        with Path(shape.directory, f"{base:020d}.log").open("wb") as file:
+            while content_bytes < shape.total_bytes and file.tell() < SEGMENT_BYTES:
+                count = records.a_batch
+                if shape.in_turn:
+                    keys = [number % shape.keys for number in range(offset, offset + count)]
+                else:
+                    keys = rng.choices(range(shape.keys), k=count)
+                last_offsets.update(zip(keys, range(offset, offset + count), strict=True))
+                content = records.content(keys, offset)
+                file.write(_batch(content, offset, count, shape.codec))
+                content_bytes += len(content)
+                offset += count
+            segments.append((base, offset, file.tell()))
     return {"segments": segments, "records": offset, "content_bytes": content_bytes,
             "keys": len(last_offsets), "last_offsets_sum": sum(last_offsets.values())}  # fmt: skip
 
