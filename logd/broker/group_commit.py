@@ -9,6 +9,8 @@ ticket, and the device does not wait for the loop to come round.
 Invariants:
 
 * A waiter is told only when a sync that began after its write returned (promise 1).
+* What a waiter is told of is visible by then. A roll syncs as well, behind our back: whoever finds
+  that nothing is left to sync publishes what the roll has reached.
 * A failed sync is never tried again: the kernel has dropped what it could not write (the log is
   poisoned
   by then, and the partition goes offline).
@@ -51,7 +53,9 @@ class GroupCommit:
     """The syncs of one log. On the loop; only the sync itself is in a thread.
 
     Args:
-        on_synced: called after each sync, when the waiters it covered have been told.
+        on_reached: called with the offset up to which the log is synced, be it by a roll, before
+            the waiters that this covers are told.
+        on_synced: called after each sync, when they have been told.
         on_failed: called when a sync failed; the waiters are still waiting.
     """
 
@@ -60,11 +64,13 @@ class GroupCommit:
         log: Log,
         services: PartitionServices,
         *,
+        on_reached: Callable[[int], None],
         on_synced: Callable[[], None],
         on_failed: Callable[[LogFailedError], None],
     ) -> None:
         self._log = log
         self._services = services
+        self._on_reached = on_reached
         self._on_synced = on_synced
         self._on_failed = on_failed
         self._running = False
@@ -83,7 +89,7 @@ class GroupCommit:
             return
         ticket = self._log.begin_sync()
         if ticket is None:
-            self._tell_waiters()  # A roll may have synced what they wait for.
+            self._tell_waiters()  # A roll has synced all that there is.
         elif ticket.end_offset <= self._issued_offset:
             return  # The running sync, or the one right behind it, covers all that there is.
         elif self._running:
@@ -144,6 +150,7 @@ class GroupCommit:
     def _tell_waiters(self) -> int:
         """Tell everybody who is covered; return how many they were."""
         synced_offset = self._log.synced_offset
+        self._on_reached(synced_offset)
         waiting = self.waiting
         told = 0
         while waiting and waiting[0][1] <= synced_offset:

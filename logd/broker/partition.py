@@ -83,7 +83,11 @@ class Partition:
         )
         self._checkpointing = Checkpointing(log, services)
         self._commit = GroupCommit(
-            log, services, on_synced=self._synced, on_failed=self._go_offline
+            log,
+            services,
+            on_reached=self._advance,
+            on_synced=self._synced,
+            on_failed=self._go_offline,
         )
         self.intake = Intake(log, services, writer=self._writer, commit=self._commit)
         self._fetches: list[Wakeable] = []
@@ -139,8 +143,7 @@ class Partition:
     # --- sync --------------------------------------------------------------------------------
 
     def _synced(self) -> None:
-        """A sync returned: what it covers is visible."""
-        self._advance(self.log.synced_offset)
+        """A sync returned; who waited for it has been told."""
         if self._commit.waiting or self._fetches or self._has_much_unsynced():
             self._commit.start()
         elif self.log.unsynced_bytes and self._commits:

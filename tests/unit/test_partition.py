@@ -42,10 +42,13 @@ class FaultyFiles(Files):
 
     def __init__(self) -> None:
         self.fail_write: int | None = None
+        self.fail_new_segment = False
         self.fail_sync: int | None = None
         self.syncs = 0
 
     def write_at(self, file: OpenFile, position: int, buffers: Sequence[Buffer]) -> int:
+        if self.fail_new_segment and file.path.endswith(".log") and position == 0:
+            raise OSError(errno.ENOSPC, "planted")
         if self.fail_write is not None and file.path.endswith(".log"):
             super().write_at(file, position, [bytes(b)[: len(b) // 2] for b in buffers])
             number, self.fail_write = self.fail_write, None
@@ -264,6 +267,38 @@ def test_full_disk_refuses_what_was_staged_and_reuses_its_offsets(fixture: Fixtu
     again = fixture.append("again", **producer)
     fixture.settle()
     assert again.base_offset == 1
+
+
+def test_what_a_roll_synced_before_the_disk_was_full_is_acknowledged_and_visible(
+    tmp_path: Path,
+) -> None:
+    """A write over two segments, and no space in the second: what is in the first can be read."""
+    fixture = Fixture(tmp_path, segment_bytes="1024")
+    fetch = Woken()
+    fixture.append("kept")
+    fixture.settle()
+    fixture.partition.wait_for_data(fetch)
+    fixture.files.fail_new_segment = True
+    waiters = [fixture.append(str(number)) for number in range(12)]
+    fixture.settle()
+    kept = [waiter for waiter in waiters if waiter.error is None]
+    assert 0 < len(kept) < len(waiters), "the roll was inside"
+    assert [waiter.base_offset for waiter in kept] == list(range(1, len(kept) + 1))
+    assert fixture.partition.high_watermark == len(kept) + 1
+    assert fixture.turn.woken == [fetch]
+
+
+async def test_what_an_idle_roll_synced_is_visible(tmp_path: Path) -> None:
+    """acks=1, and the log rolls by its age before the sync behind it: nobody syncs it again."""
+    fixture = Fixture(tmp_path, segment_ms="1000")
+    fixture.append(acks_all=False)
+    fixture.turn.flush()
+    await fixture.partition.roll_if_due(2_000_000)
+    assert fixture.partition.log.segment_list.active.base_offset == 1, "it rolled"
+    assert fixture.partition.high_watermark == 0
+    fixture.timers.fire()
+    fixture.settle()
+    assert fixture.partition.high_watermark == 1
 
 
 @pytest.mark.parametrize("fault", ["fail_write", "fail_sync"])
