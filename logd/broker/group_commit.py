@@ -135,7 +135,7 @@ class GroupCommit:
         metrics = self._services.metrics
         metrics.sync_seconds.observe(seconds)
         self._log.finish_sync(ticket)
-        self._services.turn.synced.append(ticket.point)
+        self._services.journal.note(ticket.point)
         told = self._tell_waiters()
         metrics.waiters_per_sync.observe(told)
         self._on_synced()

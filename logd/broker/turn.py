@@ -1,7 +1,7 @@
 """What the parts of the broker owe at the end of a turn of the serving loop.
 
 A turn: all ready connections are received and parsed, batches are staged in their logs; then one
-write a log; then the answers; then the waiting fetches; then the records of the sync journal.
+write a log; then the answers; then the waiting fetches.
 `Turn` is the list of what was touched meanwhile. It is written and read by the serving loop alone.
 
 Source: measured in docs/adr/0006; one write a log and turn is worth a third of the throughput.
@@ -10,8 +10,6 @@ Source: measured in docs/adr/0006; one write a log and turn is worth a third of 
 from __future__ import annotations
 
 from typing import Protocol
-
-from logd.storage.sync_journal import SyncPoint
 
 
 class Flushable(Protocol):
@@ -31,15 +29,13 @@ class Wakeable(Protocol):
 
 
 class Turn:
-    """Logs to write, fetches to look at again, each at most once; syncs to take note of."""
+    """Logs to write, fetches to look at again, each at most once."""
 
-    __slots__ = ("buffers_pinned", "now_ms", "started_at", "synced", "touched", "woken")
+    __slots__ = ("buffers_pinned", "now_ms", "started_at", "touched", "woken")
 
     def __init__(self) -> None:
         self.touched: list[Flushable] = []
         self.woken: list[Wakeable] = []
-        # What ended syncs say for the sync journal; the answers do not wait for it.
-        self.synced: list[SyncPoint] = []
         # The clocks at the start of the turn: one system call each for all requests of a turn.
         self.now_ms = 0
         self.started_at = 0.0

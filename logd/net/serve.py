@@ -5,7 +5,6 @@ A turn of the loop:
     1. receive from every ready connection, parse all whole frames, stage batches in their logs
     2. one write a log; syncs start
     3. the answers that are ready; then the fetches that have data now
-    4. what the sync journal is to say of syncs that ended
 
 A task per connection would pay a rescheduling and an epoll_ctl for each request; one task pays them
 for all connections that are ready together (41 k against 97 k requests a second on 50 connections,
@@ -43,12 +42,12 @@ from logd.broker.fetch import FetchHandler
 from logd.broker.produce import ProduceHandler
 from logd.broker.reply import Part, Reply, SmallSlice, bytes_in_memory
 from logd.broker.services import PartitionServices
-from logd.broker.sync_points import SyncPointWriter
 from logd.cold.runs import MemorySlice
 from logd.errors import MalformedRequestError
 from logd.net.buffers import Arena
 from logd.net.connection import OUTBOX_BYTES_MAX, Connection
 from logd.net.other_requests import OtherRequests
+from logd.net.other_tasks import OtherTasks
 from logd.net.partial_frames import PartialFrames, frame_problem
 from logd.net.quiet import QuietConnections
 from logd.net.requests import RequestMetrics
@@ -93,6 +92,7 @@ class ServeLoop:
         self._produce = produce
         self._fetch = fetch
         self._cold_reads = broker.cold_reads
+        self._tasks = OtherTasks()
         self._frame_bytes_max = settings.socket_request_max_bytes
         self._requests_max = settings.queued_max_requests_per_connection
         self._epoll = select.epoll()
@@ -113,7 +113,6 @@ class ServeLoop:
             self, self._epoll, services.timers, self._others.shortcuts, broker.groups
         )
         self._hooks[self._quiet.fd] = self._quiet.noticed
-        self.sync_points = SyncPointWriter(services)
         self.metrics = RequestMetrics(broker.metrics)
         self.on_close: Callable[[Connection], None] = _ignore_close
         services.timers.after = self.end_turn
@@ -124,9 +123,11 @@ class ServeLoop:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
             self._others.nursery = nursery
+            trio.lowlevel.add_instrument(self._tasks)
             try:
                 await self._run()
             finally:
+                trio.lowlevel.remove_instrument(self._tasks)
                 self._others.nursery = None
 
     async def _run(self) -> None:
@@ -148,20 +149,17 @@ class ServeLoop:
                 if ended_at > checkpoint_at:
                     await trio.lowlevel.checkpoint()
                     checkpoint_at = monotonic() + CHECKPOINT_S
-                ready = poll(self._linger_s())
+                ready = poll(self._linger_s(ended_at))
                 now = monotonic()
 
-    def _linger_s(self) -> float:
+    def _linger_s(self, now: float) -> float:
         """Return how long the loop may wait in its epoll: not while anything else is to be done.
 
         Nor while something is read from storage nodes: Trio hears of its end.
         """
         if self._sending or self._cold_reads.is_busy:
             return 0
-        statistics = trio.lowlevel.current_statistics()
-        if statistics.tasks_runnable:
-            return 0
-        return min(LINGER_S, max(0.0, statistics.seconds_to_next_deadline))
+        return min(LINGER_S, self._tasks.idle_s(now))
 
     def _serve_turn(self, ready: list[tuple[int, int]], now: float) -> None:
         turn = self._turn
@@ -210,9 +208,6 @@ class ServeLoop:
             self._partial.end_turn(pinned=pinned)
             if not turn.touched and not self._ready:
                 break
-        if turn.synced:
-            points, turn.synced = turn.synced, []
-            self.sync_points.write(points)
 
     def _deliver(self) -> None:
         self._offload.deliver()

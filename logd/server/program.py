@@ -177,7 +177,6 @@ class Server:
                 for partition in partitions():
                     closing.start_soon(partition.close)
         self._ports.loop.close_all()
-        await self._ports.loop.sync_points.wait_idle()
         if patience.cancelled_caught:
             self._events.error("stopped without a clean-stop marker", reason="the disk is slow")
             return EXIT_FAILED

@@ -136,7 +136,7 @@ def test_sync_journal(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert old.last_boot_id == BOOT
     new = SyncJournal.open(Files(), f"{directory}/new", boot_id=BOOT, partitions_hint=0)
     for point in POINTS:
-        new.record(point)
+        new.record_all([point])
     assert Path(directory, "new").read_bytes().hex() == whole.hex()
 
 

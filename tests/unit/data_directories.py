@@ -123,7 +123,7 @@ class DirectoryMaker:
             FILES, f"{root}/sync.journal", boot_id=BOOT_ID, partitions_hint=1
         )
         position = sum(map(len, self.active[:3]))
-        journal.record(SyncPoint(TOPIC_ID, 0, 30, 39, position))
+        journal.record_all([SyncPoint(TOPIC_ID, 0, 30, 39, position)])
         journal.close()
 
 

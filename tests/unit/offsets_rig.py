@@ -101,6 +101,7 @@ class OffsetsRig:
     ) -> None:
         self.files = files or FastFiles()
         self.offload = StoppableOffload()
+        self.points: list[SyncPoint] = []
         self.turn = Turn()
         self.clock = FixedClock()
         self.disk = DiskSpace(reserve_bytes=1000)
@@ -115,7 +116,7 @@ class OffsetsRig:
             timers=Never(),
             turn=self.turn,
             files=self.files,
-            journal=cast("Any", None),  # Points are taken from the turn.
+            journal=cast("Any", SimpleNamespace(note=self.points.append)),
             disk=self.disk,
             events=EventLog(self.events, "text", self.clock),
             metrics=partition_metrics(Registry()),
@@ -150,7 +151,6 @@ class OffsetsRig:
         self.log = OffsetsLog(cast("Any", SimpleNamespace(topics=topics)), self.services)
         self.state: State = {}
         self.told: list[LogdError | None] = []
-        self.points: list[SyncPoint] = []
 
     # --- appending -------------------------------------------------------------------------------
 
@@ -174,8 +174,6 @@ class OffsetsRig:
         while self.turn.touched or self.offload.in_flight:
             self.turn.flush()
             self.offload.deliver()
-        self.points += self.turn.synced
-        self.turn.synced.clear()
 
     def commit_all(self, numbers: range, *, keys: int = 10) -> None:
         """Commit, each in a turn of its own."""

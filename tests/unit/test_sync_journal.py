@@ -67,7 +67,7 @@ def test_the_newest_point_of_each_log_is_found_again(path: str) -> None:
     """Newest by order of recording, not by offset: a cut may have made an offset lower."""
     journal = open_journal(path)
     for log, offset in ((1, 10), (2, 20), (1, 11), (3, 5), (2, 7)):
-        journal.record(point(log, offset))
+        journal.record_all([point(log, offset)])
     assert journal.points[(topic(1), 1)] == point(1, 11)
     journal.close()
     again = open_journal(path, boot_id=OTHER_BOOT)
@@ -75,7 +75,7 @@ def test_the_newest_point_of_each_log_is_found_again(path: str) -> None:
     assert again.points[(topic(3), 0)] == point(3, 5)
     assert again.last_boot_id == BOOT
     assert again.boot_id_of(topic(1), 1) == BOOT
-    again.record(point(1, 12))
+    again.record_all([point(1, 12)])
     assert again.boot_id_of(topic(1), 1) == OTHER_BOOT
     assert again.boot_id_of(topic(9), 0) is None
     assert open_journal(path).last_boot_id == OTHER_BOOT
@@ -85,7 +85,7 @@ def test_partitions_of_a_topic_are_logs_of_their_own(path: str) -> None:
     """The key is topic id and partition."""
     journal = open_journal(path)
     for partition in (0, 1):
-        journal.record(SyncPoint(topic(1), partition, 0, 10 + partition, 0))
+        journal.record_all([SyncPoint(topic(1), partition, 0, 10 + partition, 0)])
     journal.close()
     found = open_journal(path).points
     assert {key[1]: value.synced_offset for key, value in found.items()} == {0: 10, 1: 11}
@@ -97,7 +97,7 @@ def test_halves_change_and_nothing_is_lost(path: str) -> None:
     expected: dict[int, int] = {}
     for number in range(200):
         log = 1 if number % 7 else 2
-        journal.record(point(log, number))
+        journal.record_all([point(log, number)])
         expected[log] = number
         if number % 13 == 0:
             journal.close()
@@ -111,7 +111,7 @@ def test_opening_writes_nothing(path: str) -> None:
     """An intact journal is taken as it is: a full disk keeps no server from starting."""
     journal = open_journal(path)
     for number in range(11):
-        journal.record(point(number % 2, number))
+        journal.record_all([point(number % 2, number)])
     journal.close()
     before = Path(path).read_bytes()
     files = FaultyFiles()
@@ -124,7 +124,7 @@ def test_it_grows_with_the_logs(path: str) -> None:
     """More logs than a half has room for move to a longer file; all points move along."""
     journal = open_journal(path)
     for log in range(50):
-        journal.record(point(log, log))
+        journal.record_all([point(log, log)])
     assert offsets(journal) == {log: log for log in range(50)}
     assert os.path.getsize(path) > HEADER_BYTES + 2 * 50 * RECORD_BYTES
     journal.close()
@@ -133,7 +133,7 @@ def test_it_grows_with_the_logs(path: str) -> None:
 
 def test_the_hint_sizes_the_file(path: str) -> None:
     """A journal that is too short for the partitions is replaced when it is opened."""
-    open_journal(path).record(point(1, 1))
+    open_journal(path).record_all([point(1, 1)])
     journal = open_journal(path, partitions_hint=100)
     assert os.path.getsize(path) == HEADER_BYTES + 2 * 512 * RECORD_BYTES
     assert offsets(journal) == {1: 1}
@@ -146,41 +146,41 @@ def test_a_full_disk_does_not_stop_a_journal_that_has_room(path: str) -> None:
     open_journal(path)
     journal = open_journal(path, files=files, partitions_hint=100)
     for number in range(40):
-        journal.record(point(number % 4, number))
+        journal.record_all([point(number % 4, number)])
     assert offsets(journal) == {0: 36, 1: 37, 2: 38, 3: 39}
     assert os.listdir(os.path.dirname(path)) == ["sync.journal"]
     with pytest.raises(OSError, match="space"):
         _record_until_refused(journal)
     files.failing.clear()
-    journal.record(point(99, 1))
+    journal.record_all([point(99, 1)])
     assert offsets(open_journal(path))[99] == 1
 
 
 def _record_until_refused(journal: SyncJournal) -> None:
     for log in range(20, 40):
-        journal.record(point(log, 1))
+        journal.record_all([point(log, 1)])
 
 
 def test_a_forgotten_log_is_not_kept(path: str) -> None:
     """Its record dies out with the halves, and it takes no slot."""
     journal = open_journal(path)
-    journal.record(point(1, 1))
-    journal.record(point(2, 2))
+    journal.record_all([point(1, 1)])
+    journal.record_all([point(2, 2)])
     journal.forget(topic(1), 1)
     journal.forget(topic(7), 1)
     assert offsets(journal) == {2: 2}
     for number in range(2 * SLOTS):
-        journal.record(point(2, number))
+        journal.record_all([point(2, number)])
     assert offsets(open_journal(path)) == {2: 2 * SLOTS - 1}
 
 
 def test_a_torn_record_is_skipped(path: str) -> None:
     """Torn after any byte, the newest record counts as not written; the one before it stands."""
     journal = open_journal(path)
-    journal.record(point(1, 10))
-    journal.record(point(2, 20))
+    journal.record_all([point(1, 10)])
+    journal.record_all([point(2, 20)])
     before = Path(path).read_bytes()
-    journal.record(point(1, 11))
+    journal.record_all([point(1, 11)])
     after = Path(path).read_bytes()
     at = HEADER_BYTES + 2 * RECORD_BYTES
     for kept in range(RECORD_BYTES + 1):
@@ -188,15 +188,15 @@ def test_a_torn_record_is_skipped(path: str) -> None:
         again = open_journal(path)
         is_whole = after[: at + kept] + before[at + kept :] == after
         assert offsets(again) == {1: 11 if is_whole else 10, 2: 20}
-        again.record(point(2, 21))
+        again.record_all([point(2, 21)])
         assert offsets(open_journal(path)) == {1: 11 if is_whole else 10, 2: 21}
 
 
 def test_every_flipped_bit_is_noticed(path: str) -> None:
     """A record with any bit changed is not believed."""
     journal = open_journal(path)
-    journal.record(point(1, 10))
-    journal.record(point(1, 11))
+    journal.record_all([point(1, 10)])
+    journal.record_all([point(1, 11)])
     data = Path(path).read_bytes()
     for bit in range(RECORD_BYTES * 8):
         damaged = bytearray(data)
@@ -209,14 +209,14 @@ def test_any_garbage_opens(path: str, rng: random.Random) -> None:
     """Whatever the file holds, the journal opens, works, and keeps the records that are intact."""
     journal = open_journal(path)
     for number in range(5):
-        journal.record(point(number, number))
+        journal.record_all([point(number, number)])
     good = Path(path).read_bytes()
     cases = [b"", b"x", bytes(len(good)), rng.randbytes(3 * len(good)), good[:-1], good[:5000]]
     for data in cases:
         Path(path).write_bytes(data)
         journal = open_journal(path)
         assert journal.problems
-        journal.record(point(9, 9))
+        journal.record_all([point(9, 9)])
         again = open_journal(path)
         assert offsets(again)[9] == 9
         assert not again.problems
@@ -252,7 +252,7 @@ def test_an_unreadable_part_is_reported_and_left(
     monkeypatch.setattr(sync_journal, "_READ_BYTES", SLOTS * RECORD_BYTES)
     journal = open_journal(path)
     for number in range(SLOTS + 1):  # The last one lies in the second half.
-        journal.record(point(1, number))
+        journal.record_all([point(1, number)])
     journal = open_journal(path, files=BadSector())
     assert offsets(journal) == {1: SLOTS}
     assert str(HEADER_BYTES) in journal.problems[0]
@@ -309,7 +309,7 @@ def _work(
             log = number * 5 % logs
             offset = recorded.get(log, -1) + 1
             recorded[log] = offset
-            journal.record(point(log, offset))
+            journal.record_all([point(log, offset)])
             if number % sync_every == 0:
                 written = offsets(journal)
                 journal.sync()
@@ -329,11 +329,11 @@ def test_an_unsynced_half_is_not_relied_on(
         files = FaultyFiles()
         journal = open_journal(path, files=files)
         for number in range(20):
-            journal.record(point(2 + number % 6, number))
-        journal.record(point(1, 1))
+            journal.record_all([point(2 + number % 6, number)])
+        journal.record_all([point(1, 1)])
         journal.sync()
         for number in range(records):
-            journal.record(point(2 + number % 6, 100 + number))
+            journal.record_all([point(2 + number % 6, 100 + number)])
         files.power_cut(directory, rng)
         assert offsets(open_journal(path)).get(1) == 1
         os.unlink(path)
@@ -343,7 +343,7 @@ def test_a_half_that_a_kill_left_incomplete_is_not_gone_on_with(path: str) -> No
     """Killed while copying: the half that has only some logs is not the one to keep."""
     journal = open_journal(path)
     for number in range(SLOTS):
-        journal.record(point(number % 2, number))
+        journal.record_all([point(number % 2, number)])
     data = bytearray(Path(path).read_bytes())
     # The newest record alone has been copied to the other half.
     newest = data[HEADER_BYTES + (SLOTS - 1) * RECORD_BYTES :][:RECORD_BYTES]
@@ -353,7 +353,7 @@ def test_a_half_that_a_kill_left_incomplete_is_not_gone_on_with(path: str) -> No
     expected = {0: SLOTS - 2, 1: SLOTS - 1}
     assert offsets(open_journal(path)) == expected
     # Going on means leaving that half: by the next record all logs are in one that is complete.
-    open_journal(path).record(point(1, SLOTS))
+    open_journal(path).record_all([point(1, SLOTS)])
     expected[1] = SLOTS
     assert offsets(open_journal(path)) == expected
     data = bytearray(Path(path).read_bytes())
@@ -387,7 +387,7 @@ def test_a_failed_sync_is_mended_by_a_new_file(path: str) -> None:
     """The kernel may have dropped what was written, so it is written again, elsewhere."""
     files = FaultyFiles()
     journal = open_journal(path, files=files)
-    journal.record(point(1, 1))
+    journal.record_all([point(1, 1)])
     inode = os.stat(path).st_ino
     files.failing["sync_data"] = IO_ERROR
     with pytest.raises(OSError, match="Input/output"):
@@ -395,7 +395,7 @@ def test_a_failed_sync_is_mended_by_a_new_file(path: str) -> None:
     assert journal.dirty
     files.failing.clear()
     files.calls.clear()
-    journal.record(point(2, 2))
+    journal.record_all([point(2, 2)])
     assert files.calls[:5] == [
         "create_or_truncate", "allocate", "write_at", "sync", "rename",
     ]  # fmt: skip
@@ -410,13 +410,13 @@ def test_a_failed_change_of_halves_is_mended_as_well(path: str) -> None:
     files = FaultyFiles()
     journal = open_journal(path, files=files)
     for number in range(SLOTS):
-        journal.record(point(1, number))
+        journal.record_all([point(1, number)])
     files.failing["sync_data"] = IO_ERROR
     with pytest.raises(OSError, match="Input/output"):
-        journal.record(point(1, 100))
+        journal.record_all([point(1, 100)])
     assert offsets(journal) == {1: SLOTS - 1}
     files.failing.clear()
-    journal.record(point(1, 101))
+    journal.record_all([point(1, 101)])
     assert offsets(open_journal(path)) == {1: 101}
 
 
@@ -425,7 +425,7 @@ def test_dirty_tells_when_a_sync_is_due(path: str) -> None:
     files = FaultyFiles()
     journal = open_journal(path, files=files)
     assert not journal.dirty
-    journal.record(point(1, 1))
+    journal.record_all([point(1, 1)])
     assert journal.dirty
     files.calls.clear()
     journal.sync()
@@ -434,13 +434,57 @@ def test_dirty_tells_when_a_sync_is_due(path: str) -> None:
     assert files.calls == ["sync_data"]
 
 
+def test_what_was_noted_is_recorded_by_the_next_sync_each_log_once(path: str) -> None:
+    """One write for all logs, the newest point of each; noting alone does no I/O."""
+    files = FaultyFiles()
+    journal = open_journal(path, files=files)
+    files.calls.clear()
+    for number in range(1000):
+        journal.note(point(number % 3, number))
+    assert files.calls == []
+    assert journal.dirty
+    journal.sync()
+    assert files.calls == ["write_at", "sync_data"]
+    assert not journal.dirty
+    assert offsets(open_journal(path)) == {0: 999, 1: 997, 2: 998}
+
+
+def test_what_could_not_be_recorded_is_recorded_later_unless_there_is_newer(path: str) -> None:
+    """A failed write loses no point, and brings back no old one."""
+    files = FaultyFiles()
+    journal = open_journal(path, files=files)
+    journal.note(point(1, 10))
+    journal.note(point(2, 20))
+    files.failing["write_at"] = IO_ERROR
+    with pytest.raises(OSError, match="Input/output"):
+        journal.sync()
+    files.failing.clear()
+    assert journal.dirty
+    journal.note(point(2, 21))
+    journal.close()
+    assert offsets(open_journal(path)) == {1: 10, 2: 21}
+
+
+def test_a_log_that_is_forgotten_is_not_recorded_though_it_was_noted(path: str) -> None:
+    """Deleted between its last sync and the journal's."""
+    journal = open_journal(path)
+    journal.note(point(1, 10))
+    journal.note(point(2, 20))
+    journal.forget(topic(1), 1)
+    journal.close()
+    assert offsets(open_journal(path)) == {2: 20}
+
+
 def test_many_threads_record_at_once(path: str) -> None:
     """No record is lost or mixed up, and syncs may come in between."""
     journal = open_journal(path)
 
     def work(log: int) -> None:
         for number in range(300):
-            journal.record(point(log, number))
+            if log % 2:
+                journal.note(point(log, number))
+            else:
+                journal.record_all([point(log, number)])
             if number % 50 == 0:
                 journal.sync()
 
@@ -463,5 +507,5 @@ def test_points_that_cannot_be_are_bugs(path: str) -> None:
         SyncPoint(topic(1), 0, 0, 1, -1),
     ):
         with pytest.raises(AssertionError):
-            journal.record(bad)
+            journal.record_all([bad])
     assert journal.points == {}
