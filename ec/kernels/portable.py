@@ -8,8 +8,9 @@ so every factor is a sum of some of them, and with S_i the xor of the sources wh
 
 Halving is cheap in integers of many bytes side by side: where a byte's lowest bit is set, the
 polynomial (0x11d) is added, which clears that bit; then every byte is read one bit further up.
-Nothing is shifted but the next S_i, and 7 halvings serve any number of sources. Rows with at most
-two factors other than 0 and 1 are quicker by table (`bytes.translate`), the all-ones row is xor.
+Nothing is shifted but the next S_i, and 7 halvings serve any number of sources. Which sources each
+S_i is made of is worked out once for a row. Rows with at most two factors other than 0 and 1 are
+quicker by table (`bytes.translate`), the all-ones row is xor.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from ec.field import POLYNOMIAL, inverse, multiply, times_table
 from ec.kernels.operands import Buffer, WritableBuffer, check_counts, check_length
 from ec.matrix import Rows
 
-# Long integers of this size, and their few intermediates, stay in the processor's caches.
-PIECE_BYTES: Final = 32 * 1024
+# Long integers of this size, those of all sources, stay in the processor's second cache; shorter
+# ones cost more calls.
+PIECE_BYTES: Final = 16 * 1024
 _TABLE_FACTORS_MAX: Final = 2
 # Without the lowest bit: that one would carry into the highest bit of the byte before.
 _REDUCTION: Final = POLYNOMIAL & ~1
@@ -84,19 +86,28 @@ def _combine(row: bytes, pieces: Sequence[int], size: int) -> bytes:
 def _by_halving(row: bytes, pieces: Sequence[int], size: int) -> bytes:
     """Return the row's sum, the way the module says; `shift` is how far up bytes are read."""
     lowest = _lowest_bits(size)
-    digits = [_halves(factor) for factor in row]
     total = 0
-    for power in range(7, -1, -1):
-        shift = 7 - power
-        chosen = 0
-        for digit, piece in zip(digits, pieces, strict=True):
-            if digit >> power & 1:
-                chosen ^= piece
-        total ^= chosen << shift
-        if power:
+    for shift, chosen in enumerate(_sums(row)):
+        if chosen:
+            addend = pieces[chosen[0]]
+            for at in chosen[1:]:
+                addend ^= pieces[at]
+            total = total ^ addend << shift if shift else addend
+        if shift < 7:
             odd = total & lowest[shift]
             total ^= odd ^ (odd * _REDUCTION)
     return (total >> 7).to_bytes(size, _ORDER)
+
+
+@lru_cache(maxsize=1024)
+def _sums(row: bytes) -> tuple[tuple[int, ...], ...]:
+    """Return which sources S_7 is the sum of, then those of S_6, down to S_0."""
+    digits = [_halves(factor) for factor in row]
+    assert digits
+    return tuple(
+        tuple(at for at, digit in enumerate(digits) if digit >> power & 1)
+        for power in range(7, -1, -1)
+    )
 
 
 @cache
