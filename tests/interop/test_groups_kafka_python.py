@@ -103,7 +103,8 @@ class Member:
             }
         )  # fmt: skip
         self.consumer.subscribe([topic], listener=self.listener)
-        until(lambda: bool(self.consumer.partitions_for_topic(topic)), lambda: None, "it knows its topic")
+        known = self.consumer.partitions_for_topic
+        until(lambda: bool(known(topic)), lambda: None, "it knows its topic")
 
     def __enter__(self) -> Self:
         return self
