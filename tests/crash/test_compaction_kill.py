@@ -114,6 +114,7 @@ class Chaos:
                 number += 1
                 self._send(producer, chance, number)
             producer.poll(0.005)
+        producer.purge()  # The server is gone: what was not answered stays unsure.
         producer.flush(TIMEOUT_S)
 
     def _send(self, producer: Any, chance: random.Random, number: int) -> None:

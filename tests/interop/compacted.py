@@ -97,6 +97,7 @@ def read(server: ServerProcess, topic: str, *, partition: int = 0, start: int = 
             "group.id": "unused",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,  # The end is told when a fetch has waited in vain.
         }
     )
     consumer.assign([TopicPartition(topic, partition, start)])

@@ -57,6 +57,8 @@ def kafka_python(bootstrap: str, topic: str, group: str, session_ms: int, instan
             tell(assigned)
 
     consumer.subscribe([topic], listener=Listener())
+    while not consumer.partitions_for_topic(topic):
+        """What a join that news of the topic began was answered, a poll may forget."""
     while True:
         consumer.poll(1000)
 

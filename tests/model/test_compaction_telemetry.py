@@ -1,7 +1,8 @@
 """The machine's own telemetry, compacted: of each process, exactly its last sample remains.
 
-Each line of /proc/PID/stat, keyed by PID, a thousand times over. A process that ended gets a
-tombstone.
+Each line of /proc/PID/stat, keyed by PID, a thousand times over, of the newest processes: they are
+the ones that change and end, and a machine may have any number. A process that ended gets a
+tombstone, as does one that newer ones supersede.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from tests.unit.compaction_rig import NOW_MS, Pair, compact, keyed_batch, rows_i
 from tests.unit.log_builder import append, make_log, recover_log
 
 SAMPLES = 1000
+PROCESSES_MAX = 40
 ROUNDS_EVERY = 250
 SETTINGS = LogSettings(segment_bytes=256 * KIB, is_compacted=True)
 
 
 def sample() -> dict[bytes, bytes]:
-    """Return the stat line of every process, by PID."""
+    """Return the stat line of each of the newest processes, by PID."""
     found = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                found[name.encode()] = Path("/proc", name, "stat").read_bytes()
-            except OSError:
-                continue  # It ended just now.
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+    for pid in pids[-PROCESSES_MAX:]:
+        try:
+            found[b"%d" % pid] = Path("/proc", str(pid), "stat").read_bytes()
+        except OSError:
+            continue  # It ended just now.
     return found
 
 
