@@ -15,16 +15,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 from collections.abc import Iterator
 from threading import Lock
 from typing import Final
 
 ALIGNMENT_BYTES: Final = 4096
-
+# Of a huge page, nearly everywhere. Where it is another one, buffers are no worse than others.
+HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
+# From this length on a buffer is of whole huge pages: at most twice the memory.
+LONG_BYTES: Final = HUGE_PAGE_BYTES // 2
+# Linux alone.
+_MADV_HUGEPAGE: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)
 
 _make_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
 _make_bytearray.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
 _make_bytearray.restype = ctypes.py_object
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_madvise.restype = ctypes.c_int
 
 
 def aligned_buffer(size: int, *, zeroed: bool = True) -> memoryview:
@@ -35,8 +44,33 @@ def aligned_buffer(size: int, *, zeroed: bool = True) -> memoryview:
             none: zeroing costs as much as hashing.
     """
     assert size >= 0
-    length = size + ALIGNMENT_BYTES
-    return _cut(memoryview(bytearray(length) if zeroed else _make_bytearray(None, length)), size)
+    buffer = _cut(memoryview(_make_memory(memory_bytes(size))), size)
+    if zeroed and size:
+        ctypes.memset(_address(buffer), 0, size)
+    return buffer
+
+
+def memory_bytes(size: int) -> int:
+    """Return how much memory is asked for, for a buffer of that many bytes."""
+    assert size >= 0
+    alignment = _alignment(size)
+    return size + alignment if size < LONG_BYTES else size + -size % alignment + alignment
+
+
+def _alignment(size: int) -> int:
+    """Return where a buffer of that many bytes begins: at multiples of this."""
+    return ALIGNMENT_BYTES if size < LONG_BYTES else HUGE_PAGE_BYTES
+
+
+def _make_memory(length: int) -> bytearray:
+    """Return memory with whatever is in it: none of its pages is touched."""
+    memory: bytearray = _make_bytearray(None, length)
+    if length >= 2 * HUGE_PAGE_BYTES and _MADV_HUGEPAGE is not None:
+        address = _address(memoryview(memory))
+        start = address + -address % ALIGNMENT_BYTES
+        # Where it is refused the pages are small ones.
+        _madvise(start, aligned_part(address + length - start), _MADV_HUGEPAGE)
+    return memory
 
 
 def recycled_buffer(size: int) -> memoryview:
@@ -44,7 +78,7 @@ def recycled_buffer(size: int) -> memoryview:
     is any.
     """
     assert size >= 0
-    return _cut(_recycler.take(size + ALIGNMENT_BYTES), size)
+    return _cut(_recycler.take(memory_bytes(size)), size)
 
 
 @contextlib.contextmanager
@@ -79,7 +113,7 @@ class _Recycler:
             for memory in self._kept:
                 if len(memory) == length and _is_free(memory):
                     return memoryview(memory)
-            fresh: bytearray = _make_bytearray(None, length)
+            fresh = _make_memory(length)
             if length <= self._limit_bytes:
                 self._shrink(self._limit_bytes - length)
                 self._kept.append(fresh)
@@ -107,8 +141,8 @@ def _is_free(memory: bytearray) -> bool:
 
 
 def _cut(whole: memoryview, size: int) -> memoryview:
-    """Return so many bytes from the first page on."""
-    skipped = -_address(whole) % ALIGNMENT_BYTES
+    """Return so many bytes from the first page on; of a long buffer, from the first huge one."""
+    skipped = -_address(whole) % _alignment(size)
     return whole[skipped : skipped + size]
 
 
