@@ -36,15 +36,19 @@ _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise.restype = ctypes.c_int
 
 
-def aligned_buffer(size: int, *, zeroed: bool = True) -> memoryview:
+def aligned_buffer(size: int, *, zeroed: bool = True, huge: bool = True) -> memoryview:
     """Return a buffer that begins at a page; memory is used as it is touched.
 
     Args:
         zeroed: False: whatever was in that memory is in it, for who fills all of it or hands out
             none: zeroing costs as much as hashing.
+        huge: False: of small pages, however long it is: for what is kept, and shall not take more
+            memory than it is long.
     """
     assert size >= 0
-    buffer = _cut(memoryview(_make_memory(memory_bytes(size))), size)
+    length = memory_bytes(size) if huge else size + ALIGNMENT_BYTES
+    memory = memoryview(_make_memory(length, huge=huge))
+    buffer = _cut(memory, size, _alignment(size) if huge else ALIGNMENT_BYTES)
     if zeroed and size:
         ctypes.memset(_address(buffer), 0, size)
     return buffer
@@ -62,10 +66,10 @@ def _alignment(size: int) -> int:
     return ALIGNMENT_BYTES if size < LONG_BYTES else HUGE_PAGE_BYTES
 
 
-def _make_memory(length: int) -> bytearray:
+def _make_memory(length: int, *, huge: bool = True) -> bytearray:
     """Return memory with whatever is in it: none of its pages is touched."""
     memory: bytearray = _make_bytearray(None, length)
-    if length >= 2 * HUGE_PAGE_BYTES and _MADV_HUGEPAGE is not None:
+    if huge and length >= 2 * HUGE_PAGE_BYTES and _MADV_HUGEPAGE is not None:
         address = _address(memoryview(memory))
         start = address + -address % ALIGNMENT_BYTES
         # Where it is refused the pages are small ones.
@@ -75,10 +79,13 @@ def _make_memory(length: int) -> bytearray:
 
 def recycled_buffer(size: int) -> memoryview:
     """Return a buffer as `aligned_buffer` does, not zeroed, of memory that was used before if there
-    is any.
+    is any; of small pages while nobody recycles: it may be kept for long.
     """
     assert size >= 0
-    return _cut(_recycler.take(memory_bytes(size)), size)
+    memory = _recycler.take(memory_bytes(size))
+    if memory is None:
+        return aligned_buffer(size, zeroed=False, huge=False)
+    return _cut(memory, size, _alignment(size))
 
 
 @contextlib.contextmanager
@@ -107,9 +114,11 @@ class _Recycler:
             assert self._limit_bytes >= 0
             self._shrink(self._limit_bytes)
 
-    def take(self, length: int) -> memoryview:
-        """Return that much memory, which nobody else has a view of."""
+    def take(self, length: int) -> memoryview | None:
+        """Return that much memory, which nobody else has a view of; None while none is kept."""
         with self._guard:
+            if not self._limit_bytes:
+                return None
             for memory in self._kept:
                 if len(memory) == length and _is_free(memory):
                     return memoryview(memory)
@@ -140,9 +149,10 @@ def _is_free(memory: bytearray) -> bool:
     return True
 
 
-def _cut(whole: memoryview, size: int) -> memoryview:
-    """Return so many bytes from the first page on; of a long buffer, from the first huge one."""
-    skipped = -_address(whole) % _alignment(size)
+def _cut(whole: memoryview, size: int, alignment: int) -> memoryview:
+    """Return so many bytes from the first place on that is a multiple."""
+    skipped = -_address(whole) % alignment
+    assert skipped + size <= len(whole)
     return whole[skipped : skipped + size]
 
 

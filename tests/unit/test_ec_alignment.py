@@ -7,6 +7,7 @@ import ctypes
 import pytest
 
 from ec.alignment import (
+    ALIGNMENT_BYTES,
     HUGE_PAGE_BYTES,
     LONG_BYTES,
     aligned_buffer,
@@ -73,3 +74,13 @@ def test_a_zeroed_buffer_is_all_zeros_wherever_its_memory_was_before() -> None:
             assert not any(buffer)
             buffer[:] = b"\xff" * size
             del buffer
+
+
+@pytest.mark.parametrize("size", [0, 4096, LONG_BYTES, 5 * 2**20 + 7])
+def test_a_buffer_that_may_be_kept_takes_no_more_memory_than_it_is_long(size: int) -> None:
+    """But for the way to the first page; so do recycled ones while nobody recycles."""
+    for buffer in (aligned_buffer(size, huge=False), recycled_buffer(size)):
+        assert len(buffer) == size
+        assert is_aligned(buffer) or not size
+        assert isinstance(buffer.obj, bytearray)
+        assert len(buffer.obj) <= size + ALIGNMENT_BYTES
