@@ -5,8 +5,9 @@ the first ones; each is made in a directory of its own, which is removed again. 
 chunks are dropped from the cache before: a chunk that is repaired was not read yesterday.
 
 * `rebuild-chunks` is `ec.repair.Rebuild`: verified blocks in, a synced and checked chunk out.
-* `bare-rebuild` reads as many bytes of k chunks, a thread each, decodes window by window, writes,
-  syncs, drops and reads back. It verifies nothing and knows no manifest.
+* `bare-rebuild` reads as many bytes of k chunks, a thread each, decodes window by window, writes to
+  space that was reserved, syncs, drops, reads back, and gives a name that is synced. It verifies
+  nothing and knows no manifest.
 """
 
 from __future__ import annotations
@@ -168,13 +169,15 @@ def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
     have = range(lost, lost + profile.k)
     sources = _dropped([chunk_path(directory, at) for at in have])
     size = os.fstat(sources[0]).st_size
-    paths = [directory / f"bare-{index}" for index in range(lost)]
+    paths = [directory / f"bare-{index}.tmp" for index in range(lost)]
     targets = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) for path in paths]
     codec = Codec(profile, choose("auto")[0])
     windows = {at: aligned_buffer(PIECE_BYTES) for at in have}
     made = {at: aligned_buffer(PIECE_BYTES) for at in range(lost)}
     used, begin = ProcessorTime.now(), time.perf_counter()
     with ThreadPoolExecutor(profile.k) as threads:
+        for fd in targets:
+            os.posix_fallocate(fd, 0, size)
         for at in range(0, size - PIECE_BYTES + 1, PIECE_BYTES):
             reads = zip(sources, windows.values(), strict=True)
             list(threads.map(lambda read, at=at: os.preadv(read[0], [read[1]], at), reads))
@@ -182,11 +185,12 @@ def bare_rebuild(spec: dict[str, Any]) -> dict[str, Any]:
             for fd, window in zip(targets, made.values(), strict=True):
                 os.pwrite(fd, window, at)
         list(threads.map(_sync_and_read_back, targets))
+        list(threads.map(_name, paths))
     elapsed, spent = time.perf_counter() - begin, used.spent()
     for fd in (*sources, *targets):
         os.close(fd)
     for path in paths:
-        path.unlink()
+        path.with_suffix("").unlink()
     return {
         **answer_of([(elapsed, 1)], elapsed, lost * size, sum(spent.values())), **spent,
     }  # fmt: skip
@@ -198,3 +202,11 @@ def _sync_and_read_back(fd: int) -> None:
     buffer = aligned_buffer(PIECE_BYTES)
     for at in range(0, os.fstat(fd).st_size, PIECE_BYTES):
         os.preadv(fd, [buffer], at)
+
+
+def _name(path: Path) -> None:
+    """Give a file its name, durably; the chunks that are made lie in a directory each."""
+    path.rename(path.with_suffix(""))
+    names = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(names)
+    os.close(names)

@@ -15,36 +15,77 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 from collections.abc import Iterator
 from threading import Lock
 from typing import Final
 
 ALIGNMENT_BYTES: Final = 4096
-
+# Of a huge page, nearly everywhere. Where it is another one, buffers are no worse than others.
+HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
+# From this length on a buffer is of whole huge pages: at most twice the memory.
+LONG_BYTES: Final = HUGE_PAGE_BYTES // 2
+# Linux alone.
+_MADV_HUGEPAGE: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)
 
 _make_bytearray = ctypes.pythonapi.PyByteArray_FromStringAndSize
 _make_bytearray.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
 _make_bytearray.restype = ctypes.py_object
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_madvise.restype = ctypes.c_int
 
 
-def aligned_buffer(size: int, *, zeroed: bool = True) -> memoryview:
+def aligned_buffer(size: int, *, zeroed: bool = True, huge: bool = True) -> memoryview:
     """Return a buffer that begins at a page; memory is used as it is touched.
 
     Args:
         zeroed: False: whatever was in that memory is in it, for who fills all of it or hands out
             none: zeroing costs as much as hashing.
+        huge: False: of small pages, however long it is: for what is kept, and shall not take more
+            memory than it is long.
     """
     assert size >= 0
-    length = size + ALIGNMENT_BYTES
-    return _cut(memoryview(bytearray(length) if zeroed else _make_bytearray(None, length)), size)
+    length = memory_bytes(size) if huge else size + ALIGNMENT_BYTES
+    memory = memoryview(_make_memory(length, huge=huge))
+    buffer = _cut(memory, size, _alignment(size) if huge else ALIGNMENT_BYTES)
+    if zeroed and size:
+        ctypes.memset(_address(buffer), 0, size)
+    return buffer
+
+
+def memory_bytes(size: int) -> int:
+    """Return how much memory is asked for, for a buffer of that many bytes."""
+    assert size >= 0
+    alignment = _alignment(size)
+    return size + alignment if size < LONG_BYTES else size + -size % alignment + alignment
+
+
+def _alignment(size: int) -> int:
+    """Return where a buffer of that many bytes begins: at multiples of this."""
+    return ALIGNMENT_BYTES if size < LONG_BYTES else HUGE_PAGE_BYTES
+
+
+def _make_memory(length: int, *, huge: bool = True) -> bytearray:
+    """Return memory with whatever is in it: none of its pages is touched."""
+    memory: bytearray = _make_bytearray(None, length)
+    if huge and length >= 2 * HUGE_PAGE_BYTES and _MADV_HUGEPAGE is not None:
+        address = _address(memoryview(memory))
+        start = address + -address % ALIGNMENT_BYTES
+        # Where it is refused the pages are small ones.
+        _madvise(start, aligned_part(address + length - start), _MADV_HUGEPAGE)
+    return memory
 
 
 def recycled_buffer(size: int) -> memoryview:
     """Return a buffer as `aligned_buffer` does, not zeroed, of memory that was used before if there
-    is any.
+    is any; of small pages while nobody recycles: it may be kept for long.
     """
     assert size >= 0
-    return _cut(_recycler.take(size + ALIGNMENT_BYTES), size)
+    memory = _recycler.take(memory_bytes(size))
+    if memory is None:
+        return aligned_buffer(size, zeroed=False, huge=False)
+    return _cut(memory, size, _alignment(size))
 
 
 @contextlib.contextmanager
@@ -73,13 +114,15 @@ class _Recycler:
             assert self._limit_bytes >= 0
             self._shrink(self._limit_bytes)
 
-    def take(self, length: int) -> memoryview:
-        """Return that much memory, which nobody else has a view of."""
+    def take(self, length: int) -> memoryview | None:
+        """Return that much memory, which nobody else has a view of; None while none is kept."""
         with self._guard:
+            if not self._limit_bytes:
+                return None
             for memory in self._kept:
                 if len(memory) == length and _is_free(memory):
                     return memoryview(memory)
-            fresh: bytearray = _make_bytearray(None, length)
+            fresh = _make_memory(length)
             if length <= self._limit_bytes:
                 self._shrink(self._limit_bytes - length)
                 self._kept.append(fresh)
@@ -106,9 +149,10 @@ def _is_free(memory: bytearray) -> bool:
     return True
 
 
-def _cut(whole: memoryview, size: int) -> memoryview:
-    """Return so many bytes from the first page on."""
-    skipped = -_address(whole) % ALIGNMENT_BYTES
+def _cut(whole: memoryview, size: int, alignment: int) -> memoryview:
+    """Return so many bytes from the first place on that is a multiple."""
+    skipped = -_address(whole) % alignment
+    assert skipped + size <= len(whole)
     return whole[skipped : skipped + size]
 
 

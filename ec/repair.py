@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from ec import checksums
-from ec.alignment import ALIGNMENT_BYTES, aligned_buffer, recycling
+from ec.alignment import HUGE_PAGE_BYTES, aligned_buffer, memory_bytes, recycling
 from ec.chunk_file import ChunkHead, chunk_entry, encode_tail
 from ec.chunk_id import ChunkId
 from ec.chunk_write import Receipt
@@ -38,12 +38,13 @@ from ec.read import OnTrouble
 from ec.segment import chunk_indexes, file_bytes
 from ec.store.protocol import Store, Upload
 
-# Of a chunk that is copied, at once; and the least of every chunk of a repair.
+# Of a chunk that is copied, at once.
 WINDOW_BYTES: Final = 1024 * 1024
-assert WINDOW_BYTES % BLOCK_BYTES == 0
+assert WINDOW_BYTES % BLOCK_BYTES == 0 == HUGE_PAGE_BYTES % BLOCK_BYTES
 # Windows of k survivors that are read at once, while another one is computed: two were no faster.
 AHEAD: Final = 1
 # Of all windows of k survivors and two of what is made: long ones cost fewer changes of threads.
+# Each is of whole huge pages; where the limit has not one for each, they are one.
 BUFFER_BYTES: Final = 64 * 1024 * 1024
 
 # The same range of some chunks; None where a chunk has ended before.
@@ -84,8 +85,9 @@ async def _copy_payload(chunk: ChunkId, size: int, source: Store, upload: Upload
 def window_bytes_of(profile: Profile, made: int) -> int:
     """Return how long a window of each chunk is where so many chunks are made at once."""
     assert 1 <= made <= profile.m
-    blocks = BUFFER_BYTES // (((AHEAD + 1) * profile.k + 2 * made) * BLOCK_BYTES)
-    return max(WINDOW_BYTES, blocks * BLOCK_BYTES)
+    buffers = (AHEAD + 1) * profile.k + 2 * made
+    pages = BUFFER_BYTES // (buffers * HUGE_PAGE_BYTES)
+    return max(1, pages) * HUGE_PAGE_BYTES
 
 
 class Rebuild:
@@ -170,7 +172,7 @@ class Rebuild:
         ]
         calls.append(partial(self._make_windows, windows, [each[1] for each in read], made[0]))
         calls.append(partial(_write_windows, len(windows), made[1], uploads))
-        kept = (self._ahead + 1) * self._shape.profile.k * (windows[0].size + ALIGNMENT_BYTES)
+        kept = (self._ahead + 1) * self._shape.profile.k * memory_bytes(windows[0].size)
         with recycling(kept):
             await together(calls)
 
@@ -197,8 +199,9 @@ class Rebuild:
         made: trio.MemorySendChannel[dict[int, memoryview]],
     ) -> None:
         """Compute window by window; the buffers are two sets, one of them being written."""
+        size = windows[0].size
         sets = [
-            {index: aligned_buffer(windows[0].size) for index in self._targets} for _ in range(2)
+            {index: aligned_buffer(size, zeroed=False) for index in self._targets} for _ in range(2)
         ]
         for at, window in enumerate(windows):
             survivors = await read[at % len(read)].receive()

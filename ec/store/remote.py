@@ -14,6 +14,7 @@ from collections import OrderedDict
 from typing import Final, TypeVar
 from urllib.parse import quote, urlsplit
 
+from ec.alignment import recycled_buffer
 from ec.chunk_dir import LIST_MAX, READ_BYTES_MAX
 from ec.chunk_file import (
     TRAILER_BYTES,
@@ -211,7 +212,7 @@ class RemoteStore:
                 return None
             await self._calls.check(connection, reply, 206)
             self._check_range(reply, span, head.trailer.file_bytes)
-            buffer = memoryview(bytearray(span.size))
+            buffer = recycled_buffer(span.size)  # Filled, or not handed out.
             with self._calls.patience(self._timeouts.body_s(span.size), f"GET of {head.id}"):
                 await self._receive_blocks(connection, head, blocks.start, buffer)
         return buffer[start - span.start : end - span.start]

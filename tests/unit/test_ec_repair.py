@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ec.alignment import HUGE_PAGE_BYTES
 from ec.codec import Codec
 from ec.errors import (
     ChunkDamagedError,
@@ -182,8 +183,12 @@ def test_a_repaired_chunk_keeps_the_manifest_s_bytes() -> None:
 
 
 def test_memory_does_not_depend_on_the_chunks() -> None:
-    """Windows of what is read, read ahead and made stay within the limit, for common profiles."""
-    for profile, made in ((Profile(2, 1), 1), (Profile(4, 2), 2), (Profile(16, 4), 4)):
+    """Windows of what is read, read ahead and made stay within the limit, for common profiles, and
+    use most of it; they are of whole huge pages.
+    """
+    for profile, made in ((Profile(2, 1), 1), (Profile(4, 2), 2), (Profile(10, 4), 4)):
         window = window_bytes_of(profile, made)
         held = 2 * (profile.k + made) * window
-        assert 0.9 * BUFFER_BYTES < held <= BUFFER_BYTES
+        assert 0.7 * BUFFER_BYTES < held <= BUFFER_BYTES
+        assert window % HUGE_PAGE_BYTES == 0
+    assert window_bytes_of(Profile(16, 4), 4) == HUGE_PAGE_BYTES
