@@ -44,9 +44,13 @@ class FaultyFiles(Files):
         self.fail_write: int | None = None
         self.fail_new_segment = False
         self.fail_sync: int | None = None
+        self.before_write: Callable[[], None] | None = None
         self.syncs = 0
 
     def write_at(self, file: OpenFile, position: int, buffers: Sequence[Buffer]) -> int:
+        if self.before_write is not None and file.path.endswith(".log"):
+            call, self.before_write = self.before_write, None
+            call()
         if self.fail_new_segment and file.path.endswith(".log") and position == 0:
             raise OSError(errno.ENOSPC, "planted")
         if self.fail_write is not None and file.path.endswith(".log"):
@@ -62,6 +66,16 @@ class FaultyFiles(Files):
                 number, self.fail_sync = self.fail_sync, None
                 raise OSError(number, "planted")
         super().sync_data(file)
+
+
+class SlowClock(Clock):
+    """Whatever is measured takes a second."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 1
+        return self.seconds
 
 
 class Later(Timers):
@@ -320,6 +334,44 @@ def test_failed_write_or_sync_takes_this_log_offline_for_good(fixture: Fixture, 
     fixture.timers.fire()
     fixture.settle()
     assert fixture.files.syncs == syncs
+
+
+def test_write_under_way_while_a_sync_fails_is_refused_and_nobody_pauses(fixture: Fixture) -> None:
+    """A slow disk: the write returns when the loop has heard that the sync beside it failed."""
+    fixture.services.clock = SlowClock()
+    for _ in range(9):
+        fixture.append(acks_all=False)
+    fixture.turn.flush()
+    assert fixture.partition.is_congested
+
+    def fail_sync_beside() -> None:
+        fixture.files.fail_sync = errno.EIO
+        fixture.partition.when_decongested(lambda: None)  # A sync begins.
+        fixture.offload.deliver()
+        assert fixture.partition.offline is not None
+
+    waiter = fixture.append()
+    fixture.offload.deliver()
+    fixture.append(acks_all=False)
+    fixture.files.before_write = fail_sync_beside
+    fixture.settle()
+    assert isinstance(waiter.error, LogFailedError)
+    assert not fixture.partition.is_congested, "no sync will ever end that"
+
+
+def test_checkpoint_that_hears_of_a_failed_sync_takes_the_partition_offline(
+    fixture: Fixture,
+) -> None:
+    """It syncs the log as well; whoever waits is told, and so is the operator."""
+    fetch = Woken()
+    fixture.append(acks_all=False)
+    fixture.turn.flush()
+    fixture.files.fail_sync = errno.EIO
+    fixture.partition.take_checkpoint()
+    fixture.partition.wait_for_data(fetch)
+    fixture.settle()
+    assert fixture.partition.offline is not None
+    assert fixture.turn.woken == [fetch]
 
 
 def test_flush_mode_os_acknowledges_and_shows_what_is_written(tmp_path: Path) -> None:
