@@ -130,7 +130,9 @@ class Partition:
                 entry[0].appended(entry[2])
         if not self._commits:
             self._advance(self.log.written_offset)
-            if self.settings.flush_mode == "interval":
+            if unsynced:  # Staged while the topic still promised it.
+                self._commit.start()
+            elif self.settings.flush_mode == "interval":
                 self._commit.start_later(self.settings.flush_interval_ms / 1000)
         elif unsynced or self._fetches or self._has_much_unsynced():
             self._commit.start()

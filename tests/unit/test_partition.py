@@ -374,6 +374,19 @@ def test_checkpoint_that_hears_of_a_failed_sync_takes_the_partition_offline(
     assert fixture.turn.woken == [fetch]
 
 
+async def test_acks_all_that_was_promised_a_sync_is_told_when_flush_mode_changes(
+    fixture: Fixture,
+) -> None:
+    """Staged under flush.mode=commit, written under os: the sync still comes, and the answer."""
+    async with fixture.partition.exclusive():
+        waiter = fixture.append()
+        fixture.turn.flush()
+        fixture.partition.apply_settings(settings(flush_mode="os"))
+    fixture.settle()
+    assert waiter.base_offset == 0
+    assert fixture.files.syncs == 1
+
+
 def test_flush_mode_os_acknowledges_and_shows_what_is_written(tmp_path: Path) -> None:
     """Asked for by the topic: acks and high watermark follow the write."""
     fixture = Fixture(tmp_path, flush_mode="os")
