@@ -26,6 +26,7 @@ from logd.record.batch import (
     HEADER_BYTES,
     LENGTH_OVERHEAD_BYTES,
     LOG_APPEND_TIME_BIT,
+    MAGIC,
     BatchHeader,
     check_appendable,
     check_run,
@@ -107,7 +108,7 @@ class Intake:
             StorageError: the partition is offline, or the disk is at its reserve.
         """
         if self._closed is not None or self._disk.refuses:
-            self._refuse_unwritable()
+            self._refuse_unwritable(buffer, position, size)
         header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
         now_ms = self._turn.now_ms
         if self._log_append_time:
@@ -191,7 +192,7 @@ class Intake:
     ) -> None:
         """A large batch of a compacted topic comes back from its check."""
         if self._closed is not None or self._disk.refuses:
-            self._refuse_unwritable()
+            self._refuse_unwritable(batch, 0, len(batch))
         self._stage(batch, 0, header, waiter, wants_sync)
 
     def _stage(
@@ -216,12 +217,20 @@ class Intake:
         if not writer.is_touched:
             writer.touch()
 
-    def _refuse_unwritable(self) -> None:
+    def _refuse_unwritable(self, buffer: bytearray | memoryview, position: int, size: int) -> None:
         """Raise; except for the server's own topics as long as half of the reserve is left."""
         if self._closed is not None:
             raise LogFailedError(self._closed)
         if not self._is_internal or self._disk.is_exhausted:
+            self._note_refused(buffer, position, size)
             raise DiskFullError(self._disk.reason)
+
+    def _note_refused(self, buffer: bytearray | memoryview, position: int, size: int) -> None:
+        """Take nothing of an idempotent producer before the batch that is being refused."""
+        if size >= HEADER_BYTES:
+            header = read_header(buffer, position)
+            if header.magic == MAGIC and header.producer_id >= 0:
+                self._log.producers.note_refused(header)
 
     def _answer_duplicate(
         self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool

@@ -283,6 +283,24 @@ def test_full_disk_refuses_what_was_staged_and_reuses_its_offsets(fixture: Fixtu
     assert again.base_offset == 1
 
 
+def test_what_follows_a_refused_first_batch_is_not_taken_before_it(fixture: Fixture) -> None:
+    """A new idempotent producer, and space comes back between two of its batches: no record is
+    lost.
+    """
+    fixture.disk.found_full("planted")
+    with pytest.raises(DiskFullError):
+        fixture.append(producer_id=7, producer_epoch=0, base_sequence=0)
+    fixture.disk.checked(10**9)
+    with pytest.raises(OutOfOrderSequenceError):
+        fixture.append(producer_id=7, producer_epoch=0, base_sequence=1)
+    waiters = [
+        fixture.append(producer_id=7, producer_epoch=0, base_sequence=sequence)
+        for sequence in range(2)
+    ]
+    fixture.settle()
+    assert [waiter.base_offset for waiter in waiters] == [0, 1]
+
+
 def test_what_a_roll_synced_before_the_disk_was_full_is_acknowledged_and_visible(
     tmp_path: Path,
 ) -> None:
