@@ -56,7 +56,7 @@ class FaultyFiles(Files):
         if self.fail_write is not None and file.path.endswith(".log"):
             super().write_at(file, position, [bytes(b)[: len(b) // 2] for b in buffers])
             number, self.fail_write = self.fail_write, None
-            raise OSError(number, "planted")
+            raise ValueError("a bug") if number < 0 else OSError(number, "planted")
         return super().write_at(file, position, buffers)
 
     def sync_data(self, file: OpenFile) -> None:
@@ -352,6 +352,17 @@ def test_failed_write_or_sync_takes_this_log_offline_for_good(fixture: Fixture, 
     fixture.timers.fire()
     fixture.settle()
     assert fixture.files.syncs == syncs
+
+
+def test_bug_of_ours_in_a_write_costs_that_log_and_not_the_server(fixture: Fixture) -> None:
+    """On the loop as in a thread; and nothing of the log is used any more, at the stop either."""
+    fixture.files.fail_write = -1
+    waiter = fixture.append()
+    fixture.settle()
+    assert isinstance(waiter.error, LogFailedError)
+    assert fixture.partition.offline is not None
+    with pytest.raises(LogFailedError):
+        fixture.partition.log.close()
 
 
 def test_write_under_way_while_a_sync_fails_is_refused_and_nobody_pauses(fixture: Fixture) -> None:
