@@ -72,14 +72,18 @@ class Intake:
         self._before_max_ms = settings.message_timestamp_before_max_ms
         self._after_max_ms = settings.message_timestamp_after_max_ms
         limit_bytes = CONTENT_FACTOR * settings.max_message_bytes
-        if "compact" not in settings.cleanup_policy or self._is_internal:
-            self._key_check = None  # What the server itself writes has keys.
-        elif self._key_check is None:
+        # What the server itself writes has keys.
+        checks = "compact" in settings.cleanup_policy and not self._is_internal
+        if self._key_check is None and checks:
             self._key_check = KeyCheck(
-                self._services.offload, self._stage_checked, limit_bytes=limit_bytes
+                self._services.offload,
+                self._stage_checked,
+                on_ended=self._writer.touch,  # Its bytes are in nobody's way any more.
+                limit_bytes=limit_bytes,
             )
-        else:
+        elif self._key_check is not None:
             self._key_check.limit_bytes = limit_bytes
+            self._key_check.checks = checks
 
     @property
     def queued_bytes(self) -> int:
@@ -161,7 +165,7 @@ class Intake:
             self._closed is not None
             or self._disk.refuses
             or self._log_append_time
-            or self._key_check is not None
+            or (self._key_check is not None and self._key_check.is_needed)
             or not HEADER_BYTES <= size <= self._max_message_bytes
         ):
             return []

@@ -510,6 +510,36 @@ def test_compacted_topics_refuse_records_without_a_key(tmp_path: Path) -> None:
     assert isinstance(third.error, InvalidRecordError)
 
 
+def test_what_waits_for_its_check_keeps_its_place_when_the_topic_is_compacted_no_more(
+    fixture: Fixture,
+) -> None:
+    """What comes after the change stands behind it, as its producer sent it."""
+    fixture.partition.apply_settings(settings(cleanup_policy="compact"))
+    large = encode_batch([(b"k", b"v", [], 1_000_000)] * 3000)
+    first = Waiter("large", fixture.order)
+    fixture.partition.intake.append(large, 0, len(large), waiter=first, wants_sync=True)
+    fixture.partition.apply_settings(settings())
+    second = fixture.append("small behind it")
+    fixture.settle()
+    assert (first.base_offset, second.base_offset) == (0, 3000)
+
+
+def test_producers_go_on_when_what_they_were_paused_for_is_refused(fixture: Fixture) -> None:
+    """Nothing is written of batches that fail their check; they are in nobody's way any more."""
+    fixture.partition.apply_settings(settings(cleanup_policy="compact"))
+    resumed: list[bool] = []
+    fixture.append()
+    fixture.turn.flush()  # The end of its sync is when congestion is looked at next.
+    large = encode_batch([(None, b"v", [], 1_000_000)] * 3000)
+    null = Waiter("null", fixture.order)
+    fixture.partition.intake.append(large, 0, len(large), waiter=null, wants_sync=True)
+    fixture.partition.when_decongested(lambda: resumed.append(True))
+    fixture.settle()
+    assert isinstance(null.error, InvalidRecordError)
+    assert resumed == [True]
+    assert not fixture.partition.is_congested
+
+
 async def test_delete_records_waits_for_writes_and_lets_appends_go_on(fixture: Fixture) -> None:
     """The new start is what a reader sees next; what was appended stays."""
     for _ in range(5):
