@@ -1,25 +1,41 @@
 """Checkpoint S of one log: taken on the loop, written in a thread, one at a time.
 
 After a crash recovery walks no more than the bytes since the last one. One that cannot be written
-costs nothing but that: it is reported, and the next is taken when the log wants it.
+costs nothing but that: it is reported, and the next is taken when the log wants it. Only a sync of
+the log's data that fails in it ends the log, as it does anywhere.
 
 Source: DESIGN section 4 (recovery).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from logd.broker.services import PartitionServices
+from logd.errors import LogFailedError
 from logd.storage.log import Log
 
 
 class Checkpointing:
-    """See the module. On the loop."""
+    """See the module. On the loop.
 
-    def __init__(self, log: Log, services: PartitionServices) -> None:
+    Args:
+        on_failed: called where the log has failed: a checkpoint syncs it as well, and may be the
+            first to hear that the device refused something.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        services: PartitionServices,
+        *,
+        on_failed: Callable[[LogFailedError], None],
+    ) -> None:
         self._log = log
         self._services = services
+        self._on_failed = on_failed
         self._ended: trio.Event | None = None
 
     def take(self) -> None:
@@ -32,7 +48,9 @@ class Checkpointing:
         def deliver(_outcome: object, error: BaseException | None) -> None:
             self._ended = None
             ended.set()
-            if error is not None:
+            if isinstance(error, LogFailedError):
+                self._on_failed(error)
+            elif error is not None:
                 self._services.events.warning(
                     "checkpoint failed",
                     topic=self._log.topic,

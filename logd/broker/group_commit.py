@@ -56,7 +56,8 @@ class GroupCommit:
         on_reached: called with the offset up to which the log is synced, be it by a roll, before
             the waiters that this covers are told.
         on_synced: called after each sync, when they have been told.
-        on_failed: called when a sync failed; the waiters are still waiting.
+        on_failed: called when a sync failed, or finds that the log has; the waiters are still
+            waiting.
     """
 
     def __init__(
@@ -85,7 +86,10 @@ class GroupCommit:
 
     def start(self) -> None:
         """Sync what is written: now, or right behind the sync that is running."""
-        if self._log.failed is not None:
+        failed = self._log.failed
+        if failed is not None:
+            if self.waiting:  # Written while somebody else found out: no sync will tell them.
+                self._on_failed(failed)
             return
         ticket = self._log.begin_sync()
         if ticket is None:

@@ -26,6 +26,7 @@ from logd.record.batch import (
     HEADER_BYTES,
     LENGTH_OVERHEAD_BYTES,
     LOG_APPEND_TIME_BIT,
+    MAGIC,
     BatchHeader,
     check_appendable,
     check_run,
@@ -71,14 +72,18 @@ class Intake:
         self._before_max_ms = settings.message_timestamp_before_max_ms
         self._after_max_ms = settings.message_timestamp_after_max_ms
         limit_bytes = CONTENT_FACTOR * settings.max_message_bytes
-        if "compact" not in settings.cleanup_policy or self._is_internal:
-            self._key_check = None  # What the server itself writes has keys.
-        elif self._key_check is None:
+        # What the server itself writes has keys.
+        checks = "compact" in settings.cleanup_policy and not self._is_internal
+        if self._key_check is None and checks:
             self._key_check = KeyCheck(
-                self._services.offload, self._stage_checked, limit_bytes=limit_bytes
+                self._services.offload,
+                self._stage_checked,
+                on_ended=self._writer.touch,  # Its bytes are in nobody's way any more.
+                limit_bytes=limit_bytes,
             )
-        else:
+        elif self._key_check is not None:
             self._key_check.limit_bytes = limit_bytes
+            self._key_check.checks = checks
 
     @property
     def queued_bytes(self) -> int:
@@ -107,7 +112,7 @@ class Intake:
             StorageError: the partition is offline, or the disk is at its reserve.
         """
         if self._closed is not None or self._disk.refuses:
-            self._refuse_unwritable()
+            self._refuse_unwritable(buffer, position, size)
         header = check_appendable(buffer, position, size, max_message_bytes=self._max_message_bytes)
         now_ms = self._turn.now_ms
         if self._log_append_time:
@@ -160,7 +165,7 @@ class Intake:
             self._closed is not None
             or self._disk.refuses
             or self._log_append_time
-            or self._key_check is not None
+            or (self._key_check is not None and self._key_check.is_needed)
             or not HEADER_BYTES <= size <= self._max_message_bytes
         ):
             return []
@@ -191,7 +196,7 @@ class Intake:
     ) -> None:
         """A large batch of a compacted topic comes back from its check."""
         if self._closed is not None or self._disk.refuses:
-            self._refuse_unwritable()
+            self._refuse_unwritable(batch, 0, len(batch))
         self._stage(batch, 0, header, waiter, wants_sync)
 
     def _stage(
@@ -216,12 +221,20 @@ class Intake:
         if not writer.is_touched:
             writer.touch()
 
-    def _refuse_unwritable(self) -> None:
+    def _refuse_unwritable(self, buffer: bytearray | memoryview, position: int, size: int) -> None:
         """Raise; except for the server's own topics as long as half of the reserve is left."""
         if self._closed is not None:
             raise LogFailedError(self._closed)
         if not self._is_internal or self._disk.is_exhausted:
+            self._note_refused(buffer, position, size)
             raise DiskFullError(self._disk.reason)
+
+    def _note_refused(self, buffer: bytearray | memoryview, position: int, size: int) -> None:
+        """Take nothing of an idempotent producer before the batch that is being refused."""
+        if size >= HEADER_BYTES:
+            header = read_header(buffer, position)
+            if header.magic == MAGIC and header.producer_id >= 0:
+                self._log.producers.note_refused(header)
 
     def _answer_duplicate(
         self, header: BatchHeader, waiter: AppendWaiter, wants_sync: bool

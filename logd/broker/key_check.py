@@ -49,8 +49,13 @@ class _Queued(NamedTuple, Generic[W]):
 class KeyCheck(Generic[W]):
     """The line of a compacted partition's batches that are not staged yet. On the loop.
 
+    Attributes:
+        checks: whether the topic is compacted; if it is no more, batches only wait for those before
+            them.
+
     Args:
         stage: called with (buffer, header, waiter, wants_sync) in the order of arrival; may raise.
+        on_ended: called after each batch that left the line, staged or refused.
         limit_bytes: what a batch's records may decompress to.
     """
 
@@ -59,13 +64,21 @@ class KeyCheck(Generic[W]):
         offload: Offload,
         stage: Callable[[bytearray, BatchHeader, W, bool], None],
         *,
+        on_ended: Callable[[], None],
         limit_bytes: int,
     ) -> None:
         self._offload = offload
         self._stage = stage
+        self._on_ended = on_ended
+        self.checks = True
         self.limit_bytes = limit_bytes
         self._queue: deque[_Queued[W]] = deque()
         self.queued_bytes = 0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether batches must come by here: to be checked, or to wait for those before them."""
+        return self.checks or bool(self._queue)
 
     def check_now(self, batch: memoryview, header: BatchHeader) -> bool:
         """Check a small batch; return False if it must be queued instead.
@@ -73,9 +86,10 @@ class KeyCheck(Generic[W]):
         Raises:
             InvalidRecordError: a record has no key, or the records cannot be read.
         """
-        if self._queue or header.count > INLINE_RECORDS_MAX:
+        if self._queue or (self.checks and header.count > INLINE_RECORDS_MAX):
             return False
-        _refuse_null_key(batch, self.limit_bytes)
+        if self.checks:
+            _refuse_null_key(batch, self.limit_bytes)
         return True
 
     def queue(self, batch: memoryview, header: BatchHeader, waiter: W, *, wants_sync: bool) -> None:
@@ -87,10 +101,11 @@ class KeyCheck(Generic[W]):
 
     def _check_first(self) -> None:
         queued = self._queue[0]
-        limit_bytes = self.limit_bytes
+        limit_bytes, checks = self.limit_bytes, self.checks
 
         def job() -> None:
-            _refuse_null_key(memoryview(queued.batch), limit_bytes)
+            if checks:
+                _refuse_null_key(memoryview(queued.batch), limit_bytes)
 
         self._offload.submit("write", job, self._deliver)
 
@@ -106,6 +121,7 @@ class KeyCheck(Generic[W]):
                 self._stage(queued.batch, queued.header, queued.waiter, queued.wants_sync)
             except LogdError as refusal:
                 queued.waiter.refused(refusal)
+        self._on_ended()
         if self._queue:
             self._check_first()
 

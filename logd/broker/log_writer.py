@@ -98,8 +98,8 @@ class LogWriter:
         started = monotonic()
         try:
             result = self._log.write(staged)
-        except StorageError as error:
-            self._failed(staged, waiting, error)
+        except Exception as error:  # As in a thread: whatever it is, it costs this log alone.
+            self._failed(staged, waiting, _as_storage_error(error))
             return
         if monotonic() - started > SLOW_WRITE_S:
             self._is_slow = True
@@ -141,6 +141,7 @@ class LogWriter:
         behind, self.waiting = self.waiting, []
         entries = (*waiting, *behind)
         if isinstance(error, LogFailedError):
+            self._log.fail(error)  # It may not know yet, if nobody foresaw the error.
             self._on_failed(error)
         else:
             self._services.disk.found_full(str(error))
@@ -179,7 +180,7 @@ class LogWriter:
 
 
 def _as_storage_error(error: BaseException) -> StorageError:
-    """What nobody foresaw in a writing thread fails that log, and only that log."""
+    """What nobody foresaw in a write fails that log, and only that log."""
     if isinstance(error, StorageError):
         return error
     return LogFailedError(f"unexpected error while writing: {error!r}")

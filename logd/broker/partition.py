@@ -81,7 +81,7 @@ class Partition:
             on_behind=self._note_congestion,
             on_failed=self._go_offline,
         )
-        self._checkpointing = Checkpointing(log, services)
+        self._checkpointing = Checkpointing(log, services, on_failed=self._go_offline)
         self._commit = GroupCommit(
             log,
             services,
@@ -130,7 +130,9 @@ class Partition:
                 entry[0].appended(entry[2])
         if not self._commits:
             self._advance(self.log.written_offset)
-            if self.settings.flush_mode == "interval":
+            if unsynced:  # Staged while the topic still promised it.
+                self._commit.start()
+            elif self.settings.flush_mode == "interval":
                 self._commit.start_later(self.settings.flush_interval_ms / 1000)
         elif unsynced or self._fetches or self._has_much_unsynced():
             self._commit.start()
@@ -166,6 +168,7 @@ class Partition:
     def _go_offline(self, error: LogFailedError) -> None:
         """Nothing is served from here on until a restart recovers the log; the others go on."""
         if self.offline is not None:
+            self._commit.refuse_all(error)  # Whose write was under way when it happened.
             return
         self._services.events.error(
             "partition offline", topic=self.topic_name, partition=self.index, reason=str(error)
@@ -188,7 +191,8 @@ class Partition:
         unwritten_bytes += self.intake.queued_bytes
         unsynced_bytes = log.unsynced_bytes if self._commits else 0
         pending_bytes = unsynced_bytes + unwritten_bytes
-        self.is_congested = pending_bytes > self._services.unsynced_max_bytes
+        is_served = self.offline is None  # Else nothing will ever be caught up with.
+        self.is_congested = is_served and pending_bytes > self._services.unsynced_max_bytes
         if self._congested and not self.is_congested:
             self._end_congestion()
 

@@ -214,11 +214,14 @@ class SegmentWriter:
     def _uncreate(self, new: Segment, error: OSError) -> StorageError:
         """Remove a segment that was not completed; return what to raise.
 
-        The removal must be durable too: a segment that has a successor counts as synced to its end.
+        The removal must be durable too: a segment that has a successor counts as synced to its end,
+        and what it takes from then on would lie in another one's range.
         """
         if error.errno not in DISK_FULL_ERRNOS:
             return self._failed(f"no new segment {new.base_offset} could be made: {error}")
         remove_segment(self._state.files, new.paths)
+        if self._state.files.exists(new.paths.log):
+            return self._failed(f"{new.paths.log}: an unfinished segment could not be removed")
         try:
             self._state.files.sync_directory(self._state.directory)
         except OSError as second:

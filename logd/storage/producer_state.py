@@ -4,6 +4,8 @@ For each producer id, the last five batches: sequence numbers, offsets, timestam
 follow the last one (sequence numbers wrap from 2^31 - 1 to 0); a repetition of one of the five is
 answered with the original's offset; anything else is refused. An older epoch is fenced; a newer one
 begins at sequence 0. A producer that is not known may begin anywhere: it may have been forgotten.
+Unless the disk has just refused a batch of it: what it sent behind that one must not come first, or
+the refused one, sent again, would pass for a copy of something long written.
 
 Two layers, because appends are staged before they are written, and several may be staged at a time:
 
@@ -49,6 +51,9 @@ from logd.record.timestamps import latest_timestamp_ms
 from logd.units import INT32_MAX
 
 BATCHES_KEPT: Final = 5
+REFUSED_KEPT: Final = 10_000
+"""Of so many unknown producers a refused batch is remembered; the oldest are forgotten first."""
+
 SNAPSHOT_VERSION: Final = 1
 SNAPSHOT_BYTES_MAX: Final = 1024 * 1024 * 1024
 _SNAPSHOT_HEAD: Final = struct.Struct(">qqqqqI")
@@ -121,13 +126,15 @@ def next_sequence(last_sequence: int) -> int:
 class ProducerStates:
     """The producers of one log."""
 
-    __slots__ = ("_journal", "_staged", "_written")
+    __slots__ = ("_journal", "_refused", "_staged", "_written")
 
     def __init__(self, written: WrittenProducers | None = None) -> None:
         self._written: WrittenProducers = {} if written is None else written
         self._staged: WrittenProducers = {}
         # (offset after the batch, producer id, entry), in the order of staging.
         self._journal: list[tuple[int, int, ProducerEntry]] = []
+        # Of producers without an entry: epoch and sequence of the first batch that was refused.
+        self._refused: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         """Return the number of producers that are known from the file."""
@@ -149,6 +156,7 @@ class ProducerStates:
         assert producer_id >= 0
         entry = self._staged.get(producer_id) or self._written.get(producer_id)
         if entry is None:
+            self._check_refused(header)
             return None
         first = header.base_sequence
         if header.producer_epoch != entry.epoch:
@@ -162,6 +170,28 @@ class ProducerStates:
             if batch.first_sequence == first and batch.last_sequence == last:
                 return Duplicate(batch.base_offset, batch.last_offset, batch.timestamp_ms)
         raise _out_of_order(header, entry)
+
+    def _check_refused(self, header: BatchHeader) -> None:
+        epoch, first = self._refused.get(header.producer_id, (-1, -1))
+        if header.producer_epoch == epoch and header.base_sequence != first:
+            raise OutOfOrderSequenceError(
+                f"producer {header.producer_id}: sequence {header.base_sequence} was sent behind "
+                f"{first}, which was refused"
+            )
+
+    def note_refused(self, header: BatchHeader) -> None:
+        """The disk has no room for this batch; its producer will send it again, before others."""
+        assert header.producer_id >= 0
+        self._note_refused(header.producer_id, header.producer_epoch, header.base_sequence)
+
+    def _note_refused(self, producer_id: int, epoch: int, first_sequence: int) -> None:
+        if producer_id in self._written or producer_id in self._staged:
+            return  # What comes next is known.
+        if self._refused.get(producer_id, (-1, -1))[0] >= epoch:
+            return  # Behind the first one.
+        self._refused[producer_id] = (epoch, first_sequence)
+        if len(self._refused) > REFUSED_KEPT:
+            del self._refused[next(iter(self._refused))]
 
     def stage(self, header: BatchHeader, *, last_offset: int, timestamp_ms: int) -> None:
         """Remember a batch that was checked and got its offsets; it counts until `rollback`."""
@@ -179,6 +209,8 @@ class ProducerStates:
             if end_offset > written_offset:
                 break
             self._written[producer_id] = entry
+            if self._refused:
+                self._refused.pop(producer_id, None)
             if self._staged.get(producer_id) is entry:
                 del self._staged[producer_id]
             count += 1
@@ -187,9 +219,12 @@ class ProducerStates:
         assert bool(journal) >= bool(self._staged), "what is staged is in the journal"
 
     def rollback(self) -> None:
-        """Forget what was staged and never written."""
+        """Forget what was staged and never written; its producers are to send it again."""
+        journal = self._journal
         self._staged.clear()
-        self._journal.clear()
+        self._journal = []
+        for _, producer_id, entry in journal:
+            self._note_refused(producer_id, entry.epoch, entry.batches[-1].first_sequence)
 
     @property
     def has_staged(self) -> bool:

@@ -27,6 +27,7 @@ from tests.unit.log_builder import (
     headers_in,
     make_log,
     offsets_read,
+    recover_log,
     reopen,
     segment_path,
     stage,
@@ -61,6 +62,15 @@ class BrokenFiles(FastFiles):
     def truncate(self, file: OpenFile, size: int) -> None:
         self._check("truncate")
         super().truncate(file, size)
+
+    def allocate(self, file: OpenFile, position: int, size: int) -> None:
+        self._check("allocate")
+        super().allocate(file, position, size)
+
+    def unlink(self, path: str) -> None:
+        if os.path.exists(path):
+            self._check("unlink")
+        super().unlink(path)
 
     def sync_data(self, file: OpenFile) -> None:
         self._check("sync_data")
@@ -319,6 +329,29 @@ def test_no_space_for_a_roll_leaves_the_old_segment_active(directory: str) -> No
     append(log, batch_of([b"v"] * 2))
     assert bases(directory) == [0, 4]
     assert offsets_read(log, 0, 6) == [0, 3, 4]
+
+
+def test_an_unfinished_segment_that_cannot_be_removed_ends_the_log(directory: str) -> None:
+    """It would be taken for the successor: what the old one takes after that would be lost."""
+    files = BrokenFiles()
+    settings = LogSettings(segment_offsets=4, index_interval_bytes=0)
+    log = make_log(directory, files=files, settings=settings)
+    append(log, batch_of([b"v"] * 2), batch_of([b"v"]))
+    stage(log, batch_of([b"v"] * 3))
+    staged = log.take_staged()
+    assert staged is not None
+    files.failing |= {"allocate": errno.ENOSPC, "unlink": errno.EIO}
+    with pytest.raises(LogFailedError):
+        log.write(staged)
+    log.abandon(staged)
+    files.failing.clear()
+    with pytest.raises(LogFailedError):
+        append(log, batch_of([b"v"]))
+    log.let_go()
+    again, report = recover_log(directory, settings=settings)
+    assert not report.damaged
+    append(again, batch_of([b"v"]))
+    assert offsets_read(again, 0, 4) == [0, 2, 3]
 
 
 def test_what_was_written_before_a_failed_roll_stays(directory: str) -> None:

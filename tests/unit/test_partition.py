@@ -44,15 +44,19 @@ class FaultyFiles(Files):
         self.fail_write: int | None = None
         self.fail_new_segment = False
         self.fail_sync: int | None = None
+        self.before_write: Callable[[], None] | None = None
         self.syncs = 0
 
     def write_at(self, file: OpenFile, position: int, buffers: Sequence[Buffer]) -> int:
+        if self.before_write is not None and file.path.endswith(".log"):
+            call, self.before_write = self.before_write, None
+            call()
         if self.fail_new_segment and file.path.endswith(".log") and position == 0:
             raise OSError(errno.ENOSPC, "planted")
         if self.fail_write is not None and file.path.endswith(".log"):
             super().write_at(file, position, [bytes(b)[: len(b) // 2] for b in buffers])
             number, self.fail_write = self.fail_write, None
-            raise OSError(number, "planted")
+            raise ValueError("a bug") if number < 0 else OSError(number, "planted")
         return super().write_at(file, position, buffers)
 
     def sync_data(self, file: OpenFile) -> None:
@@ -62,6 +66,16 @@ class FaultyFiles(Files):
                 number, self.fail_sync = self.fail_sync, None
                 raise OSError(number, "planted")
         super().sync_data(file)
+
+
+class SlowClock(Clock):
+    """Whatever is measured takes a second."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 1
+        return self.seconds
 
 
 class Later(Timers):
@@ -269,6 +283,24 @@ def test_full_disk_refuses_what_was_staged_and_reuses_its_offsets(fixture: Fixtu
     assert again.base_offset == 1
 
 
+def test_what_follows_a_refused_first_batch_is_not_taken_before_it(fixture: Fixture) -> None:
+    """A new idempotent producer, and space comes back between two of its batches: no record is
+    lost.
+    """
+    fixture.disk.found_full("planted")
+    with pytest.raises(DiskFullError):
+        fixture.append(producer_id=7, producer_epoch=0, base_sequence=0)
+    fixture.disk.checked(10**9)
+    with pytest.raises(OutOfOrderSequenceError):
+        fixture.append(producer_id=7, producer_epoch=0, base_sequence=1)
+    waiters = [
+        fixture.append(producer_id=7, producer_epoch=0, base_sequence=sequence)
+        for sequence in range(2)
+    ]
+    fixture.settle()
+    assert [waiter.base_offset for waiter in waiters] == [0, 1]
+
+
 def test_what_a_roll_synced_before_the_disk_was_full_is_acknowledged_and_visible(
     tmp_path: Path,
 ) -> None:
@@ -320,6 +352,68 @@ def test_failed_write_or_sync_takes_this_log_offline_for_good(fixture: Fixture, 
     fixture.timers.fire()
     fixture.settle()
     assert fixture.files.syncs == syncs
+
+
+def test_bug_of_ours_in_a_write_costs_that_log_and_not_the_server(fixture: Fixture) -> None:
+    """On the loop as in a thread; and nothing of the log is used any more, at the stop either."""
+    fixture.files.fail_write = -1
+    waiter = fixture.append()
+    fixture.settle()
+    assert isinstance(waiter.error, LogFailedError)
+    assert fixture.partition.offline is not None
+    with pytest.raises(LogFailedError):
+        fixture.partition.log.close()
+
+
+def test_write_under_way_while_a_sync_fails_is_refused_and_nobody_pauses(fixture: Fixture) -> None:
+    """A slow disk: the write returns when the loop has heard that the sync beside it failed."""
+    fixture.services.clock = SlowClock()
+    for _ in range(9):
+        fixture.append(acks_all=False)
+    fixture.turn.flush()
+    assert fixture.partition.is_congested
+
+    def fail_sync_beside() -> None:
+        fixture.files.fail_sync = errno.EIO
+        fixture.partition.when_decongested(lambda: None)  # A sync begins.
+        fixture.offload.deliver()
+        assert fixture.partition.offline is not None
+
+    waiter = fixture.append()
+    fixture.offload.deliver()
+    fixture.append(acks_all=False)
+    fixture.files.before_write = fail_sync_beside
+    fixture.settle()
+    assert isinstance(waiter.error, LogFailedError)
+    assert not fixture.partition.is_congested, "no sync will ever end that"
+
+
+def test_checkpoint_that_hears_of_a_failed_sync_takes_the_partition_offline(
+    fixture: Fixture,
+) -> None:
+    """It syncs the log as well; whoever waits is told, and so is the operator."""
+    fetch = Woken()
+    fixture.append(acks_all=False)
+    fixture.turn.flush()
+    fixture.files.fail_sync = errno.EIO
+    fixture.partition.take_checkpoint()
+    fixture.partition.wait_for_data(fetch)
+    fixture.settle()
+    assert fixture.partition.offline is not None
+    assert fixture.turn.woken == [fetch]
+
+
+async def test_acks_all_that_was_promised_a_sync_is_told_when_flush_mode_changes(
+    fixture: Fixture,
+) -> None:
+    """Staged under flush.mode=commit, written under os: the sync still comes, and the answer."""
+    async with fixture.partition.exclusive():
+        waiter = fixture.append()
+        fixture.turn.flush()
+        fixture.partition.apply_settings(settings(flush_mode="os"))
+    fixture.settle()
+    assert waiter.base_offset == 0
+    assert fixture.files.syncs == 1
 
 
 def test_flush_mode_os_acknowledges_and_shows_what_is_written(tmp_path: Path) -> None:
@@ -414,6 +508,36 @@ def test_compacted_topics_refuse_records_without_a_key(tmp_path: Path) -> None:
     fixture.settle()
     assert (first.base_offset, second.base_offset) == (0, 3000)
     assert isinstance(third.error, InvalidRecordError)
+
+
+def test_what_waits_for_its_check_keeps_its_place_when_the_topic_is_compacted_no_more(
+    fixture: Fixture,
+) -> None:
+    """What comes after the change stands behind it, as its producer sent it."""
+    fixture.partition.apply_settings(settings(cleanup_policy="compact"))
+    large = encode_batch([(b"k", b"v", [], 1_000_000)] * 3000)
+    first = Waiter("large", fixture.order)
+    fixture.partition.intake.append(large, 0, len(large), waiter=first, wants_sync=True)
+    fixture.partition.apply_settings(settings())
+    second = fixture.append("small behind it")
+    fixture.settle()
+    assert (first.base_offset, second.base_offset) == (0, 3000)
+
+
+def test_producers_go_on_when_what_they_were_paused_for_is_refused(fixture: Fixture) -> None:
+    """Nothing is written of batches that fail their check; they are in nobody's way any more."""
+    fixture.partition.apply_settings(settings(cleanup_policy="compact"))
+    resumed: list[bool] = []
+    fixture.append()
+    fixture.turn.flush()  # The end of its sync is when congestion is looked at next.
+    large = encode_batch([(None, b"v", [], 1_000_000)] * 3000)
+    null = Waiter("null", fixture.order)
+    fixture.partition.intake.append(large, 0, len(large), waiter=null, wants_sync=True)
+    fixture.partition.when_decongested(lambda: resumed.append(True))
+    fixture.settle()
+    assert isinstance(null.error, InvalidRecordError)
+    assert resumed == [True]
+    assert not fixture.partition.is_congested
 
 
 async def test_delete_records_waits_for_writes_and_lets_appends_go_on(fixture: Fixture) -> None:

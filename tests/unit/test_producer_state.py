@@ -16,6 +16,7 @@ from logd.errors import (
 from logd.record.batch import BatchHeader
 from logd.storage.producer_state import (
     BATCHES_KEPT,
+    REFUSED_KEPT,
     ProducerBatch,
     ProducerEntry,
     ProducerSnapshot,
@@ -123,6 +124,35 @@ def test_staged_batches_count_and_rollback_forgets_them() -> None:
     with pytest.raises(OutOfOrderSequenceError):
         writer.states.check(header(3))
     assert writer.states.entries()[0].last_sequence == 1
+
+
+def test_what_was_sent_behind_a_refused_first_batch_does_not_come_before_it() -> None:
+    """Else the first one, sent again, would pass for a copy of what is written, and be lost."""
+    writer = Writer()
+    writer.stage(header(0))
+    writer.stage(header(1))
+    writer.states.rollback()
+    for sequence in (1, 2):
+        with pytest.raises(OutOfOrderSequenceError):
+            writer.states.check(header(sequence))
+    writer.append(header(0))
+    writer.append(header(1))
+    writer.states.note_refused(header(5, epoch=4, producer_id=7))
+    writer.states.note_refused(header(6, epoch=4, producer_id=7))
+    with pytest.raises(OutOfOrderSequenceError):
+        writer.states.check(header(6, epoch=4, producer_id=7))
+    assert writer.states.check(header(5, epoch=4, producer_id=7)) is None
+    assert writer.states.check(header(0, epoch=5, producer_id=7)) is None
+
+
+def test_refused_batches_are_remembered_of_a_bounded_number_of_producers() -> None:
+    """Whoever makes up producers while the disk is full costs no more than that."""
+    states = ProducerStates()
+    for producer_id in range(REFUSED_KEPT + 1):
+        states.note_refused(header(0, producer_id=producer_id))
+    assert states.check(header(1, producer_id=0)) is None, "the oldest is forgotten"
+    with pytest.raises(OutOfOrderSequenceError):
+        states.check(header(1, producer_id=1))
 
 
 def test_a_snapshot_holds_what_is_written_only() -> None:
