@@ -235,9 +235,14 @@ class ChunkDirectory:
         """Remove a chunk; return whether it was there. Durable once this returns.
 
         Raises:
-            NodeNotMountedError, StoreError: it may still be there.
+            ChunkBusyError: it is being written: removed now, it would turn up behind that, and by
+            then perhaps no record would name it. NodeNotMountedError, StoreError: it may still be
+            there.
         """
         self._home.check_writable()
+        with self._guard:
+            if chunk in self._writing:
+                raise ChunkBusyError(f"{chunk} is being written")
         with self._home.translated():
             try:
                 self._files.unlink(self._home.path_of(chunk))

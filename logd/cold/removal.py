@@ -5,6 +5,9 @@ Of an ABORTED or DELETING generation all chunks go, of others those that are lea
 the generation's with its last. A node that is away is asked again when it is back; the others do
 not wait for it. Nodes are served side by side, each one chunk at a time.
 
+A node may still be at a chunk whose upload was given up: syncing it, reading it back. It refuses to
+remove it then, and is asked again: "not there" now, and forgotten, it would turn up as nobody's.
+
 A crash at any point leaves the record of what is still to be removed, or a chunk that is removed
 again, which is harmless.
 """
@@ -18,7 +21,7 @@ from typing import Final
 import trio
 
 from ec.chunk_id import ChunkId
-from ec.errors import EcError
+from ec.errors import ChunkBusyError, EcError
 from logd.cold.attempts import Attempts
 from logd.cold.forgetting import topics_to_forget
 from logd.cold.life_metrics import LifeMetrics
@@ -106,12 +109,15 @@ class Removal:
                     nursery.start_soon(self._remove_from, node, asked)
 
     async def _remove_from(self, node: str, chunks: Sequence[ChunkName]) -> None:
-        """Remove a node's chunks until one cannot be."""
+        """Remove a node's chunks until one cannot be; those that are being written come later."""
         gone: list[ChunkName] = []
         try:
             store = self._tier.nodes.store(node)
             for chunk in chunks:
-                await store.delete(chunk_id(chunk))
+                try:
+                    await store.delete(chunk_id(chunk))
+                except ChunkBusyError:
+                    continue  # An upload that was given up; its node ends it, one way or other.
                 await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=chunk.node)
                 self._metrics.chunks_removed.add()
                 self.waiting -= 1

@@ -170,6 +170,31 @@ async def test_a_node_that_refuses_is_asked_again_in_time(
         await until(lambda: rig.chunk_names() == [], limit_s=10)
 
 
+async def test_what_a_node_is_still_writing_is_removed_behind_that(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """An upload was given up, and its node ends it after the removal was asked for: it goes too,
+    and is nobody's at no moment; what else the node has to remove does not wait for it.
+    """
+    rig = await made(directory, segments=2)
+    node = rig.nodes["b"]
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        late, other = map(ChunkId.parse, sorted(node.files))
+        data = node.files.pop(late.name)
+        node.writing.add(late)
+        rig.log.delete_before(rig.log.active_base)
+        await until(lambda: rig.chunk_names() == [])
+        assert other.name not in node.files
+        assert len(rig.life.removal.failures) == 0
+        node.writing.discard(late)
+        node.files[late.name] = data
+        await until(lambda: rig.chunk_names() == [], limit_s=10)
+        await until(lambda: rig.states() == [], limit_s=10)
+        await trio.sleep(4000)  # All nodes are looked through again.
+    assert rig.life.inventory.quarantined_count == 0
+
+
 async def test_unknown_chunks_are_put_aside(directory: str, autojump_clock: MockClock) -> None:
     """What no record explains is in quarantine, by name; what a record names stays."""
     rig = await made(directory, segments=1)
