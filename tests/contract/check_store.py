@@ -243,7 +243,7 @@ class StoreContract:
             await rig.store.head(SAMPLE.ids[0])
 
     async def test_what_is_still_being_written_is_not_removed(self, rig: Rig) -> None:
-        """"Removed" means that it does not turn up behind that: a write in the air comes first."""
+        """What was removed does not turn up behind that: a write in the air has to end first."""
         upload = await rig.store.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
         with pytest.raises(ChunkBusyError):
             await rig.store.delete(SAMPLE.ids[0])

@@ -272,6 +272,41 @@ async def test_a_target_that_dies_while_written_is_left_for_another(
     assert rig.repairer.counts.failed == 1
 
 
+@pytest.mark.parametrize("call", ["write", "finish"])
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("way", ["repair", "move"])
+async def test_what_is_made_of_a_topic_that_is_deleted_meanwhile_goes_too(
+    rig: RepairRig, autojump_clock: MockClock, call: str, is_told: bool, way: str
+) -> None:
+    """A deletion waits for no repair and for no move; no chunk turns up behind it as nobody's."""
+    one = rig.code("abcdef")
+    topic_id = one.key.topic_id
+    is_deleted = trio.Event()
+
+    def delete(named: str) -> None:
+        if named == call and not is_deleted.is_set():
+            rig.catalog.mark_deleting(topic_id)
+            is_deleted.set()
+
+    rig.nodes["g"].delay_s = 0.5
+    rig.nodes["g"].before = delete
+    async with rig.running():
+        if way == "move":
+            rig.repairer.add_moves([Move(one, 5, "f", "g")])
+        else:
+            rig.nodes.set_health("a", DEAD)
+        await is_deleted.wait()
+        if is_told:
+            await rig.tier.topic_deleted(topic_id)
+        await rig.wait_for(lambda: not rig.repairer.running and rig.repairer.moving is None)
+        await rig.tier.topic_deleted(topic_id)
+        rig.nodes.set_health("a", LIVE)
+        await rig.wait_for(lambda: rig.tier.generations() == ())
+        rig.inventory._due_s.clear()  # Every node is looked through once more.
+        await trio.sleep(3)
+    assert not any(node.files or node.quarantined for node in rig.nodes.by_name.values())
+
+
 async def test_a_full_target_says_so_and_blocks_nothing(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
