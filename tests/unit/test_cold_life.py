@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from ec.chunk_id import ChunkId
 from logd.cold.jobs import Job
 from logd.cold.segment_errors import ColdFailedError, ColdRefusedError
+from logd.errors import ColdStateError
 from logd.policy.cold.condition import ChunkState
 from logd.policy.cold.leases import Work
 from logd.policy.cold.values import ColdState, SegmentKey
@@ -344,6 +345,30 @@ async def test_a_hot_file_that_was_left_goes_by_the_same_proof(
 
 def _refuse(*_: object, **__: object) -> tuple[str, ...]:
     raise RuntimeError("the process ends here")
+
+
+async def test_what_was_thawed_since_it_was_looked_at_is_not_left_over(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """A look at many segments takes a while: what a thaw, or a round of compaction, put there since
+    is no hot file that a crash left behind.
+    """
+    rig = await made(directory, segments=1)
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        seen = rig.live(0)
+        assert seen is not None
+        await rig.life.thawer.thaw(rig.partition, seen, lambda _: None)
+        with pytest.raises(ColdStateError, match="not released any more"):
+            await rig.life.releaser.remove_left_over(rig.partition, seen)
+        assert rig.hot() == [0]
+        thawed = rig.live(0)
+        assert thawed is not None
+        await rig.life.encoder.encode(rig.partition, 0, replaces=thawed)
+        with pytest.raises(ColdStateError, match="not committed any more"):
+            await rig.life.releaser.give_up_hot(rig.partition, thawed)
+        assert rig.hot() == [0]
+    await rig.check_readable()
 
 
 async def test_a_hot_file_that_is_missing_is_said(
