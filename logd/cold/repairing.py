@@ -422,9 +422,7 @@ class Repairer:
         )
         self.wake()
 
-    async def _take_back(
-        self, generation: Generation, targets: Iterable[tuple[int, str]]
-    ) -> None:
+    async def _take_back(self, generation: Generation, targets: Iterable[tuple[int, str]]) -> None:
         """Remove what was made of a segment that is deleted by now, and that no record names.
 
         A deletion waits for nobody: its records are of the places of that moment. While the segment

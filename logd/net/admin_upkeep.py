@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from logd.broker.context import Broker
-from logd.broker.upkeep_status import upkeep_of
+from logd.broker.upkeep_status import scrub_of_nobody, upkeep_of
 from logd.net.http import HttpError, Request
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ async def begin_repair(broker: Broker, _request: Request) -> dict[str, Any]:
 
 
 async def get_scrub(broker: Broker, _request: Request) -> dict[str, Any]:
-    """Answer GET /v1/scrub."""
+    """Answer GET /v1/scrub; to ask begins nothing."""
+    if broker.coded.is_idle:
+        return scrub_of_nobody(broker.config.settings.scrub_cycle_ms)
     return (await _scrubber(broker)).status()
 
 
