@@ -20,7 +20,6 @@ answer is no finding. A failure holds the one segment back for a while, and nobo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -36,6 +35,7 @@ from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName, now_ms
 from logd.cold.hot_copies import HotCopies
 from logd.cold.limited_store import LimitedStore, NodeBudget
+from logd.cold.move_queue import MoveQueue
 from logd.cold.removal import chunk_id
 from logd.cold.repair_metrics import RepairMetrics
 from logd.cold.tier import ColdTier
@@ -84,7 +84,6 @@ LOOK_S: Final = 0.1
 GAP_S: Final = 1.0
 """Shorter times between two repairs belong to the work, and to its rate."""
 
-MOVES_MAX: Final = 10_000
 MOVES_SHOWN_MAX: Final = 1000
 
 
@@ -174,7 +173,7 @@ class Repairer:
         self.rate = MeasuredRate()
         self.failures: Attempts[str] = Attempts(now_ms)
         self.hurried = 0
-        self.moves: deque[Move] = deque()
+        self.moves: Final = MoveQueue()
         self.moving: Move | None = None
         health.on_change.append(self.wake)
 
@@ -495,11 +494,7 @@ class Repairer:
 
     def add_moves(self, moves: Sequence[Move]) -> None:
         """Queue chunks that people want elsewhere; what is queued already is not doubled."""
-        known = {(each.generation.encoding, each.index) for each in self.moves}
-        self.moves.extend(
-            each for each in moves if (each.generation.encoding, each.index) not in known
-        )
-        assert len(self.moves) <= 2 * MOVES_MAX
+        self.moves.add(moves, is_idle=self.moving is None)
         self.wake()
 
     def move_documents(self, topic_name: TopicName) -> list[dict[str, Any]]:
@@ -523,17 +518,19 @@ class Repairer:
         ]
 
     def _begin_move(self, nursery: trio.Nursery) -> None:
-        """Begin the first move that still makes sense."""
-        while self.moves:
-            move = self.moves.popleft()
+        """Begin the first move that can be made now."""
+        for _ in range(len(self.moves)):
+            move = self.moves.take()
             now = self._tier.generation(move.generation.encoding)
             if now is None or now.state not in LIVE or now.held.get(move.index) != move.source:
-                continue
-            taken = {*now.held.values(), *now.leaving_nodes}
-            if move.target in taken or not self._tier.nodes.is_live(move.target):
+                continue  # There is nothing left to be moved.
+            why = self._why_not(move, now)
+            if why is not None:
+                self.moves.give_up(move, why)
                 continue
             lease = self._tier.leases.take(Work.MOVE, {now.key})
             if lease is None:
+                self.moves.put_back(move)
                 continue
             self._begin_piece()
             self.moving = move
@@ -541,12 +538,20 @@ class Repairer:
             nursery.start_soon(self._move, move, running, lease)
             return
 
+    def _why_not(self, move: Move, now: Generation) -> str | None:
+        """Return why a move cannot be made; None: it can."""
+        if move.target in {*now.held.values(), *now.leaving_nodes}:
+            return f"{move.target} has a chunk of the segment by now"
+        return None if self._tier.nodes.is_live(move.target) else f"{move.target} is not live"
+
     async def _move(self, move: Move, running: Running, lease: Lease) -> None:
         try:
             manifest = await self._tier.manifest(move.generation.encoding)
             await self._copy(manifest, move.source, move.index, move.target, running)
+            self.moves.made += 1
         except Exception as error:  # Whatever it is, it ends this one move.
             self.counts.failed += 1
+            self.moves.give_up(move, _reason(error))
             self._events.warning("move failed", move=str(move), reason=_reason(error))
             await self._take_back(running.generation, [(move.index, move.target)])
         finally:

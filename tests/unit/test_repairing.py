@@ -367,6 +367,29 @@ async def test_moves_that_people_want_are_made_when_nothing_else_is(
     assert rig.repairer.counts.moved == 1
 
 
+async def test_moves_that_are_not_made_are_told_of(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """One waits while its segment is worked on; one that fails is not called done."""
+    one, two, three = rig.code("abcdef"), rig.code("abcdef"), rig.code("abcdef")
+    lease = rig.tier.leases.take(Work.THAW, [one.key])
+    assert lease is not None
+    rig.rot(two, 5)
+    async with rig.running():
+        moves = [Move(one, 5, "f", "g"), Move(two, 5, "f", "g"), Move(three, 5, "f", "g")]
+        rig.repairer.add_moves([Move(each.generation, 4, "e", "a") for each in moves[2:]] + moves)
+        await rig.wait_for(lambda: rig.now(three.encoding).held[5] == "g")
+        told = rig.moving.moves_document()
+        assert (told["left"], told["made"], told["given_up"]) == (1, 1, 2)
+        assert "a has a chunk of the segment by now" in told["reasons"][0]
+        assert "does not fit its checksum" in told["reasons"][1]
+        rig.tier.leases.give_back(lease)
+        await rig.wait_for(lambda: rig.now(one.encoding).held[5] == "g", seconds=60)
+        await rig.wait_for(rig.is_whole)
+        assert rig.moving.moves_document()["made"] == 2
+    rig.check_whole()
+
+
 async def test_a_job_repairs_everything_now_and_tells_what_is_left(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
