@@ -77,6 +77,7 @@ class Removal:
         self._metrics = metrics
         self._forget_topic = forget_topic
         self._wake = trio.Event()
+        self._topics: set[bytes] = set()
         self.waiting = 0
         self.failures: Attempts[str] = Attempts(now_ms, first_ms=REFUSED_MS, longest_ms=REFUSED_MS)
 
@@ -100,6 +101,7 @@ class Removal:
         by_node: dict[str, list[ChunkName]] = defaultdict(list)
         chunks = chunks_to_remove(self._tier.generations())
         self.waiting = len(chunks)
+        self._topics.update(each.key.topic_id for each in self._tier.generations())
         for chunk in chunks:
             by_node[chunk.node].append(chunk)
         self.failures.keep_only(by_node)
@@ -107,10 +109,10 @@ class Removal:
             for node, asked in sorted(by_node.items()):
                 if self._tier.nodes.is_live(node) and self.failures.may_try(node):
                     nursery.start_soon(self._remove_from, node, asked)
+        await self._forget_topics()
 
     async def _remove_from(self, node: str, chunks: Sequence[ChunkName]) -> None:
         """Remove a node's chunks until one cannot be; those that are being written come later."""
-        gone: list[ChunkName] = []
         try:
             store = self._tier.nodes.store(node)
             for chunk in chunks:
@@ -121,9 +123,15 @@ class Removal:
                 await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=chunk.node)
                 self._metrics.chunks_removed.add()
                 self.waiting -= 1
-                gone.append(chunk)
             self.failures.succeeded(node)
         except (EcError, LogdError) as error:
             self.failures.failed(node, str(error))
-        for topic_id in topics_to_forget(self._tier.generations(), gone):
+
+    async def _forget_topics(self) -> None:
+        """Tell of topics that lost their last generation, whoever removed its last chunk.
+
+        That may have been the node's inventory, or an empty disk that took a node's place.
+        """
+        for topic_id in topics_to_forget(self._topics, self._tier.generations()):
             await self._forget_topic(topic_id)
+            self._topics.discard(topic_id)

@@ -17,7 +17,7 @@ from logd.cold.segment_errors import ColdFailedError, ColdRefusedError
 from logd.errors import ColdStateError
 from logd.policy.cold.condition import ChunkState
 from logd.policy.cold.leases import Work
-from logd.policy.cold.values import ColdState, SegmentKey
+from logd.policy.cold.values import ColdState, SegmentKey, StorageNode
 from logd.storage.cold_catalog import EncodePlan
 from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
@@ -194,6 +194,23 @@ async def test_what_a_node_is_still_writing_is_removed_behind_that(
         await until(lambda: rig.states() == [], limit_s=10)
         await trio.sleep(4000)  # All nodes are looked through again.
     assert rig.life.inventory.quarantined_count == 0
+
+
+async def test_a_topic_is_forgotten_whoever_removes_its_last_chunk(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Also where that was the inventory of a node, or an empty disk in a node's place."""
+    rig = await made(directory, segments=1)
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        rig.nodes["b"].mode = "dead"
+        rig.catalog.mark_deleting(TOPIC_ID)
+        await rig.tier.topic_deleted(TOPIC_ID)
+        await until(lambda: len(rig.chunk_names()) == 1)
+        assert rig.forgotten == []
+        await rig.tier.replace_node(StorageNode(name="b", place="/another", identity="f" * 32))
+        await until(lambda: rig.forgotten == [TOPIC_ID])
+    assert rig.states() == []
 
 
 async def test_unknown_chunks_are_put_aside(directory: str, autojump_clock: MockClock) -> None:
