@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka.admin import ResourceType
@@ -160,7 +161,7 @@ def test_a_server_killed_between_the_parts_of_a_round(tmp_path: Path, rng: rando
             all_released(logd)
             before = encodings(logd)
             logd.run("compact", "t", "--no-wait")
-            until(lambda old=before: 0 < len(old - encodings(logd)) < len(old), "a part is done")
+            until(partial(is_half_way, logd, before), "a part is done, and others are not")
             server.kill()
             server.start()
             logd = Logd(server)
@@ -175,6 +176,11 @@ def test_a_server_killed_between_the_parts_of_a_round(tmp_path: Path, rng: rando
         check_no_leftovers(server.data)
         assert problems(logd) == []
         assert logd.json("cold", "verify", "t")["findings"] == []
+
+
+def is_half_way(logd: Logd, before: set[tuple[int, int]]) -> bool:
+    """Whether some of what was coded before a round is superseded, and some not yet."""
+    return 0 < len(before - encodings(logd)) < len(before)
 
 
 def encodings(logd: Logd) -> set[tuple[int, int]]:
