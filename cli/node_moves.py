@@ -15,6 +15,7 @@ from cli.render import counted, escape, print_json, print_table, progress
 from logd.units import format_byte_count
 
 POLL_S: Final = 0.2
+REASONS_SHOWN: Final = 3
 STUCK_S: Final = 5.0
 """A drain of which nothing moves for so long waits for people."""
 
@@ -135,20 +136,32 @@ def replace(target: Target, name: str, address: str | None, dry_run: bool) -> No
 def rebalance(target: Target, dry_run: bool, no_wait: bool) -> None:
     """Fill the storage nodes alike, and spread what racks have too much of; parity moves first.
 
+    Exit 1 if a move could not be made.
+
     \b
     Example:
       logd node rebalance --dry-run
     """
     asked = "true" if dry_run else None
     plan = post(target.admin, "/v1/rebalance", {}, dry_run=asked)
+    done: dict[str, Any] | None = None
     if not dry_run and not no_wait:
         try:
-            _wait_for_moves(target, plan["move_count"])
+            done = _wait_for_moves(target, plan["move_count"])
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the server goes on moving") from None
     if target.json:
-        print_json(plan)
-        return
+        print_json(plan if done is None else plan | done)
+    else:
+        _show_rebalance(plan, dry_run=dry_run, done=done)
+    if done is not None and done["given_up"]:
+        raise Refused(
+            f"{counted(done['given_up'], 'chunk')} could not be moved: "
+            f"{'; '.join(done['reasons'][:REASONS_SHOWN])}; `logd node rebalance` tries again"
+        )
+
+
+def _show_rebalance(plan: dict[str, Any], *, dry_run: bool, done: dict[str, Any] | None) -> None:
     rows = [
         (
             each["node"],
@@ -160,13 +173,19 @@ def rebalance(target: Target, dry_run: bool, no_wait: bool) -> None:
         for each in plan["nodes"]
     ]
     print_table(("node", "before", "share", "after", "share after"), rows)
-    verb = "would move" if dry_run else "to move" if no_wait else "moved"
+    if done is not None:
+        click.echo(f"{counted(done['made'], 'chunk')} moved")
+        return
     moves = counted(plan["move_count"], "chunk")
+    verb = "would move" if dry_run else "to move"
     click.echo(f"{moves} {verb}, {format_byte_count(plan['bytes'])}")
 
 
-def _wait_for_moves(target: Target, count: int) -> None:
+def _wait_for_moves(target: Target, count: int) -> dict[str, Any]:
+    """Wait until no move is left; return what became of them."""
     with progress("moving chunks", max(count, 1)) as show:
-        while left := get(target.admin, "/v1/rebalance")["left"]:
-            show(max(count - left, 0))
+        while (answer := get(target.admin, "/v1/rebalance"))["left"]:
+            show(max(count - answer["left"], 0))
             time.sleep(POLL_S)
+    assert isinstance(answer, dict)
+    return answer

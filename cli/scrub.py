@@ -113,10 +113,7 @@ def _show(target: Target, document: dict[str, Any]) -> None:
     if target.json:
         print_json(document)
         return
-    line = f"{document['state']}, {document['progress']:.0%} of this round verified"
-    if document["eta_s"]:
-        line += f", about {format_duration_ms(int(document['eta_s']) * 1000)} left"
-    click.echo(line)
+    click.echo(_how_far(document))
     click.echo(f"{format_byte_count(document['verified_bytes'])} verified since the start")
     _show_history(document)
     for warning in document["warnings"]:
@@ -134,6 +131,22 @@ def _show(target: Target, document: dict[str, Any]) -> None:
             ),
             fg="yellow" if found["mended_ms"] is not None else "red",
         )
+
+
+def _how_far(document: dict[str, Any]) -> str:
+    """Return in a line what scrub does, and how much of its round is done."""
+    state, places = document["state"], document["places"]
+    if not places:
+        return (
+            f"{state}: without storage nodes nothing is verified by itself; `logd scrub start` "
+            "verifies the sealed segments here"
+        )
+    if not any(place["bytes"] for place in places):
+        return f"{state}, there is nothing to verify"
+    line = f"{state}, {document['progress']:.0%} of this round verified"
+    if document["eta_s"]:
+        line += f", about {format_duration_ms(int(document['eta_s']) * 1000)} left"
+    return line
 
 
 def _show_history(document: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from ec.errors import (
 )
 from ec.file_system import FileSystem
 from ec.node_dir import NodeDirectory, Space, is_chunk_name
-from ec.node_identity import TEMP_SUFFIX, NodeIdentity
+from ec.node_identity import NodeIdentity
 
 # Open chunks: a descriptor and some tens of KiB each.
 OPEN_MAX: Final = 128
@@ -188,17 +188,6 @@ class ChunkDirectory:
         names = (name for name in self._names() if name > after and is_chunk_name(name))
         return tuple(ChunkId.parse(name) for name, _ in zip(names, range(limit), strict=False))
 
-    def strays(self) -> tuple[str, ...]:
-        """Return names in the directory that are neither chunks nor being written.
-
-        Raises:
-            NodeNotMountedError, StoreError: it is not known what is here.
-        """
-        names = self._names()
-        with self._guard:
-            writing = {chunk.name + TEMP_SUFFIX for chunk in self._writing}
-        return tuple(name for name in names if not is_chunk_name(name) and name not in writing)
-
     def _names(self) -> tuple[str, ...]:
         with self._home.translated():
             names = tuple(self._files.list_directory(self._home.chunks))
@@ -235,9 +224,14 @@ class ChunkDirectory:
         """Remove a chunk; return whether it was there. Durable once this returns.
 
         Raises:
-            NodeNotMountedError, StoreError: it may still be there.
+            ChunkBusyError: it is being written: removed now, it would turn up behind that, and by
+            then perhaps no record would name it. NodeNotMountedError, StoreError: it may still be
+            there.
         """
         self._home.check_writable()
+        with self._guard:
+            if chunk in self._writing:
+                raise ChunkBusyError(f"{chunk} is being written")
         with self._home.translated():
             try:
                 self._files.unlink(self._home.path_of(chunk))

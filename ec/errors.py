@@ -86,7 +86,7 @@ class ChunkExistsError(StoreError):
 
 
 class ChunkBusyError(StoreError):
-    """The same chunk is being written already."""
+    """The same chunk is being written: by somebody else, or for an upload that was given up."""
 
 
 class ChunkRefusedError(StoreError):

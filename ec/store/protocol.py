@@ -115,7 +115,8 @@ class Store(Protocol):
         """Remove a chunk; return whether it was there. Durable when this returns.
 
         Raises:
-            StoreError: it may still be there.
+            ChunkBusyError: it is being written: it is there afterwards. StoreError: it may still
+            be there.
         """
         ...
 

@@ -142,6 +142,12 @@ class ColdSegments:
         job = None if self.life is None else self.life.verifier.job(number)
         return None if job is None else job.as_document()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is coded, nothing can be, and nobody has asked for a scrub."""
+        is_alone = not self._tier.nodes.names() and not self._tier.generations()
+        return is_alone and not self._wanted.is_set()
+
     async def ready(self, *, needs_nodes: bool = True) -> ColdLife:
         """Return the life of segments when it has begun; the first who asks begins it.
 

@@ -42,19 +42,26 @@ def upkeep_status(coded: ColdSegments, *, cycle_ms: int) -> dict[str, Any]:
     if upkeep is None:
         return {
             "repair": {"queued": 0, "running": 0, "states": {}, "eta_s": None},
-            "scrub": {
-                "state": "idle",
-                "cycle_s": cycle_ms // 1000,
-                "progress": 0.0,
-                "eta_s": None,
-                "verified_bytes": 0,
-                "findings": [],
-                "found_total": {},
-                "quarantined": {"total": 0, "latest": []},
-                "oldest_unverified_s": None,
-            },
+            "scrub": scrub_of_nobody(cycle_ms),
         }
     return {"repair": upkeep.repair_summary(), "scrub": upkeep.scrubber.status()}
+
+
+def scrub_of_nobody(cycle_ms: int) -> dict[str, Any]:
+    """Return the document of `logd scrub status` where nothing is scrubbed by itself."""
+    return {
+        "state": "idle",
+        "cycle_s": cycle_ms // 1000,
+        "progress": 0.0,
+        "eta_s": None,
+        "verified_bytes": 0,
+        "findings": [],
+        "found_total": {},
+        "quarantined": {"total": 0, "latest": []},
+        "oldest_unverified_s": None,
+        "warnings": [],
+        "places": [],
+    }
 
 
 def upkeep_problems(coded: ColdSegments, tier: ColdTier) -> Iterator[Problem]:

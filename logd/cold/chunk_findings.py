@@ -50,11 +50,13 @@ class ChunkFindings:
 
     Attributes:
         on_change: called when a finding is new or gone.
+        on_corrupt: called with the encoding of a chunk that was found to be damaged.
     """
 
     def __init__(self) -> None:
         self._found: dict[ChunkPlace, Finding] = {}
         self.on_change: list[Callable[[], None]] = []
+        self.on_corrupt: Callable[[str], None] = lambda _encoding: None
 
     def note(self, place: ChunkPlace, error: EcError) -> None:
         """Take note of what a node said of a chunk; of no answer nothing is noted."""
@@ -66,6 +68,8 @@ class ChunkFindings:
             return
         if self._found.get(place) != finding:
             self._found[place] = finding
+            if finding.state is ChunkState.CORRUPT:
+                self.on_corrupt(place.encoding)
             self._changed()
 
     def restore(self, place: Place, state: PlainState, reason: str, block: int | None) -> None:

@@ -14,7 +14,6 @@ from logd.cold.partition_view import ColdPartition
 from logd.cold.tier import ColdTier
 from logd.events import EventLog
 from logd.policy.cold.leases import Work
-from logd.policy.cold.removal import ChunkName
 from logd.policy.cold.values import REMOVABLE, Generation, SegmentKey
 
 
@@ -63,7 +62,6 @@ async def forget_below_start(
     return tuple(keys)
 
 
-def topics_to_forget(generations: Iterable[Generation], removed: Iterable[ChunkName]) -> set[bytes]:
-    """Return the topics of removed chunks that have no generation any more."""
-    left = {each.key.topic_id for each in generations}
-    return {chunk.key.topic_id for chunk in removed} - left
+def topics_to_forget(known: Iterable[bytes], generations: Iterable[Generation]) -> set[bytes]:
+    """Return those of some topics, by id, that have no generation any more."""
+    return set(known) - {each.key.topic_id for each in generations}

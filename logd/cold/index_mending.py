@@ -101,16 +101,27 @@ class IndexMending:
         told, self._told = self._told, []
         for partition in tuple(self._partitions()):
             key = (partition.topic_id, partition.index)
-            coverage = self._tier.coverage(*key)
-            if not coverage.generations:
-                continue
-            log = partition.log
-            for base_offset in [offset for *where, offset in told if tuple(where) == key]:
-                await self._offload.run("disk", log.distrust_indexes, base_offset)
-            for base_offset in log.released_without_indexes():
-                generation = coverage.find(base_offset)
-                if generation is not None:
-                    await self._mend(partition, generation)
+            try:
+                await self._look_at(partition, [at for *where, at in told if tuple(where) == key])
+            except Exception as error:  # One partition must not keep the others, nor the server.
+                self._events.error(
+                    "index mending failed",
+                    topic=partition.topic_name,
+                    partition=partition.index,
+                    reason=repr(error),
+                )
+
+    async def _look_at(self, partition: IndexedPartition, told: Iterable[int]) -> None:
+        coverage = self._tier.coverage(partition.topic_id, partition.index)
+        if not coverage.generations:
+            return
+        log = partition.log
+        for base_offset in told:
+            await self._offload.run("disk", log.distrust_indexes, base_offset)
+        for base_offset in log.released_without_indexes():
+            generation = coverage.find(base_offset)
+            if generation is not None:
+                await self._mend(partition, generation)
 
     async def _mend(self, partition: IndexedPartition, generation: Generation) -> None:
         base_offset = generation.key.base_offset
@@ -158,6 +169,7 @@ async def _indexes_of(
     if store is None:
         return None
     try:
-        return (await store.head(manifest.chunk_id(index))).indexes
+        head = await store.head(manifest.chunk_id(index))
     except EcError:
         return None
+    return head.indexes if head.manifest == manifest else None

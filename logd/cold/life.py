@@ -48,6 +48,7 @@ class LifeServices:
         room_bytes: returns how much may be written to the data directory.
         reserve_bytes: space on its device that is kept free.
         forget_topic: called when nothing coded is left of a topic that may be deleted.
+        distrust: called with an encoding of which a chunk was found to be damaged.
         upkeep: what repair and scrub take besides; None: neither runs.
     """
 
@@ -63,6 +64,7 @@ class LifeServices:
     reserve_bytes: int = 0
     clock: Clock = field(default_factory=Clock)
     forget_topic: Callable[[bytes], Awaitable[None]]
+    distrust: Callable[[str], None] = lambda _encoding: None
     upkeep: UpkeepServices | None = None
 
 
@@ -81,6 +83,7 @@ class ColdLife:
         self._services = services
         offload, events, now_ms = services.offload, services.events, services.now_ms
         self.findings = ChunkFindings()
+        self.findings.on_corrupt = services.distrust
         self.metrics = LifeMetrics(services.metrics)
         self.encoder = Encoder(
             tier,

@@ -12,8 +12,9 @@ file is read again: what is mounted now may be another disk.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ec.chunk_dir import LIST_MAX, ChunkDirectory
@@ -70,12 +71,143 @@ class ExpectedIdentity:
             raise NodeIdentityError(f"{where}: is node {other}, expected {self.node}")
 
 
-class LocalNode:
+class OpenPlace:
+    """A node's place, with its directory while that is open.
+
+    Attributes:
+        directory: as it is open now; None: no disk was seen there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path: Final = path
+        self.directory: ChunkDirectory | None = None
+
+    def opened(self) -> ChunkDirectory:
+        """Return the directory as it is open now.
+
+        Raises:
+            NodeNotMountedError: it is not.
+        """
+        if self.directory is None:
+            raise NodeNotMountedError(f"{self.path}: is not open: no disk was seen there")
+        return self.directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How a directory is asked.
+
+    Attributes:
+        work, reading: for what changes something there, and for what does not.
+        timeouts: how long calls may take; a disk that hangs is a node that does not answer.
+        past_cache: what is read, nobody will want again soon.
+    """
+
+    work: WorkGate
+    reading: LooseGate
+    timeouts: Timeouts
+    past_cache: bool = False
+
+
+class DirectoryCalls:
+    """What a node's directory is asked for: all of `ec.store.protocol.Store` but its health.
+
+    Args:
+        name: the node's.
+    """
+
+    def __init__(self, name: str, place: OpenPlace, ways: Ways) -> None:
+        assert name
+        self._name = name
+        self._place = place
+        self._ways = ways
+
+    @property
+    def node(self) -> str:
+        """See `Store`."""
+        return self._name
+
+    @property
+    def opened(self) -> LocalStore:
+        """The directory as it is open now: for ranges that go out by sendfile.
+
+        Raises:
+            NodeNotMountedError: it is not.
+        """
+        ways = self._ways
+        return LocalStore(
+            self._place.opened(), ways.work, asking=ways.reading, past_cache=ways.past_cache
+        )
+
+    def _patience(self, seconds: float, what: str) -> AbstractContextManager[None]:
+        return patience(seconds, node=self._name, what=what)
+
+    async def begin(self, chunk: ChunkId, file_bytes: int) -> HangProofUpload:
+        """See `Store`."""
+        directory = self._place.opened()
+
+        def give_up(write: ChunkWrite | None) -> None:
+            if write is not None:
+                write.abort()
+
+        with self._patience(self._ways.timeouts.durable_s, f"beginning {chunk}"):
+            write = await self._ways.work.run_or_undo(
+                lambda: directory.begin(chunk, file_bytes), give_up
+            )
+        return HangProofUpload(write, self._ways.work, node=self.node, timeouts=self._ways.timeouts)
+
+    async def head(self, chunk: ChunkId) -> ChunkHead:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.answer_s, f"the head of {chunk}"):
+            return await self.opened.head(chunk)
+
+    async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.answer_s, f"a range of {chunk}"):
+            return await self.opened.read(chunk, start, end)
+
+    def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
+        """See `LocalStore`; None also where the directory is not open."""
+        directory = self._place.directory
+        if directory is None:
+            return None
+        return LocalStore(directory, self._ways.work, asking=self._ways.reading).verified_range(
+            chunk, start, end
+        )
+
+    async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.durable_s, "listing chunks"):
+            return await self.opened.list(after=after, limit=limit)
+
+    async def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.scan_s, f"verifying {chunk}"):
+            return await self.opened.verify(chunk)
+
+    async def delete(self, chunk: ChunkId) -> bool:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.durable_s, f"removing {chunk}"):
+            return await self.opened.delete(chunk)
+
+    async def quarantine(self, chunk: ChunkId) -> None:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.durable_s, f"putting aside {chunk}"):
+            await self.opened.quarantine(chunk)
+
+    async def note_catalog_sequence(self, sequence: int) -> None:
+        """See `Store`."""
+        with self._patience(self._ways.timeouts.durable_s, "noting the catalog's sequence"):
+            await self.opened.note_catalog_sequence(sequence)
+
+
+class LocalNode(DirectoryCalls):
     """See the module, and `ec.store.protocol.Store`.
 
     Args:
-        timeouts: how long calls may take; a disk that hangs is a node that does not answer.
+        asking: for its health.
         reserve_bytes: free space that chunks must leave; None: 1 GiB or a 20th of the disk.
+        work, reading, timeouts: as `Ways`.
     """
 
     def __init__(
@@ -90,48 +222,24 @@ class LocalNode:
         timeouts: Timeouts,
         reserve_bytes: int | None,
     ) -> None:
+        super().__init__(
+            expected.node, OpenPlace(path), Ways(work=work, reading=reading, timeouts=timeouts)
+        )
         self._files = files
         self._path = path
         self._expected = expected
-        self._work = work
-        self._reading = reading
         self._asking = asking
-        self._timeouts = timeouts
         self._reserve_bytes = reserve_bytes
-        self._directory: ChunkDirectory | None = None
         self._is_closed = False
-        self._past_cache = False
 
-    @property
-    def node(self) -> str:
-        """See `Store`."""
-        return self._expected.node
-
-    @property
-    def opened(self) -> LocalStore:
-        """The directory as it is open now: for ranges that go out by sendfile.
-
-        Raises:
-            NodeNotMountedError: it is not.
-        """
-        return LocalStore(
-            self._open_directory(), self._work, asking=self._reading, past_cache=self._past_cache
-        )
-
-    def past_cache(self) -> LocalNode:
+    def past_cache(self) -> PastCache:
         """Return the same node for those who read what nobody will want again soon.
 
         It shares this one's directory, and is never opened or closed itself.
         """
-        return _PastCache(self)
-
-    def _open_directory(self) -> ChunkDirectory:
-        if self._directory is None:
-            raise NodeNotMountedError(f"{self._path}: is not open: no disk was seen there")
-        return self._directory
-
-    def _patience(self, seconds: float, what: str) -> AbstractContextManager[None]:
-        return patience(seconds, node=self.node, what=what)
+        return PastCache(
+            self._name, self._place, replace(self._ways, past_cache=True), health=self.health
+        )
 
     def close(self) -> None:
         """Let go of the directory and its lock."""
@@ -139,7 +247,7 @@ class LocalNode:
         self._let_go()
 
     def _let_go(self) -> None:
-        directory, self._directory = self._directory, None
+        directory, self._place.directory = self._place.directory, None
         if directory is not None:
             directory.close()
 
@@ -147,14 +255,14 @@ class LocalNode:
         """See `Store`; opens the directory if it can be, and lets go of one that is gone."""
         if self._asking.is_busy:
             raise StoreTimeoutError(f"{self._path}: the last question is not answered yet")
-        self._work.check()
+        self._ways.work.check()
         return await self._asking.run(self._look)
 
     def _look(self) -> Health:
         try:
             identity = read_identity(self._files, self._path)
             self._expected.check(identity, where=self._path)
-            directory = self._directory or self._open()
+            directory = self._place.directory or self._open()
             return Health(identity, directory.space())
         except (NodeNotMountedError, NodeIdentityError):
             self._let_go()
@@ -172,85 +280,27 @@ class LocalNode:
         )  # fmt: skip
         home.sync_every_bytes = SYNC_EVERY_BYTES
         home.reserve_bytes = reserve_of(home.space().total_bytes, self._reserve_bytes)
-        self._directory = ChunkDirectory(home)
-        return self._directory
-
-    async def begin(self, chunk: ChunkId, file_bytes: int) -> HangProofUpload:
-        """See `Store`."""
-        directory = self._open_directory()
-
-        def give_up(write: ChunkWrite | None) -> None:
-            if write is not None:
-                write.abort()
-
-        with self._patience(self._timeouts.durable_s, f"beginning {chunk}"):
-            write = await self._work.run_or_undo(
-                lambda: directory.begin(chunk, file_bytes), give_up
-            )
-        return HangProofUpload(write, self._work, node=self.node, timeouts=self._timeouts)
-
-    async def head(self, chunk: ChunkId) -> ChunkHead:
-        """See `Store`."""
-        with self._patience(self._timeouts.answer_s, f"the head of {chunk}"):
-            return await self.opened.head(chunk)
-
-    async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
-        """See `Store`."""
-        with self._patience(self._timeouts.answer_s, f"a range of {chunk}"):
-            return await self.opened.read(chunk, start, end)
-
-    def verified_range(self, chunk: ChunkId, start: int, end: int) -> FileRange | None:
-        """See `LocalStore`; None also where the directory is not open."""
-        directory = self._directory
-        if directory is None:
-            return None
-        return LocalStore(directory, self._work, asking=self._reading).verified_range(
-            chunk, start, end
-        )
-
-    async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
-        """See `Store`."""
-        with self._patience(self._timeouts.durable_s, "listing chunks"):
-            return await self.opened.list(after=after, limit=limit)
-
-    async def verify(self, chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
-        """See `Store`."""
-        with self._patience(self._timeouts.scan_s, f"verifying {chunk}"):
-            return await self.opened.verify(chunk)
-
-    async def delete(self, chunk: ChunkId) -> bool:
-        """See `Store`."""
-        with self._patience(self._timeouts.durable_s, f"removing {chunk}"):
-            return await self.opened.delete(chunk)
-
-    async def quarantine(self, chunk: ChunkId) -> None:
-        """See `Store`."""
-        with self._patience(self._timeouts.durable_s, f"putting aside {chunk}"):
-            await self.opened.quarantine(chunk)
-
-    async def note_catalog_sequence(self, sequence: int) -> None:
-        """See `Store`."""
-        with self._patience(self._timeouts.durable_s, "noting the catalog's sequence"):
-            await self.opened.note_catalog_sequence(sequence)
+        directory = self._place.directory = ChunkDirectory(home)
+        return directory
 
 
-class _PastCache(LocalNode):
+class PastCache(DirectoryCalls):
     """See `LocalNode.past_cache`."""
 
-    def __init__(self, node: LocalNode) -> None:
-        super().__init__(
-            node._files, node._path, node._expected, work=node._work, reading=node._reading,
-            asking=node._asking, timeouts=node._timeouts, reserve_bytes=node._reserve_bytes,
-        )  # fmt: skip
-        self._whole = node
-        self._past_cache = True
-
-    def _open_directory(self) -> ChunkDirectory:
-        return self._whole._open_directory()
+    def __init__(
+        self,
+        name: str,
+        place: OpenPlace,
+        ways: Ways,
+        *,
+        health: Callable[[], Awaitable[Health]],
+    ) -> None:
+        super().__init__(name, place, ways)
+        self._health = health
 
     async def health(self) -> Health:
         """See `Store`: the node itself opens its directory."""
-        return await self._whole.health()
+        return await self._health()
 
 
 def reserve_of(total_bytes: int, reserve_bytes: int | None) -> int:

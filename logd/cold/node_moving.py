@@ -151,6 +151,10 @@ class NodeMoving:
         """Return how many moves are still to be made."""
         return len(self._repairer.moves) + (self._repairer.moving is not None)
 
+    def moves_document(self) -> dict[str, Any]:
+        """Return what became of the moves so far, as the admin port shows it."""
+        return {"left": self.moves_left(), **self._repairer.moves.as_document()}
+
     def _conditions(self) -> list[SegmentCondition]:
         """Return what is known of every generation, also of those that are not live."""
         views = self._health.nodes()

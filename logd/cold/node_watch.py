@@ -15,7 +15,7 @@ import trio
 
 from ec.errors import EcError
 from ec.placement import Candidate
-from ec.store.protocol import Health
+from ec.store.protocol import Health, Store
 from ec.store.remote import RemoteStore
 from logd.cold.local_node import LocalNode
 from logd.cold.node_access import Access, Failure, FencedStore, device_of
@@ -93,7 +93,7 @@ class NodeWatch:
         found = self.guarded.get(purpose)
         if found is None:
             breaker = self.for_purpose("serve").breaker if purpose == "encode" else None
-            store = self.store
+            store: Store = self.store
             if purpose != "serve" and isinstance(store, LocalNode):
                 store = store.past_cache()
             found = self.guarded[purpose] = self.access.guard(store, breaker)

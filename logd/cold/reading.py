@@ -206,6 +206,14 @@ class ColdReads:
                 self._nursery = None
                 self._reader.work_in(None)
 
+    def distrust(self, encoding: str) -> None:
+        """Read anew what is kept of an encoding: a chunk that was good when it was read is bad.
+
+        Files are kept open, also those that were replaced meanwhile: who goes on reading one range
+        would get the bad bytes for as long as he does.
+        """
+        self._runs.drop_all_of(encoding)
+
     def _is_live(self, generation: Generation) -> bool:
         key = generation.key
         found = self._covered.coverage(key.topic_id, key.partition).find(key.base_offset)

@@ -26,6 +26,7 @@ from logd.cold.life_metrics import LifeMetrics
 from logd.cold.partition_view import ColdPartition
 from logd.cold.segment_errors import ColdFailedError, busy
 from logd.cold.tier import ColdTier
+from logd.errors import ColdStateError
 from logd.events import EventLog
 from logd.offload import Offload
 from logd.policy.cold.leases import Lease, Work
@@ -79,6 +80,7 @@ class Releaser:
         _refuse_other(partition, generation)
         lease = self._take(generation.key)
         try:
+            generation = self._now(generation)
             check = await self._check(generation)
             terms = release_terms(partition.settings)
             await self._tier.release(generation.encoding, check, terms)
@@ -96,6 +98,7 @@ class Releaser:
         _refuse_other(partition, generation)
         lease = self._take(generation.key)
         try:
+            generation = self._now(generation)
             check = await self._check(generation)
             if generation.is_held:
                 await self._tier.end_hold(generation.encoding)
@@ -108,12 +111,13 @@ class Releaser:
         """Check a released generation of which the .log is still here; let it go.
 
         Raises:
-            As `release`, but ColdStateError.
+            As `release`; ColdStateError: it is not released any more.
         """
         assert generation.state is ColdState.RELEASED
         _refuse_other(partition, generation)
         lease = self._take(generation.key)
         try:
+            generation = self._now(generation)
             check = await self._check(generation)
             refusal = release_refusal(generation, check, AT_ONCE, now_ms=self._now_ms())
             if refusal is not None:
@@ -127,6 +131,21 @@ class Releaser:
         if lease is None:
             raise busy(self._tier.leases, key)
         return lease
+
+    def _now(self, generation: Generation) -> Generation:
+        """Return a generation as it is now that nobody else works on it.
+
+        Who looked for what is due may have looked at it a while ago: since then it may have been
+        thawed, or superseded by what is in the .log now.
+
+        Raises:
+            ColdStateError: its state is another one by now.
+        """
+        assert generation.key in self._tier.leases
+        now = self._tier.generation(generation.encoding)
+        if now is None or now.state is not generation.state:
+            raise ColdStateError(f"{generation}: it is not {generation.state.value} any more")
+        return now
 
     async def _check(self, generation: Generation) -> ReleaseCheck:
         """Have all chunks read; return what that showed.

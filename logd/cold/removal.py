@@ -5,6 +5,9 @@ Of an ABORTED or DELETING generation all chunks go, of others those that are lea
 the generation's with its last. A node that is away is asked again when it is back; the others do
 not wait for it. Nodes are served side by side, each one chunk at a time.
 
+A node may still be at a chunk whose upload was given up: syncing it, reading it back. It refuses to
+remove it then, and is asked again: "not there" now, and forgotten, it would turn up as nobody's.
+
 A crash at any point leaves the record of what is still to be removed, or a chunk that is removed
 again, which is harmless.
 """
@@ -18,7 +21,7 @@ from typing import Final
 import trio
 
 from ec.chunk_id import ChunkId
-from ec.errors import EcError
+from ec.errors import ChunkBusyError, EcError
 from logd.cold.attempts import Attempts
 from logd.cold.forgetting import topics_to_forget
 from logd.cold.life_metrics import LifeMetrics
@@ -74,6 +77,7 @@ class Removal:
         self._metrics = metrics
         self._forget_topic = forget_topic
         self._wake = trio.Event()
+        self._topics: set[bytes] = set()
         self.waiting = 0
         self.failures: Attempts[str] = Attempts(now_ms, first_ms=REFUSED_MS, longest_ms=REFUSED_MS)
 
@@ -97,6 +101,7 @@ class Removal:
         by_node: dict[str, list[ChunkName]] = defaultdict(list)
         chunks = chunks_to_remove(self._tier.generations())
         self.waiting = len(chunks)
+        self._topics.update(each.key.topic_id for each in self._tier.generations())
         for chunk in chunks:
             by_node[chunk.node].append(chunk)
         self.failures.keep_only(by_node)
@@ -104,20 +109,29 @@ class Removal:
             for node, asked in sorted(by_node.items()):
                 if self._tier.nodes.is_live(node) and self.failures.may_try(node):
                     nursery.start_soon(self._remove_from, node, asked)
+        await self._forget_topics()
 
     async def _remove_from(self, node: str, chunks: Sequence[ChunkName]) -> None:
-        """Remove a node's chunks until one cannot be."""
-        gone: list[ChunkName] = []
+        """Remove a node's chunks until one cannot be; those that are being written come later."""
         try:
             store = self._tier.nodes.store(node)
             for chunk in chunks:
-                await store.delete(chunk_id(chunk))
+                try:
+                    await store.delete(chunk_id(chunk))
+                except ChunkBusyError:
+                    continue  # An upload that was given up; its node ends it, one way or other.
                 await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=chunk.node)
                 self._metrics.chunks_removed.add()
                 self.waiting -= 1
-                gone.append(chunk)
             self.failures.succeeded(node)
         except (EcError, LogdError) as error:
             self.failures.failed(node, str(error))
-        for topic_id in topics_to_forget(self._tier.generations(), gone):
+
+    async def _forget_topics(self) -> None:
+        """Tell of topics that lost their last generation, whoever removed its last chunk.
+
+        That may have been the node's inventory, or an empty disk that took a node's place.
+        """
+        for topic_id in topics_to_forget(self._topics, self._tier.generations()):
             await self._forget_topic(topic_id)
+            self._topics.discard(topic_id)

@@ -8,7 +8,8 @@ One segment is repaired under its lease: all lost chunks in one pass (`ec.repair
 verified block by block, what comes out checked against the manifest before it has a name. Only then
 the catalog gives the chunk its place; the old place is leaving, and whoever removes chunks removes
 it once its node is there. A crash in between leaves a whole chunk without a place: before a chunk
-is made again, the nodes that could have it are asked (`_found_elsewhere`).
+is made again, the nodes that could have it are asked (`_found_elsewhere`). Where the topic was
+deleted meanwhile no record will ever name it: it is taken back (`_take_back`).
 
 What has too few chunks left, and is still here as a hot copy, is coded anew from that
 (`hot_copies`), by the encoder and under its lease.
@@ -19,7 +20,6 @@ answer is no finding. A failure holds the one segment back for a while, and nobo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -35,14 +35,17 @@ from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName, now_ms
 from logd.cold.hot_copies import HotCopies
 from logd.cold.limited_store import LimitedStore, NodeBudget
+from logd.cold.move_queue import MoveQueue
+from logd.cold.removal import chunk_id
 from logd.cold.repair_metrics import RepairMetrics
 from logd.cold.tier import ColdTier
-from logd.errors import LogdError
+from logd.errors import ColdStateError, LogdError
 from logd.events import EventLog
 from logd.policy.cold.leases import Lease, Work
 from logd.policy.cold.moves import Move
 from logd.policy.cold.queue_eta import QueueEta, estimate_queue
 from logd.policy.cold.rates import MeasuredRate, repair_rate
+from logd.policy.cold.removal import ChunkName
 from logd.policy.cold.repair_plan import (
     Method,
     RepairFacts,
@@ -52,7 +55,7 @@ from logd.policy.cold.repair_plan import (
     Step,
     plan_repairs,
 )
-from logd.policy.cold.values import LIVE, Generation, NodeState, Profile
+from logd.policy.cold.values import LIVE, REMOVABLE, Generation, NodeState, Profile
 from logd.units import MIB
 
 RUNNING_MAX: Final = 2
@@ -71,10 +74,16 @@ REST_S: Final = 0.05
 MEASURE_S: Final = 0.05
 """The rate is measured over pieces of at least this length, or up to the end of a repair."""
 
+TAKE_BACK_S: Final = 5.0
+"""How long is tried to remove what was made of a segment that is deleted by now; what stays is put
+into quarantine when its node is looked through."""
+
+LOOK_S: Final = 0.1
+"""How often a node is asked that is still at the chunk."""
+
 GAP_S: Final = 1.0
 """Shorter times between two repairs belong to the work, and to its rate."""
 
-MOVES_MAX: Final = 10_000
 MOVES_SHOWN_MAX: Final = 1000
 
 
@@ -164,7 +173,7 @@ class Repairer:
         self.rate = MeasuredRate()
         self.failures: Attempts[str] = Attempts(now_ms)
         self.hurried = 0
-        self.moves: deque[Move] = deque()
+        self.moves: Final = MoveQueue()
         self.moving: Move | None = None
         health.on_change.append(self.wake)
 
@@ -261,6 +270,7 @@ class Repairer:
             try:
                 with running.scope:
                     await self._repair(item, running)
+                await self._take_back(generation, _targets(item.steps))
             finally:
                 if lease is not None:
                     self._tier.leases.give_back(lease)
@@ -397,7 +407,11 @@ class Repairer:
         encoding = generation.encoding
         with trio.CancelScope(shield=True):
             if generation.held.get(index) != node:
-                await self._tier.place_chunk(encoding, index=index, node=node)
+                try:
+                    await self._tier.place_chunk(encoding, index=index, node=node)
+                except ColdStateError:
+                    await self._tier.look_again(encoding)  # It may be the first to tell.
+                    raise
             self._findings.right(ChunkPlace(encoding, index, node))
             if len(self._findings):
                 self._findings.keep_only(self._tier.generations())
@@ -406,6 +420,34 @@ class Repairer:
             "chunk made again", segment=str(generation), chunk=index, node=node, method=method
         )
         self.wake()
+
+    async def _take_back(self, generation: Generation, targets: Iterable[tuple[int, str]]) -> None:
+        """Remove what was made of a segment that is deleted by now, and that no record names.
+
+        A deletion waits for nobody: its records are of the places of that moment. While the segment
+        is live, what has no place stays; repair finds it, or the node's inventory removes it.
+        """
+        now = self._tier.generation(generation.encoding)
+        if now is not None and now.state not in REMOVABLE:
+            return
+        named = () if now is None else [(at.index, at.node) for at in now.placements]
+        left = set(targets).difference(named)
+        with trio.move_on_after(TAKE_BACK_S):
+            while left:
+                for index, node in sorted(left):
+                    if await self._is_gone(generation, index, node):
+                        left.discard((index, node))
+                await trio.sleep(LOOK_S)
+
+    async def _is_gone(self, generation: Generation, index: int, node: str) -> bool:
+        """Remove a chunk; return whether its node said so."""
+        key, number, encoding = generation.key, generation.number, generation.encoding
+        try:
+            store = self._tier.nodes.store(node, "repair")
+            await store.delete(chunk_id(ChunkName(key, number, encoding, index, node)))
+        except (EcError, LogdError):
+            return False  # It is at it still, or away.
+        return True
 
     def _store(self, node: str, running: Running) -> LimitedStore:
         """Return a node's store at repair's rate; the rate depends on the segment's margin."""
@@ -452,11 +494,7 @@ class Repairer:
 
     def add_moves(self, moves: Sequence[Move]) -> None:
         """Queue chunks that people want elsewhere; what is queued already is not doubled."""
-        known = {(each.generation.encoding, each.index) for each in self.moves}
-        self.moves.extend(
-            each for each in moves if (each.generation.encoding, each.index) not in known
-        )
-        assert len(self.moves) <= 2 * MOVES_MAX
+        self.moves.add(moves, is_idle=self.moving is None)
         self.wake()
 
     def move_documents(self, topic_name: TopicName) -> list[dict[str, Any]]:
@@ -480,17 +518,19 @@ class Repairer:
         ]
 
     def _begin_move(self, nursery: trio.Nursery) -> None:
-        """Begin the first move that still makes sense."""
-        while self.moves:
-            move = self.moves.popleft()
+        """Begin the first move that can be made now."""
+        for _ in range(len(self.moves)):
+            move = self.moves.take()
             now = self._tier.generation(move.generation.encoding)
             if now is None or now.state not in LIVE or now.held.get(move.index) != move.source:
-                continue
-            taken = {*now.held.values(), *now.leaving_nodes}
-            if move.target in taken or not self._tier.nodes.is_live(move.target):
+                continue  # There is nothing left to be moved.
+            why = self._why_not(move, now)
+            if why is not None:
+                self.moves.give_up(move, why)
                 continue
             lease = self._tier.leases.take(Work.MOVE, {now.key})
             if lease is None:
+                self.moves.put_back(move)
                 continue
             self._begin_piece()
             self.moving = move
@@ -498,18 +538,34 @@ class Repairer:
             nursery.start_soon(self._move, move, running, lease)
             return
 
+    def _why_not(self, move: Move, now: Generation) -> str | None:
+        """Return why a move cannot be made; None: it can."""
+        if move.target in {*now.held.values(), *now.leaving_nodes}:
+            return f"{move.target} has a chunk of the segment by now"
+        return None if self._tier.nodes.is_live(move.target) else f"{move.target} is not live"
+
     async def _move(self, move: Move, running: Running, lease: Lease) -> None:
         try:
             manifest = await self._tier.manifest(move.generation.encoding)
             await self._copy(manifest, move.source, move.index, move.target, running)
+            self.moves.made += 1
         except Exception as error:  # Whatever it is, it ends this one move.
             self.counts.failed += 1
+            self.moves.give_up(move, _reason(error))
             self._events.warning("move failed", move=str(move), reason=_reason(error))
+            await self._take_back(running.generation, [(move.index, move.target)])
         finally:
             self._tier.leases.give_back(lease)
             self.moving = None
             self._end_piece()
             self.wake()
+
+
+def _targets(steps: Iterable[Step]) -> list[tuple[int, str]]:
+    """Return the chunks that steps make, each with its node; an encoder's have their records."""
+    return [
+        target for step in steps if step.method is not Method.HOT_COPY for target in step.targets
+    ]
 
 
 def _reason(error: BaseException) -> str:

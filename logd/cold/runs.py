@@ -196,6 +196,11 @@ class Runs:
         self.memory_bytes -= run.memory_bytes
         assert self.memory_bytes >= 0
 
+    def drop_all_of(self, encoding: str) -> None:
+        """Keep nothing of an encoding."""
+        for run in tuple(self._by_encoding.get(encoding, ())):
+            self.drop(run)
+
     def make_room(self, wanted_bytes: int, limit_bytes: int, *, now_s: float, ahead: bool) -> bool:
         """Push out the least recently used; return whether so many bytes fit now.
 

@@ -7,7 +7,8 @@ head is compared with the manifest that was committed: an intact chunk of anothe
 too. Where the allowed rate is low for the chunk's size, it is read here, window by window.
 
 What is found is noted, and repair is told; a node that does not answer says nothing, and its cursor
-stays. A segment here that is damaged, and has all its chunks, is given up for them.
+stays. So it does at a segment that is being repaired: what is bad there is just being made. A
+segment here that is damaged, and has all its chunks, is given up for them.
 
 The cursors are kept in the data directory, every while: a crash costs that much reading again.
 """
@@ -15,24 +16,28 @@ The cursors are kept in the data directory, every while: a crash costs that much
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
 import trio
 
-from ec.errors import ChunkDamagedError, ChunkMissingError, EcError
+from ec.errors import ChunkDamagedError, ChunkMissingError, ChunkVersionError, EcError
 from ec.manifest import Manifest
 from ec.segment import file_bytes
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName
+from logd.cold.damaged_segment import DamagedSegment
 from logd.cold.limited_store import LimitedStore, NodeBudget
 from logd.cold.partition_view import ColdPartition, Partitions, key_of
+from logd.cold.segment_errors import busy
 from logd.cold.tier import ColdTier
 from logd.errors import DamagedRangeError, LogdError, SegmentsChangedError
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.offload import Offload
+from logd.policy.cold.leases import Work
 from logd.policy.cold.rates import MeasuredRate
 from logd.policy.cold.scrub_plan import (
     ScrubCursor,
@@ -62,6 +67,9 @@ AGAIN_S: Final = 5.0
 
 LIST_S: Final = 5.0
 """How often it is looked what there is to verify; what comes later has its turn in time."""
+
+FIRST_LOOK_S: Final = 2.0
+"""How long who asks right behind the start waits for that."""
 
 AT_ONCE_S: Final = 10.0
 """A chunk that takes longer than this at the allowed rate is read window by window."""
@@ -103,36 +111,6 @@ class ScrubServices:
     give_up_hot: Callable[[ColdPartition, Generation], Awaitable[None]]
     topic_name: TopicName
     history: Callable[[], dict[str, Any]] = dict
-
-
-@dataclass(slots=True, eq=False)
-class _DamagedSegment:
-    """A sealed segment here of which a batch is not right.
-
-    Attributes:
-        found_ms, mended_ms: wall clock; None: it is not mended.
-    """
-
-    key: SegmentKey
-    reason: str
-    found_ms: int
-    mended_ms: int | None = None
-
-    def as_document(self) -> dict[str, Any]:
-        """Return it among the findings; it has no chunk, and no node."""
-        return {
-            "topic": self.key.topic or self.key.topic_id.hex(),
-            "partition": self.key.partition,
-            "base_offset": self.key.base_offset,
-            "generation": None,
-            "chunk": None,
-            "node": None,
-            "block": None,
-            "state": "corrupt",
-            "reason": self.reason,
-            "found_ms": self.found_ms,
-            "mended_ms": self.mended_ms,
-        }
 
 
 @dataclass(slots=True, eq=False)
@@ -181,7 +159,7 @@ class Scrubber:
         self._news = trio.Event()
         self._moved = False
         self._to_mend: dict[SegmentKey, ColdPartition] = {}
-        self._damaged: dict[SegmentKey, _DamagedSegment] = {}
+        self._damaged: dict[SegmentKey, DamagedSegment] = {}
         self.is_paused = False
         self.verified_bytes = 0
         self._nursery: trio.Nursery | None = None
@@ -292,8 +270,7 @@ class Scrubber:
 
     async def run(self) -> None:
         """Scrub until cancelled."""
-        services = self._services
-        note = await services.offload.run("admin", services.read_note)
+        note = await self._read_note()
         self.is_paused, self._kept = note.is_paused, dict(note.cursors)
         try:
             async with trio.open_nursery() as nursery:
@@ -301,12 +278,23 @@ class Scrubber:
                 self._nursery = nursery
                 while True:
                     self._follow_places(nursery)
+                    if not self._has_begun.is_set():
+                        await self._look_first()
                     self._has_begun.set()
                     await trio.sleep(1)
         finally:
             self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._write_note()
+
+    async def _read_note(self) -> ScrubNote:
+        """Return the last run's cursors; a disk that does not give them must not end the server."""
+        services = self._services
+        try:
+            return await services.offload.run("admin", services.read_note)
+        except OSError as error:
+            services.events.warning("scrub begins anew: its cursors not read", reason=str(error))
+            return ScrubNote()
 
     def _follow_places(self, nursery: trio.Nursery) -> None:
         """Begin with places that are new, and leave those that are gone."""
@@ -316,6 +304,13 @@ class Scrubber:
             nursery.start_soon(self._scrub_for_ever, place)
         for name in self._places.keys() - wanted:
             self._places.pop(name).scope.cancel()
+
+    async def _look_first(self) -> None:
+        """Find out what there is to verify, before anybody is told how much of it is verified."""
+        with trio.move_on_after(FIRST_LOOK_S):
+            for place in list(self._places.values()):
+                with suppress(LogdError, OSError):  # The place's own task says why.
+                    await self._list(place)
 
     def _cursor_of(self, name: str) -> ScrubCursor:
         """Return where a place goes on; a new one begins where chance says."""
@@ -434,20 +429,24 @@ class Scrubber:
         return chunk_bytes_of(generation) if lengths is None else lengths[index]
 
     async def _verify(self, place: _Place, item: ScrubItem) -> int:
-        """Verify an item; return its bytes, 0 where it is gone or somebody changes it."""
+        """Verify an item; return its bytes, 0 where it is gone.
+
+        Raises:
+            SegmentBusyError: it is being repaired. EcError, LogdError: it is not known how it is.
+        """
         if place.name == HERE:
             return await self._verify_segment(place.what[item.name][1])
         generation, index = place.what[item.name][1]
-        if generation.key in self._tier.leases:
-            return 0  # It is read and checked by whoever works on it.
+        if self._tier.leases.work_on(generation.key) is Work.REPAIR:
+            raise busy(self._tier.leases, generation.key)
         manifest = await self._tier.manifest(generation.encoding)
         at = ChunkPlace(generation.encoding, index, place.name)
         try:
             damage = await self._read_chunk(place, manifest, index, item.size_bytes)
-        except (ChunkMissingError, ChunkDamagedError) as error:
+        except (ChunkMissingError, ChunkDamagedError, ChunkVersionError) as error:
             damage = error
         now = self._tier.generation(generation.encoding)
-        if now is None or now.held.get(index) != place.name:
+        if now is None or now.state not in LIVE or now.held.get(index) != place.name:
             return 0
         if damage is None:
             self._findings.right(at)
@@ -549,7 +548,7 @@ class Scrubber:
         )  # fmt: skip
         while len(self._damaged) >= DAMAGED_MAX:
             del self._damaged[next(iter(self._damaged))]
-        self._damaged[key] = _DamagedSegment(key, reason, self._services.now_ms())
+        self._damaged[key] = DamagedSegment(key, reason, self._services.now_ms())
         self._to_mend[key] = partition
         await self._mend_again()
 

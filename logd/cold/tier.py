@@ -403,6 +403,10 @@ class ColdTier:
         if touched():
             await self._change(lambda: None, touched)
 
+    async def look_again(self, encoding: str) -> None:
+        """Take note of what the catalog has of a generation now."""
+        await self._change(lambda: None, lambda: (encoding,))
+
     def _check_fresh(self) -> None:
         if self.nodes.stale is not None:
             raise ColdStateError(self.nodes.stale)

@@ -294,7 +294,12 @@ class _OneCheck:
             self._findings.note(place, error)
             return False
         if head.manifest != manifest:
-            self._note(index, None, ChunkState.CORRUPT.value, "its manifest is another one")
+            other = ChunkDamagedError(
+                chunk.name, region="manifest", position=head.trailer.manifest_at,
+                reason="is not the manifest that was committed",
+            )  # fmt: skip
+            self._trouble(index, other)
+            self._findings.note(place, other)
             return False
         self._findings.right(place)
         self._job.verified_bytes += head.trailer.file_bytes

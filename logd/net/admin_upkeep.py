@@ -8,7 +8,7 @@ POST /v1/scrub          ?action=start|pause|resume; how far scrub is then
 GET  /v1/drain          ?node=NAME: how far the draining of a node is
 POST /v1/drain          ?node=NAME[&dry_run=true][&stop=true]: begins to empty a node; the plan
 POST /v1/replace        ?node=NAME[&place=PLACE][&dry_run=true]: an empty place takes a node's
-GET  /v1/rebalance      how many moves are left
+GET  /v1/rebalance      how many moves are left, were made, and were given up, and why
 POST /v1/rebalance      [?dry_run=true]: begins to move chunks; the plan
 GET  /v1/durability     [?afr=F][&repair_hours=H]: margins, and what a model says
 GET  /v1/simulate       ?fail=NODE,NODE: what their failure would mean
@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from logd.broker.context import Broker
-from logd.broker.upkeep_status import upkeep_of
+from logd.broker.upkeep_status import scrub_of_nobody, upkeep_of
 from logd.net.http import HttpError, Request
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ async def begin_repair(broker: Broker, _request: Request) -> dict[str, Any]:
 
 
 async def get_scrub(broker: Broker, _request: Request) -> dict[str, Any]:
-    """Answer GET /v1/scrub."""
+    """Answer GET /v1/scrub; to ask begins nothing."""
+    if broker.coded.is_idle:
+        return scrub_of_nobody(broker.config.settings.scrub_cycle_ms)
     return (await _scrubber(broker)).status()
 
 
@@ -109,7 +111,7 @@ async def replace_node(broker: Broker, request: Request) -> dict[str, Any]:
 
 async def get_rebalance(broker: Broker, _request: Request) -> dict[str, Any]:
     """Answer GET /v1/rebalance."""
-    return {"left": (await upkeep_of(broker.coded)).moving.moves_left()}
+    return (await upkeep_of(broker.coded)).moving.moves_document()
 
 
 async def rebalance(broker: Broker, request: Request) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class CodedParts:
             now_ms=ground.clock.now_ms,
             random_bytes=ground.random.randbytes,
             unlink_later=parts.unlinker.unlink_later,
+            distrust=self.reads.distrust,
             room_bytes=lambda: disk.free_bytes - disk.reserve_bytes,
             reserve_bytes=disk.reserve_bytes,
             clock=ground.clock,

@@ -33,6 +33,8 @@ _GENERATION: Final = (
     "min_timestamp_ms, max_timestamp_ms, state, changed_ms, is_held, "
     "(SELECT name FROM topic WHERE topic.topic_id = generation.topic_id) FROM generation "
 )
+_PLACEMENT: Final = "SELECT encoding, chunk, node, is_leaving FROM placement "
+_OF_CHOSEN: Final = "WHERE encoding IN (SELECT encoding FROM generation "
 _ORDER: Final = " ORDER BY topic_id, partition, base_offset, number"
 
 
@@ -46,17 +48,19 @@ class GenerationRows:
     # --- reading ----------------------------------------------------------------------------------
 
     def select(self, where: str = "", values: Sequence[object] = ()) -> list[Generation]:
-        """Return the generations that a WHERE clause chooses, with their placements, in order."""
+        """Return the generations that a WHERE clause chooses, with their placements, in order.
+
+        Args:
+            where: of the table generation, by an index of it; empty: all.
+        """
         rows = self._database.rows(_GENERATION + where + _ORDER, values)
         places: dict[bytes, list[Placement]] = {}
-        statement = "SELECT encoding, chunk, node, is_leaving FROM placement "
-        chosen: Sequence[object] = ()
-        if len(rows) == 1:
-            statement, chosen = statement + "WHERE encoding = ? ", (rows[0][0],)
+        # Of a few generations the places are found by their key, whatever else is coded.
+        chosen = _OF_CHOSEN + where + ") " if where else ""
         # A few nodes have all chunks: equal placements are one object.
         known: dict[tuple[int, str, int], Placement] = {}
         for encoding, chunk, node, is_leaving in self._database.rows(
-            statement + "ORDER BY encoding, chunk, node", chosen
+            _PLACEMENT + chosen + "ORDER BY encoding, chunk, node", values
         ):
             at = known.get((chunk, node, is_leaving))
             if at is None:

@@ -242,6 +242,15 @@ class StoreContract:
         with pytest.raises(ChunkMissingError):
             await rig.store.head(SAMPLE.ids[0])
 
+    async def test_what_is_still_being_written_is_not_removed(self, rig: Rig) -> None:
+        """What was removed does not turn up behind that: a write in the air has to end first."""
+        upload = await rig.store.begin(SAMPLE.ids[0], len(SAMPLE.files[0]))
+        with pytest.raises(ChunkBusyError):
+            await rig.store.delete(SAMPLE.ids[0])
+        await send(upload, SAMPLE.files[0])
+        assert await rig.store.delete(SAMPLE.ids[0]) is True
+        assert await rig.store.list() == ()
+
     async def test_quarantine_takes_a_chunk_out_of_the_way(self, rig: Rig) -> None:
         """It is listed no more; a second one of that name does not overwrite it."""
         await put(rig.store, SAMPLE, 0)
@@ -380,6 +389,8 @@ class MemoryStore:
 
     async def delete(self, chunk: ChunkId) -> bool:
         self._check_mounted()
+        if chunk in self.writing:
+            raise ChunkBusyError(str(chunk))
         return self.files.pop(chunk.name, None) is not None
 
     async def quarantine(self, chunk: ChunkId) -> None:

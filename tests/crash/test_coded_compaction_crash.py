@@ -39,6 +39,9 @@ ROUNDS_SHARE = 15
 REBUILT_SHARE = 60
 """Likewise, where the catalog is lost as well."""
 
+BORDER = 12
+"""Steps before and behind the moment at which a part's cleaning begins."""
+
 
 async def live_through(rig: CodedRig) -> None:
     """Two rounds over what is coded; all of it in chunks in the end."""
@@ -95,6 +98,43 @@ async def test_no_step_loses_a_last_record_or_brings_one_back(
     whole.catalog.close()
     for stop_at in sorted(wanted):
         rig = await crashed(str(tmp_path_factory.mktemp("stopped")), stop_at)
+        with told_where(rig, stop_at):
+            await look_again(rig)
+
+
+async def in_parts(rig: CodedRig) -> None:
+    """A round over many released segments, of which few may be thawed at a time."""
+    for number in range(6):
+        rig.put(*((b"%d-%d" % (number, at), b"x" * 700) for at in range(7)))
+        rig.seal()
+    await rig.compact()
+    async with running(rig):
+        await code_all(rig)
+        rig.put(*((b"%d-0" % number, b"new" * 300) for number in range(6)))
+        rig.seal()
+        rig.coded_bytes_max = 6_000
+        await rig.compact()
+        await until(lambda: rig.hot() == [] and is_settled(rig))
+
+
+async def test_no_end_between_two_parts_of_a_round_loses_a_last_record(
+    tmp_path_factory: pytest.TempPathFactory, autojump_clock: MockClock, rng: random.Random
+) -> None:
+    """A round over a long coded log ends around the border of any two parts: what is done stays
+    done, the rest is done later, in parts again, and no chunk is left of what was begun.
+    """
+    whole = MarkedRig(str(tmp_path_factory.mktemp("whole")))
+    await whole.begin()
+    await live_until(whole, None, in_parts)
+    await whole.check(is_clean=True)
+    whole.catalog.close()
+    parts = [step for step in whole.rounds_steps[1] if whole.steps[step] == "clean"]
+    assert len(parts) >= 4
+    near = {step + by for step in parts for by in range(-BORDER, BORDER + 1)}
+    for stop_at in sorted(rng.sample(sorted(near), 2 * len(parts))):
+        rig = MarkedRig(str(tmp_path_factory.mktemp("stopped")))
+        await rig.begin()
+        await live_until(rig, stop_at, in_parts)
         with told_where(rig, stop_at):
             await look_again(rig)
 

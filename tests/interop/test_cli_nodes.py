@@ -71,6 +71,23 @@ def test_nodes_by_flag_and_by_command(directory: str) -> None:
         assert strip == [{**row, "free_bytes": 0} for row in before]
 
 
+def test_scrub_status_without_nodes_says_what_is(directory: str) -> None:
+    """Asked, it begins nothing, and says that nothing is verified; begun, how much there is."""
+    with serving(directory) as logd:
+        shown = logd.run("scrub", "status").stdout.decode()
+        assert shown.startswith("idle: without storage nodes nothing is verified by itself")
+        assert "%" not in shown
+        assert logd.json("scrub", "status")["progress"] == 0
+        begun = logd.json("scrub", "start", "--wait")
+        assert [place["bytes"] for place in begun["places"]] == [0]
+        assert logd.run("scrub", "status").stdout.startswith(b"idle, there is nothing to verify\n")
+        logd.run("topic", "create", "t", "--partitions", "1", "--config", "segment.offsets=10")
+        for _ in range(3):
+            logd.run("produce", "t", stdin=b"x\n" * 10)
+        assert logd.json("scrub", "start", "--wait")["places"][0]["items"] >= 2
+        assert logd.run("scrub", "status").stdout.startswith(b"idle, 100% of this round verified\n")
+
+
 def test_what_is_refused(directory: str) -> None:
     """One line that says why, exit 1; nothing is registered by it. Wrong usage is 2."""
     Path(directory, "full").mkdir()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka.admin import ResourceType
@@ -33,6 +34,9 @@ SETTINGS = {
     "file_delete_delay_ms": "0",
     "segment_bytes": "20000",
 }
+
+PART_BYTES = 50_000
+"""Two or three segments: a round over all of them has many parts."""
 
 
 def filled(
@@ -134,12 +138,60 @@ def test_a_killed_server_has_one_or_the_other(tmp_path: Path, rng: random.Random
         all_released(logd)
         check(logd, model)
         check_no_orphans(logd, tmp_path, "abcdef")
-        assert not [
-            path.name
-            for path in Path(server.data, "topics", "t-0").iterdir()
-            if "cleaned" in path.name or "replacement" in path.name
-        ]
+        check_no_leftovers(server.data)
         assert problems(logd) == []
+
+
+def test_a_server_killed_between_the_parts_of_a_round(tmp_path: Path, rng: random.Random) -> None:
+    """kill -9 with some parts of a round committed and others not, twice: each key's last record is
+    there, and `logd compact` by hand brings the rest to its end, in parts as well.
+    """
+    model: Model = {}
+    with server_with_nodes(
+        tmp_path, more=("--set", f"log.cleaner.coded.max.bytes={PART_BYTES}")
+    ) as server:
+        logd = Logd(server)
+        create(server, "t", **SETTINGS)
+        filled(logd, rng, model, count=3000, keys=2000)
+        logd.json("cold", "encode", "t")
+        all_released(logd)
+        for _ in range(2):
+            filled(logd, rng, model, count=300, keys=2000)
+            logd.json("cold", "encode", "t")
+            all_released(logd)
+            before = encodings(logd)
+            logd.run("compact", "t", "--no-wait")
+            until(partial(is_half_way, logd, before), "a part is done, and others are not")
+            server.kill()
+            server.start()
+            logd = Logd(server)
+            check(logd, model, is_clean=False)
+            assert before & encodings(logd), "the round was killed behind its last part"
+        (row,) = logd.json("compact", "t")
+        assert row["error"] is None
+        check(logd, model)
+        all_released(logd)
+        check(logd, model)
+        check_no_orphans(logd, tmp_path, "abcdef")
+        check_no_leftovers(server.data)
+        assert problems(logd) == []
+        assert logd.json("cold", "verify", "t")["findings"] == []
+
+
+def is_half_way(logd: Logd, before: set[tuple[int, int]]) -> bool:
+    """Whether some of what was coded before a round is superseded, and some not yet."""
+    return 0 < len(before - encodings(logd)) < len(before)
+
+
+def encodings(logd: Logd) -> set[tuple[int, int]]:
+    """What is coded: each segment with the number of its generation."""
+    return {(row["base_offset"], row["generation"]) for row in coded_rows(logd)}
+
+
+def check_no_leftovers(data: Path) -> None:
+    """No file of a round is left."""
+    names = [path.name for path in Path(data, "topics", "t-0").iterdir()]
+    assert not [name for name in names if "cleaned" in name or "replacement" in name]
 
 
 def test_a_node_is_lost_meanwhile(tmp_path: Path, rng: random.Random) -> None:

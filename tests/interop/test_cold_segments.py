@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -23,11 +23,13 @@ SMALL = "segment.bytes=1048576"
 LIMIT_S = 60  # Of a busy machine.
 
 
-def server_with_nodes(directory: Path, names: str = NODES) -> ServerProcess:
+def server_with_nodes(
+    directory: Path, names: str = NODES, *, more: Sequence[str] = ()
+) -> ServerProcess:
     nodes = [word for name in names for word in ("--node", f"{name}={directory}/{name}")]
     return ServerProcess(
         directory / "data", *nodes, "--set", "disk.reserve.bytes=0",
-        "--set", "node.probe.interval.ms=200",
+        "--set", "node.probe.interval.ms=200", *more,
     )  # fmt: skip
 
 

@@ -31,11 +31,15 @@ NODES = "abcdefg"
 
 
 def server_with_nodes(directory: Path, *settings: str) -> ServerProcess:
-    """Return a server with seven nodes that are dead after two seconds."""
+    """Return a server with seven nodes.
+
+    One is dead at once when its directory is gone, and else never: a machine that is busy elsewhere
+    for some seconds makes no node suspect.
+    """
     words = [word for name in NODES for word in ("--node", f"{name}={directory}/{name}")]
     for setting in (
-        "disk.reserve.bytes=0", "node.probe.interval.ms=200", "node.suspect.ms=1000",
-        "node.dead.ms=2000", *settings,
+        "disk.reserve.bytes=0", "node.probe.interval.ms=200", "node.suspect.ms=60000",
+        "node.dead.ms=120000", *settings,
     ):  # fmt: skip
         words += ["--set", setting]
     return ServerProcess(directory / "data", *words)

@@ -27,7 +27,6 @@ FOR_TESTS_ALONE = {
     "ec.geometry.parity_bytes_max": "the bound that the geometry is held to",
     "ec.placement.default_profile": "for who uses the library; logd's own must agree with it",
     "ec.placement.place_again": "for who uses the library; logd keeps count of promises besides",
-    "ec.chunk_dir.ChunkDirectory.strays": "what no crash may leave behind",
     "logd.net.other_tasks.OtherTasks.task_scheduled": "Trio calls it",
     "cli.node_serve.ByteCountType.convert": "click calls it",
     "cli.options.AddressType.convert": "click calls it",

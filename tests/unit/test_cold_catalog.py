@@ -237,3 +237,26 @@ def test_ten_thousand_segments_are_read_and_mapped_in_a_second(directory: str) -
     assert found is not None
     assert found.key.base_offset == 990
     assert took_s < 1
+
+
+def test_a_few_generations_are_read_without_the_places_of_all(directory: str) -> None:
+    """Whichever way they are chosen: places are found by key, and no table is read through."""
+    catalog = open_catalog(directory)
+    prepare(catalog)
+    cold = catalog.cold
+    asked: list[str] = []
+    connection = catalog._database.connection
+    connection.set_trace_callback(asked.append)
+    cold.find([encoding(1), encoding(3)])
+    cold.plan(plan_of(9, base=50, end=60), now_ms=0)
+    cold.drop_superseded(encoding(4), has_hot_log=True, now_ms=0)
+    cold.delete_segments([SegmentKey(TOPIC, 0, 30), SegmentKey(TOPIC, 0, 50)], now_ms=0)
+    connection.set_trace_callback(None)
+    chosen = [each for each in asked if each.startswith("SELECT encoding")]
+    assert len(chosen) >= 8
+    assert any("partition" in each for each in chosen)
+    for statement in chosen:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        scans = [step for step in plan if step.startswith("SCAN")]
+        assert not scans, (statement, plan)
+    catalog.close()

@@ -12,12 +12,14 @@ import trio
 
 from ec.breaker import Breaker
 from ec.chunk_dir import ChunkDirectory
+from ec.geometry import BLOCK_BYTES
 from ec.node_dir import initialise
 from ec.node_identity import NodeIdentity
 from ec.store.guarded import GuardedStore
 from ec.store.local import LocalStore
 from ec.store.protocol import Store
 from logd.cold import chunk_access
+from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.gate import Gate, LooseGate
 from logd.offload import ThreadOffload
 from logd.policy.cold.values import Generation
@@ -121,6 +123,45 @@ async def test_a_flipped_bit_never_leaves_a_file_here(tmp_path: Path) -> None:
                 answer = await rig.read(SEGMENT.at(offset), 400_000)
                 offset, found = answer.next_offset, found + bytes_of(answer)
             assert found == SEGMENT.source
+            assert rig.damage == [(SEGMENT.generation.encoding, 1, "n1")]
+            nursery.cancel_scope.cancel()
+    finally:
+        offload.close()
+
+
+async def test_a_byte_that_changes_behind_its_verification_is_found_by_scrub(
+    tmp_path: Path,
+) -> None:
+    """What was verified goes out by sendfile, as it is by then: reads do not notice, verifying the
+    chunk does; and from then on no read sends it.
+    """
+    offload = ThreadOffload()
+    tier = LocalTier(tmp_path, SEGMENT, Files(), offload)
+    chunk = SEGMENT.encoded.ids[1]
+    rig = Rig(tier=tier)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.reads.run)
+
+            async def read_all() -> bytes:
+                offset, found = SEGMENT.base_offset, b""
+                while offset < SEGMENT.next_offset:
+                    answer = await rig.read(SEGMENT.at(offset), 400_000)
+                    offset, found = answer.next_offset, found + bytes_of(answer)
+                return found
+
+            assert await read_all() == SEGMENT.source
+            with (tmp_path / "n1" / "chunks" / chunk.name).open("r+b") as file:
+                file.seek(200_000)
+                file.write(bytes([SEGMENT.encoded.payloads[1][200_000] ^ 4]))
+            assert await read_all() != SEGMENT.source
+            assert rig.damage == []
+            (found,) = await tier.local[1].verify(chunk)
+            assert found.position == 200_000 // BLOCK_BYTES * BLOCK_BYTES
+            findings = ChunkFindings()
+            findings.on_corrupt = rig.reads.distrust
+            findings.note(ChunkPlace(SEGMENT.generation.encoding, 1, "n1"), found)
+            assert await read_all() == SEGMENT.source
             assert rig.damage == [(SEGMENT.generation.encoding, 1, "n1")]
             nursery.cancel_scope.cancel()
     finally:

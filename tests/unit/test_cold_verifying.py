@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import MockClock
 
+from ec.chunk_file import ChunkHead
+from ec.chunk_id import ChunkId
 from logd.cold.segment_errors import ColdRefusedError
 from logd.cold.verifying import AT_ONCE, UNFINISHED_MAX, VerifyJob
 from tests.unit.life_rig import ColdRig
@@ -104,6 +108,27 @@ async def test_missing_chunks_and_silent_nodes_are_findings_of_their_own_kind(
         states = sorted(each["state"] for each in found)
         assert states.count("unknown") == 3
         assert all(each["node"] == "f" for each in found if each["state"] == "unknown")
+
+
+async def test_a_chunk_of_another_encoding_is_known_from_then_on(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Intact, under the right name, with another manifest: repair and `logd status` hear of it."""
+    async with coded(directory) as rig:
+        node, name = chunk_name(rig, 0, 4)
+        head = rig.nodes[node].head
+
+        async def other(chunk: ChunkId) -> ChunkHead:
+            found = await head(chunk)
+            if chunk.name != name:
+                return found
+            return replace(found, manifest=structs.replace(found.manifest, writer="another"))
+
+        vars(rig.nodes[node])["head"] = other
+        (found,) = (await verified(rig))["findings"]
+        assert (found["node"], found["chunk"], found["state"]) == (node, 4, "corrupt")
+        (place,) = [place for place, _ in rig.life.findings]
+        assert (place.node, place.index) == (node, 4)
 
 
 async def test_what_is_deleted_meanwhile_is_no_finding(

@@ -165,7 +165,7 @@ async def test_a_write_that_hangs_is_given_up(rig: Rig, call: str) -> None:
     disk.hangs = ""
     disk.let_go.set()
     store = hung.store
-    await until(lambda: store._work.hanging == 0)
+    await until(lambda: store._ways.work.hanging == 0)
     await hung.probe(5)
     assert hung.is_live
     assert rig.temps("a") == []
@@ -187,7 +187,7 @@ async def test_who_is_cancelled_early_waits_for_what_it_began(
         disk.let_go.set()
         nursery.cancel_scope.cancel()
     assert isinstance(watch.store, LocalNode)
-    assert watch.store._work.hanging == 0
+    assert watch.store._ways.work.hanging == 0
     await until(lambda: not rig.temps("a"))
 
 
@@ -210,7 +210,7 @@ async def test_few_threads_hang(rig: Rig) -> None:
                 nursery.start_soon(one, index)
     assert len(ended) == len(SAMPLE.ids)
     assert isinstance(watch.store, LocalNode)
-    assert 1 <= watch.store._work.hanging <= 4
+    assert 1 <= watch.store._ways.work.hanging <= 4
     disk.hangs = ""
     disk.let_go.set()
     await until(lambda: not rig.temps("a"))
@@ -232,4 +232,4 @@ async def test_an_encoding_ends_while_a_disk_hangs(rig: Rig) -> None:
     assert [len(rig.names(name)) for name in "acd"] == [1, 1, 1]
     store = watches[1].store
     assert isinstance(store, LocalNode)
-    assert store._work.hanging == 1
+    assert store._ways.work.hanging == 1

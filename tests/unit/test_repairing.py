@@ -272,6 +272,41 @@ async def test_a_target_that_dies_while_written_is_left_for_another(
     assert rig.repairer.counts.failed == 1
 
 
+@pytest.mark.parametrize("call", ["write", "finish"])
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("way", ["repair", "move"])
+async def test_what_is_made_of_a_topic_that_is_deleted_meanwhile_goes_too(
+    rig: RepairRig, autojump_clock: MockClock, call: str, is_told: bool, way: str
+) -> None:
+    """A deletion waits for no repair and for no move; no chunk turns up behind it as nobody's."""
+    one = rig.code("abcdef")
+    topic_id = one.key.topic_id
+    is_deleted = trio.Event()
+
+    def delete(named: str) -> None:
+        if named == call and not is_deleted.is_set():
+            rig.catalog.mark_deleting(topic_id)
+            is_deleted.set()
+
+    rig.nodes["g"].delay_s = 0.5
+    rig.nodes["g"].before = delete
+    async with rig.running():
+        if way == "move":
+            rig.repairer.add_moves([Move(one, 5, "f", "g")])
+        else:
+            rig.nodes.set_health("a", DEAD)
+        await is_deleted.wait()
+        if is_told:
+            await rig.tier.topic_deleted(topic_id)
+        await rig.wait_for(lambda: not rig.repairer.running and rig.repairer.moving is None)
+        await rig.tier.topic_deleted(topic_id)
+        rig.nodes.set_health("a", LIVE)
+        await rig.wait_for(lambda: rig.tier.generations() == ())
+        rig.inventory._due_s.clear()  # Every node is looked through once more.
+        await trio.sleep(3)
+    assert not any(node.files or node.quarantined for node in rig.nodes.by_name.values())
+
+
 async def test_a_full_target_says_so_and_blocks_nothing(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
@@ -330,6 +365,29 @@ async def test_moves_that_people_want_are_made_when_nothing_else_is(
         await rig.wait_for(lambda: not rig.repairer.moves and not len(rig.tier.leases))
     rig.check_whole()
     assert rig.repairer.counts.moved == 1
+
+
+async def test_moves_that_are_not_made_are_told_of(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """One waits while its segment is worked on; one that fails is not called done."""
+    one, two, three = rig.code("abcdef"), rig.code("abcdef"), rig.code("abcdef")
+    lease = rig.tier.leases.take(Work.THAW, [one.key])
+    assert lease is not None
+    rig.rot(two, 5)
+    async with rig.running():
+        moves = [Move(one, 5, "f", "g"), Move(two, 5, "f", "g"), Move(three, 5, "f", "g")]
+        rig.repairer.add_moves([Move(each.generation, 4, "e", "a") for each in moves[2:]] + moves)
+        await rig.wait_for(lambda: rig.now(three.encoding).held[5] == "g")
+        told = rig.moving.moves_document()
+        assert (told["left"], told["made"], told["given_up"]) == (1, 1, 2)
+        assert "a has a chunk of the segment by now" in told["reasons"][0]
+        assert "does not fit its checksum" in told["reasons"][1]
+        rig.tier.leases.give_back(lease)
+        await rig.wait_for(lambda: rig.now(one.encoding).held[5] == "g", seconds=60)
+        await rig.wait_for(rig.is_whole)
+        assert rig.moving.moves_document()["made"] == 2
+    rig.check_whole()
 
 
 async def test_a_job_repairs_everything_now_and_tells_what_is_left(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from logd.cold.scrubbing import ScrubSettings
+from ec.chunk_id import ChunkId
+from ec.errors import ChunkDamagedError, ChunkVersionError
+from logd.cold.scrubbing import Scrubber, ScrubSettings
 from logd.errors import CorruptFileError
+from logd.metrics import Registry
+from logd.policy.cold.condition import ChunkState
+from logd.policy.cold.leases import Work
 from logd.policy.cold.scrub_plan import ScrubCursor
 from logd.policy.node_health import NodeHealth
 from logd.storage.files import Files
@@ -224,6 +230,66 @@ async def test_an_intact_chunk_of_another_encoding_is_found(
         await rig.wait_for(lambda: not rig.health.unmended())
     assert rig.nodes["d"].files[name] == sample.files[3]
     assert [each.place.node for each in rig.health.records()] == ["d"]
+
+
+async def test_a_chunk_of_a_newer_version_holds_up_no_round(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """It cannot be used here, and that is said; the others on its node have their turn."""
+    one, two = rig.code("abcdef"), rig.code("abcdef")
+    newer = rig.samples[one.encoding].ids[2]
+    verify = rig.nodes["c"].verify
+
+    async def verify_or_not(chunk: ChunkId) -> tuple[ChunkDamagedError, ...]:
+        if chunk == newer:
+            raise ChunkVersionError(chunk.name, 2, 1)
+        return await verify(chunk)
+
+    vars(rig.nodes["c"])["verify"] = verify_or_not
+    rig.rot(two, 2)
+    async with rig.running():
+        await one_pass(rig)
+        found = {(each.place.encoding, each.state) for each in rig.health.records()}
+        assert found == {(each.encoding, ChunkState.CORRUPT) for each in (one, two)}
+
+
+async def test_what_others_work_on_is_verified_all_the_same(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """A pass leaves nothing out; only for a repair it waits."""
+    one, two = rig.code("abcdef"), rig.code("abcdef")
+    moved = rig.tier.leases.take(Work.MOVE, [one.key])
+    repaired = rig.tier.leases.take(Work.REPAIR, [two.key])
+    assert moved is not None
+    assert repaired is not None
+    async with rig.running():
+        rig.rot(one, 1)
+        await rig.wait_for(lambda: len(rig.scrubber._places) == 8)
+        rig.scrubber.start()
+        await rig.wait_for(lambda: len(rig.health.records()) == 1)
+        await trio.sleep(60)
+        assert rig.scrubber.is_hurrying
+        rig.tier.leases.give_back(repaired)
+        await rig.wait_for(lambda: not rig.scrubber.is_hurrying, seconds=30)
+        rig.tier.leases.give_back(moved)
+
+
+async def test_cursors_that_cannot_be_read_end_nothing(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """A bad sector under the note: the round begins anew, and the event log says why."""
+
+    def refuse() -> ScrubNote:
+        raise OSError(errno.EIO, "Input/output error")
+
+    services = replace(rig._scrub_services(), read_note=refuse, metrics=Registry())
+    rig.scrubber = Scrubber(rig.tier, rig.findings, rig.health, rig.scrub_settings, services)
+    one = rig.code("abcdef")
+    rig.rot(one, 1)
+    async with rig.running():
+        await one_pass(rig)
+        await rig.wait_for(rig.is_whole)
+    rig.check_whole()
 
 
 def test_the_note_is_read_as_it_was_written(tmp_path: Path) -> None:

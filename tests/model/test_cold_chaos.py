@@ -1,0 +1,393 @@
+"""All that happens to coded segments, at once and in any order, on a clock that jumps.
+
+Appends, coding, releases, thaws, compaction in parts, deletion of records and of whole topics,
+repair, drains, replacements, rebalancing and scrub go on side by side, while two nodes of eight
+die, hang, fill up, lie, rot, lose chunks, or come back with old ones; the catalog's disk is full,
+the wall clock is set, the process ends before any step. Everything follows from a seed.
+
+At any moment each key's last record is there, and every segment of the other topics, byte for byte.
+After each storm comes a quiet time. Behind it every segment has its full margin and no hot file,
+every chunk is whole and where the catalog says, nothing else is on any node, nothing is leased, and
+no file of a round is left. What was never cut short leaves nothing in quarantine either.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ec.chunk_id import ChunkId
+from logd.cold.jobs import Job
+from logd.errors import LogdError
+from logd.policy.cold.values import LIVE, ColdState, NodeState
+from tests.unit.chaos_rig import ChaosRig, Topic
+from tests.unit.life_rig import Crash, SimNode
+from tests.unit.log_builder import TOPIC_ID
+
+NODES = "abcdefgh"
+ROUNDS = 2
+SEEDS = (200, 201, 202)
+MODES = ("dead", "hangs", "slow", "full", "lies")
+JUMP_MS = 600_000
+CALM_S = 20_000
+
+
+class Chaos:
+    """One simulation.
+
+    Attributes:
+        victims: the nodes that bad things happen to in this round: as many as may be lost.
+        foreign: chunks that came back with an old copy of a disk.
+    """
+
+    def __init__(self, directory: str, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.rig = ChaosRig(directory, names=NODES, seed=seed)
+        self.victims: list[SimNode] = []
+        self.copies: dict[str, dict[str, bytes]] = {}
+        self.story: list[str] = []
+        self.was_cut_short = False
+        self.put_back = False
+        self.nursery: trio.Nursery
+        self.is_compacting = False
+
+    async def run(self) -> None:
+        """All rounds."""
+        await self.rig.begin(cold_grace_ms=self.rng.choice([0, 0, 5_000]))
+        for _ in range(2):
+            self.rig.make_topic()
+        for _ in range(ROUNDS):
+            self.victims = self.rng.sample([*self.rig.nodes.by_name.values()], 2)
+            for _ in range(self.rng.randrange(3)):
+                await self.life(is_cut_short=True)
+            await self.life(is_cut_short=False)
+
+    async def life(self, *, is_cut_short: bool) -> None:
+        """The life of one process, to its quiet end, or cut short."""
+        rig, rng = self.rig, self.rng
+        rig.steps.clear()
+        try:
+            async with trio.open_nursery() as nursery:
+                self.nursery = nursery
+                nursery.start_soon(rig.life.run)
+                for _ in range(rng.randrange(5, 15)):
+                    await self.act()
+                    await trio.sleep(rng.choice([0, 0.02, 0.3, 3, 40, 200]))
+                    await self.check()
+                if is_cut_short:
+                    self.was_cut_short = True
+                    self.story.append("the process dies")
+                    rig.stop_at = len(rig.steps) + rng.randrange(60)
+                    await self.compact()
+                    await self.act()
+                    await trio.sleep(100)
+                    rig.stop_at = None
+                else:
+                    await self.calm()
+                await rig.life.stop()
+                nursery.cancel_scope.cancel()
+        except* Crash:
+            pass  # As it was meant to.
+        self.is_compacting = False
+        rig.empty_catalog_disk()
+        await rig.restart()
+
+    async def act(self) -> None:
+        """Something happens."""
+        actions: list[Callable[[], Awaitable[None]]] = [
+            *[self.break_a_node] * 3, *[self.mend_a_node] * 2, self.rot, self.lose,
+            self.copy_disks, self.put_disks_back, self.replace, self.drain, self.rebalance,
+            *[self.append] * 2, *[self.compact] * 3, self.encode, self.thaw, self.delete_records,
+            self.make_topic, self.delete_topic, self.repair, self.scrub, self.fill_disk,
+            self.set_clock, self.change_settings,
+        ]  # fmt: skip
+        action = self.rng.choice(actions)
+        self.story.append(action.__name__)
+        with suppress(LogdError), trio.move_on_after(100):
+            await action()
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    async def break_a_node(self) -> None:
+        """A victim is not well, and that is seen or not."""
+        node = self.rng.choice(self.victims)
+        node.mode = self.rng.choice(MODES)
+        if self.rng.random() < 0.5:
+            self.rig.nodes.set_live(node.node, is_live=False)
+        elif self.rng.random() < 0.5:
+            self.rig.nodes.set_suspect(node.node)
+
+    async def mend_a_node(self) -> None:
+        """It is back, and is seen to be."""
+        self.mend(self.rng.choice(self.victims))
+
+    def mend(self, node: SimNode) -> None:
+        node.mode, node.free_bytes = "well", 2**40
+        self.rig.nodes.set_live(node.node, is_live=True)
+
+    def some_files(self) -> tuple[SimNode, list[str]]:
+        node = self.rng.choice(self.victims)
+        names = sorted(node.files)
+        return node, self.rng.sample(names, self.rng.randrange(len(names) + 1))
+
+    async def rot(self) -> None:
+        """Bits flip."""
+        node, names = self.some_files()
+        for name in names:
+            data = bytearray(node.files[name])
+            data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+            node.files[name] = bytes(data)
+
+    async def lose(self) -> None:
+        """Files go."""
+        node, names = self.some_files()
+        for name in names:
+            del node.files[name]
+
+    async def copy_disks(self) -> None:
+        """Somebody makes copies."""
+        self.copies = {node.node: dict(node.files) for node in self.victims}
+
+    async def put_disks_back(self) -> None:
+        """Chunks that were removed since are there again."""
+        for name, files in self.copies.items():
+            for chunk, data in files.items():
+                self.rig.nodes[name].files.setdefault(chunk, data)
+            self.put_back = True
+        self.copies = {}
+
+    async def replace(self) -> None:
+        """An empty disk takes a victim's place."""
+        node = self.rng.choice(self.victims)
+        self.copies.pop(node.node, None)  # Another disk's.
+        await self.rig.upkeep.moving.replace(node.node, None)
+        self.mend(node)
+
+    async def drain(self) -> None:
+        """A node is to be emptied, or not any more."""
+        name = self.rng.choice(NODES)
+        if self.rig.chaos_nodes.node(name).state is NodeState.DRAINING:
+            await self.rig.upkeep.moving.stop_draining(name)
+        else:
+            await self.rig.upkeep.moving.drain(name)
+
+    async def rebalance(self) -> None:
+        """Chunks move, those of whole segments, wherever there is space."""
+        moving = self.rig.upkeep.moving
+        moving.rebalance()
+        self.move_some()
+
+    def move_some(self) -> None:
+        """As a plan for very uneven nodes would have it."""
+        from logd.policy.cold.moves import Move
+
+        moves = []
+        for each in self.rig.tier.generations():
+            free = sorted(set(NODES) - set(each.held.values()))
+            if each.state in LIVE and free and self.rng.random() < 0.5:
+                index = self.rng.choice(sorted(each.held))
+                moves.append(Move(each, index, each.held[index], self.rng.choice(free)))
+        self.rig.upkeep.repairer.add_moves(moves)
+
+    # --- segments ---------------------------------------------------------------------------------
+
+    async def append(self) -> None:
+        """A segment more, here or there."""
+        topic = self.some_topic()
+        if topic is not None and self.rng.random() < 0.5:
+            self.rig.fill_topic(topic)
+        else:
+            self.rig.put_segments(1, keys=20)
+
+    async def compact(self) -> None:
+        """A round, in parts of any size; it goes on while other things happen."""
+
+        async def work() -> None:
+            try:
+                with suppress(LogdError), trio.move_on_after(2000):
+                    await self.rig.compact()
+            finally:
+                self.is_compacting = False
+
+        if not self.is_compacting:
+            self.is_compacting = True
+            self.rig.coded_bytes_max = self.rng.choice([1, 6_000, 15_000, 2**40])
+            self.nursery.start_soon(work)
+
+    async def encode(self) -> None:
+        """Somebody wants all of it coded, perhaps with another profile."""
+        recode = self.rng.random() < 0.5
+        if recode:
+            await self.change_settings()
+        self.begin_encode(recode=recode)
+
+    def begin_encode(self, *, recode: bool = False) -> list[Job]:
+        jobs = self.rig.life.jobs
+        return [
+            jobs.begin_encode(each.topic_name, [each], recode=recode)
+            for each in self.rig.partitions()
+        ]
+
+    async def thaw(self) -> None:
+        """Somebody wants it hot."""
+        for each in self.rig.partitions():
+            if self.rng.random() < 0.5:
+                self.rig.life.jobs.begin_thaw(each.topic_name, [each])
+
+    async def delete_records(self) -> None:
+        """Retention, or somebody, goes on."""
+        log = self.rig.log
+        if len(self.rig.bases) > 4:
+            gone = log.delete_before(self.rig.bases[1] + self.rng.randrange(5))
+            self.rig.unlink(gone.unlink_paths, 0)
+
+    async def change_settings(self) -> None:
+        """Of the compacted topic, while all goes on."""
+        self.rig.partition.settings = self.rig.settings(
+            cleanup_policy=("compact",), delete_retention_ms=1000,
+            cold_profile=self.rng.choice(["4+2", "3+2", "2+2"]),
+            cold_grace_ms=self.rng.choice([0, 5_000, 60_000]),
+            cold_enable=self.rng.random() < 0.8,
+        )  # fmt: skip
+
+    # --- topics and people ------------------------------------------------------------------------
+
+    def some_topic(self) -> Topic | None:
+        topics = [*self.rig.topics.values()]
+        return self.rng.choice(topics) if topics else None
+
+    async def make_topic(self) -> None:
+        """Another one."""
+        if len(self.rig.topics) < 4:
+            self.rig.make_topic()
+
+    async def delete_topic(self) -> None:
+        """One goes, whatever is being done with it."""
+        topic = self.some_topic()
+        if topic is not None:
+            await self.rig.delete_topic(topic)
+
+    async def repair(self) -> None:
+        """Somebody does not want to wait."""
+        await self.rig.upkeep.jobs.begin()
+
+    async def scrub(self) -> None:
+        """Somebody wants to know, or to have rest."""
+        scrubber = self.rig.upkeep.scrubber
+        self.rng.choice([scrubber.start, scrubber.pause, scrubber.resume])()
+
+    async def fill_disk(self) -> None:
+        """The catalog's disk is full, or not any more."""
+        if self.rng.random() < 0.5:
+            self.rig.fill_catalog_disk()
+        else:
+            self.rig.empty_catalog_disk()
+
+    async def set_clock(self) -> None:
+        """Somebody sets the wall clock."""
+        self.rig.jumping.ahead_ms = self.rng.randrange(-JUMP_MS, JUMP_MS)
+
+    # --- what must hold ---------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """Nobody misses anything: what must hold at any moment."""
+        modes = {node.node: node.mode for node in self.victims}
+        for node in self.victims:  # A reader would wait; who checks must not change what happens.
+            node.mode = "dead" if node.mode in ("hangs", "slow") else node.mode
+        try:
+            await self.rig.check()
+            await self.rig.check_topics()
+        finally:
+            for node in self.victims:
+                if node.mode == "dead":
+                    node.mode = modes[node.node]
+
+    async def calm(self) -> None:
+        """All is well, and stays so: everything comes to rest."""
+        rig = self.rig
+        self.story.append("calm")
+        rig.empty_catalog_disk()
+        rig.jumping.ahead_ms = 0
+        for node in self.victims:
+            self.mend(node)
+        for name in NODES:
+            await rig.upkeep.moving.stop_draining(name)
+        rig.upkeep.scrubber.resume()
+        rig.partition.settings = rig.settings(cleanup_policy=("compact",), delete_retention_ms=1000)
+        try:
+            with trio.fail_after(CALM_S):
+                await self.come_to_rest()
+        except trio.TooSlowError:
+            pytest.fail(await self.what_is_left())
+        await self.check()
+        assert await self.what_is_left() == ""
+        if not self.was_cut_short and not self.put_back:
+            assert rig.life.inventory.quarantined_count == 0, rig.said.getvalue()[-3000:]
+
+    async def come_to_rest(self) -> None:
+        rig = self.rig
+        while self.is_compacting:  # noqa: ASYNC110  it tells nobody of its end
+            await trio.sleep(1)
+        jobs = self.begin_encode()
+        while not all(job.seconds is not None for job in jobs):  # noqa: ASYNC110
+            await trio.sleep(1)
+        for name in NODES:
+            await rig.upkeep.missing.look(name)
+        rig.upkeep.scrubber.start()
+        while rig.upkeep.scrubber.is_hurrying or await self.what_is_left():
+            await trio.sleep(10)
+            if rig.hot_everywhere():  # A thaw that was under way, or its queue.
+                self.begin_encode()
+
+    async def what_is_left(self) -> str:
+        """Return what is not as it should be in the end; empty: all is."""
+        rig = self.rig
+        states = {each.state for each in rig.tier.generations()}
+        found = {
+            "states": states - {ColdState.RELEASED},
+            "leases": list(rig.tier.leases),
+            "hot": rig.hot_everywhere(),
+            "margins": [] if rig.upkeep.health.counts().is_well else rig.upkeep.repairer.plan(),
+            "unmended": rig.upkeep.health.unmended(),
+            "running": [*rig.life.encoder.running, *rig.upkeep.repairer.running],
+            "strays": rig.strays(),
+            "writing": [node.node for node in rig.nodes.by_name.values() if node.writing],
+            "deleted": [
+                row.name for row in rig.catalog.topics() if row.state == "deleting"
+            ],
+            "files": [
+                name
+                for name in os.listdir(f"{rig.directory}/t-0")
+                if any(word in name for word in ("cleaned", "replacement", ".tmp", ".deleted"))
+            ],
+        }  # fmt: skip
+        left = "; ".join(f"{name}: {what}" for name, what in found.items() if what)
+        return left or "; ".join(await rig.bad_chunks())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_whatever_happens_at_once_all_is_well_in_the_end(
+    directory: str, autojump_clock: MockClock, seed: int
+) -> None:
+    """Readable at any moment; full margins, equal bytes, no orphan, no leak behind each storm."""
+    await live(directory, seed)
+
+
+async def live(directory: str, seed: int) -> None:
+    """One simulation; where it fails it is told what happened."""
+    chaos = Chaos(directory, seed)
+    try:
+        await chaos.run()
+    except BaseException:  # Whatever it was, it must be possible to see it again.
+        print(f"chaos of seed {seed}: {', '.join(chaos.story)}")
+        print(chaos.rig.said.getvalue()[-3000:])
+        raise
+    assert {TOPIC_ID, *chaos.rig.topics} >= {
+        bytes.fromhex(ChunkId.parse(name).topic_id) for name in chaos.rig.chunk_names()
+    }

@@ -1,0 +1,299 @@
+"""Everything that looks after coded segments at once, over a compacted log and topics that go.
+
+Real rounds, encoder, repair, scrub, moves, inventory and catalog; nodes in memory. Nodes can be
+replaced and drained, the catalog's disk can be full, the wall clock can jump.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import trio
+
+from ec.chunk_id import ChunkId
+from ec.errors import StoreTimeoutError
+from logd.cold.life import LifeServices
+from logd.cold.partition_view import ColdPartition
+from logd.cold.repairing import RepairSettings
+from logd.cold.scrubbing import ScrubSettings
+from logd.cold.tier import ColdTier
+from logd.cold.upkeep import Upkeep, UpkeepServices
+from logd.policy.cold.removal import ChunkName, Fate, judge_chunk
+from logd.policy.cold.values import Generation, NodeState, SegmentKey, StorageNode
+from logd.storage.findings_note import FindingsNote
+from logd.storage.log import Log
+from logd.storage.scrub_note import ScrubNote
+from logd.units import DAY_MS
+from tests.unit.coded_compaction_rig import CodedRig
+from tests.unit.life_rig import SMALL, SimClock, SimNode, SimNodes, SimPartition
+from tests.unit.log_builder import append, batch_of
+
+REPAIR_DELAY_MS = 120_000
+TIMEOUT_S = 30.0
+PAGES_MAX = 2**30
+
+
+class JumpingClock(SimClock):
+    """Wall-clock time that somebody sets.
+
+    Attributes:
+        ahead_ms: how far it is ahead of the true one.
+    """
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+class ChaosNode(SimNode):
+    """A node whose calls end in time, as all calls do: where it hangs, by a time-out."""
+
+    async def answer(self, call: str) -> None:
+        with trio.move_on_after(TIMEOUT_S):
+            await super().answer(call)
+            return
+        raise StoreTimeoutError(f"{self.node}: {call} not within {TIMEOUT_S:.0f} s")
+
+
+class ChaosNodes(SimNodes):
+    """Nodes with records, so that they can be drained and replaced."""
+
+    def __init__(self, nodes: list[SimNode]) -> None:
+        super().__init__(nodes)
+        self.records = {
+            node.node: StorageNode(
+                name=node.node, place=f"/{node.node}", identity=f"{ord(node.node):032x}"
+            )
+            for node in nodes
+        }
+        self.tier: ColdTier | None = None
+        self.disks = 0
+
+    def node(self, name: str) -> StorageNode:
+        return self.records[name]
+
+    async def change(self, record: StorageNode) -> None:
+        assert self.tier is not None
+        await self.tier.change_node(record)
+        self._took(record)
+
+    async def replace(self, name: str, _place: str | None = None) -> None:
+        """An empty disk takes the node's place."""
+        assert self.tier is not None
+        self.disks += 1
+        record = replace(self.records[name], identity=f"{self.disks:032x}", state=NodeState.ACTIVE)
+        await self.tier.replace_node(record)
+        self.by_name[name].files.clear()
+        self.by_name[name].quarantined.clear()
+        self._took(record)
+
+    def _took(self, record: StorageNode) -> None:
+        self.records[record.name] = record
+        self.states[record.name] = record.state
+        for call in self.on_change:
+            call(record.name)
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """A topic beside the compacted one, of segments that never change.
+
+    Attributes:
+        originals: the bytes of each sealed segment, by base offset.
+    """
+
+    number: int
+    topic_id: bytes
+    partition: SimPartition
+    originals: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return f"v{self.number}"
+
+
+class ChaosRig(CodedRig):
+    """See the module.
+
+    Attributes:
+        topics: those that come and go, by topic id.
+        notes: scrub's, and of what was found: they outlive a process.
+    """
+
+    def __init__(self, directory: str, *, names: str, seed: int) -> None:
+        super().__init__(directory, names=names, seed=seed)
+        self.clock = self.jumping = JumpingClock()
+        nodes: list[SimNode] = [ChaosNode(name) for name in names]
+        for node in nodes:
+            node.before_call = partial(self._step_of, node.node)
+        self.nodes = self.chaos_nodes = ChaosNodes(nodes)
+        self.topics: dict[bytes, Topic] = {}
+        self.topics_made = 0
+        self.scrub_note = ScrubNote()
+        self.findings_note = FindingsNote()
+
+    # --- starts -----------------------------------------------------------------------------------
+
+    async def open_tier(self) -> None:
+        """As the rig's."""
+        await super().open_tier()
+        self.chaos_nodes.tier = self.tier
+
+    def services(self) -> LifeServices:
+        """As the rig's, with repair and scrub."""
+
+        async def forget(topic_id: bytes) -> None:
+            self.catalog.forget_topic(topic_id)
+            self.forgotten.append(topic_id)
+
+        upkeep = UpkeepServices(
+            repair=RepairSettings(REPAIR_DELAY_MS, 0), scrub=ScrubSettings(14 * DAY_MS, 0),
+            dead_ms=60_000, random=random.Random(self.rng.random()), topic_name=lambda _: None,
+            read_note=lambda: self.scrub_note, write_note=self._keep_scrub,
+            read_findings=lambda: self.findings_note, write_findings=self._keep_findings,
+        )  # fmt: skip
+        return replace(super().services(), forget_topic=forget, upkeep=upkeep)
+
+    def _keep_scrub(self, note: ScrubNote) -> None:
+        self.scrub_note = note
+
+    def _keep_findings(self, note: FindingsNote) -> None:
+        self.findings_note = note
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Repair, scrub and moves."""
+        assert self.life.upkeep is not None
+        return self.life.upkeep
+
+    def partitions(self) -> list[ColdPartition]:
+        """All that are open."""
+        return [self.partition, *(each.partition for each in self.topics.values())]
+
+    async def restart(self) -> None:
+        """As the rig's, with the other topics."""
+        await super().restart()
+        for topic in self.topics.values():
+            log, _ = Log.recover(
+                self.files, self._path(topic.name), topic_id=topic.topic_id, topic=topic.name,
+                partition=0, settings=SMALL, sync_point=None, same_boot=True,
+                released=self.tier.released(topic.topic_id, 0),
+            )  # fmt: skip
+            topic.partition = SimPartition(log, self.settings())
+
+    # --- topics -----------------------------------------------------------------------------------
+
+    def _path(self, name: str) -> str:
+        return f"{self.directory}/{name}-0"
+
+    def make_topic(self) -> Topic:
+        """Make a topic of some sealed segments."""
+        self.topics_made += 1
+        topic_id, name = self.rng.randbytes(16), f"v{self.topics_made}"
+        self.catalog.create_topic(name, topic_id, 1, {})
+        log = Log.create(
+            self.files, self._path(name), topic_id=topic_id, topic=name, partition=0,
+            settings=SMALL,
+        )  # fmt: skip
+        topic = Topic(self.topics_made, topic_id, SimPartition(log, self.settings()))
+        self.topics[topic_id] = topic
+        self.fill_topic(topic)
+        return topic
+
+    def fill_topic(self, topic: Topic) -> None:
+        """Append to a topic until a segment more is sealed."""
+        log = topic.partition.log
+        before = len(log.segment_list.items)
+        while len(log.segment_list.items) <= before:
+            values = [self.rng.randbytes(700) for _ in range(8)]
+            append(log, batch_of(values, timestamp_ms=self.clock.now_ms()))
+        for segment in log.segment_list.items[:-1]:
+            if segment.base_offset not in topic.originals:
+                with open(segment.paths.log, "rb") as file:
+                    topic.originals[segment.base_offset] = file.read()
+
+    async def delete_topic(self, topic: Topic) -> None:
+        """Delete a topic, as the broker does: it waits for nobody."""
+        self.catalog.mark_deleting(topic.topic_id)
+        del self.topics[topic.topic_id]
+        topic.partition.offline = "its topic was deleted"
+        await self.tier.topic_deleted(topic.topic_id)
+        shutil.rmtree(self._path(topic.name))
+        if not self.tier.generations(topic.topic_id):
+            self.catalog.forget_topic(topic.topic_id)
+
+    # --- the catalog's disk -----------------------------------------------------------------------
+
+    def fill_catalog_disk(self) -> None:
+        """No page more is to be had: what needs one is refused by SQLite itself."""
+        connection = self.catalog._database.connection
+        connection.execute("PRAGMA max_page_count = 1")  # As many as there are.
+
+    def empty_catalog_disk(self) -> None:
+        """There is space again."""
+        self.catalog._database.connection.execute(f"PRAGMA max_page_count = {PAGES_MAX}")
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    async def check_topics(self) -> None:
+        """Every sealed segment of the other topics is there, byte for byte, hot or cold."""
+        for topic in [*self.topics.values()]:
+            for base, original in topic.originals.items():
+                if topic.topic_id not in self.topics:
+                    break  # Deleted while it was read.
+                found = self._hot_bytes(topic, base)
+                if found is None:
+                    generation = self.tier.coverage(topic.topic_id, 0).find(base)
+                    assert generation is not None, f"{topic.name} at {base} is neither hot nor cold"
+                    found = await self.cold_bytes(generation)
+                assert found == original
+
+    def _hot_bytes(self, topic: Topic, base: int) -> bytes | None:
+        path = f"{self._path(topic.name)}/{base:020d}.log"
+        if not os.path.exists(path):
+            return None
+        with open(path, "rb") as file:
+            return file.read()
+
+    def strays(self) -> list[str]:
+        """Return the chunks that have no place on record where they are."""
+        records = {each.encoding: each for each in self.tier.generations()}
+        found = []
+        for name, node in self.nodes.by_name.items():
+            for chunk in map(ChunkId.parse, node.files):
+                key = SegmentKey(bytes.fromhex(chunk.topic_id), chunk.partition, chunk.base_offset)
+                judged = judge_chunk(
+                    ChunkName(key, chunk.generation, chunk.encoding, chunk.index, name), records
+                )
+                if judged.fate is not Fate.KEEP:
+                    found.append(f"{chunk.name} on {name}: {judged}")
+        return found
+
+    async def bad_chunks(self) -> list[str]:
+        """Return the chunks that are not whole where the catalog says they are."""
+        found = []
+        for generation in self.tier.generations():
+            manifest = await self.tier.manifest(generation.encoding)
+            for index in range(generation.profile.chunks):
+                where = generation.held.get(index)
+                chunk = manifest.chunk_id(index)
+                data = None if where is None else self.nodes[where].files.get(chunk.name)
+                if data is None or where is None or self.nodes[where].findings(data, chunk):
+                    found.append(f"{chunk.name} on {where}")
+        return found
+
+    def hot_everywhere(self) -> list[Generation]:
+        """Return what is coded and has its hot file all the same."""
+        found = []
+        for partition in self.partitions():
+            for segment in partition.log.segment_list.items[:-1]:
+                if segment.released is None:
+                    where = self.tier.coverage(partition.topic_id, 0).find(segment.base_offset)
+                    found += [] if where is None else [where]
+        return found
