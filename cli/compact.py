@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, EXIT_REFUSED, Refused, Unreachable
+from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable, refuse_partitions
 from cli.options import Address, Target, common_options, pass_target
 from cli.render import Cell, counted, escape, print_json, print_table, progress
 from logd.units import format_byte_count
@@ -60,7 +60,10 @@ def compact(target: Target, topic: str, partition: int | None, no_wait: bool) ->
     else:
         _print_rows([row for row in rows if not row["error"]])
         _print_notes(rows)
-    _complain([row for row in rows if row["error"]])
+    failed = [row for row in rows if row["error"]]
+    refuse_partitions(
+        ((row["topic"], row["partition"], row["error"]) for row in failed), as_json=target.json
+    )
 
 
 def _say_begun(target: Target, job: dict[str, Any]) -> None:
@@ -128,11 +131,3 @@ def _print_notes(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["note"]:
             click.echo(f"partition {row['partition']}: {row['note']}")
-
-
-def _complain(failed: list[dict[str, Any]]) -> None:
-    for row in failed:
-        line = f"logd: {row['topic']} partition {row['partition']}: {row['error']}"
-        click.echo(escape(line), err=True)
-    if failed:
-        raise click.exceptions.Exit(EXIT_REFUSED)

@@ -240,7 +240,12 @@ def test_compact_tells_of_partitions_that_failed(
     assert said.err == "logd: t partition 0: no\\x1b[2Jspace\n"
     assert len(said.out.splitlines()) == 2
     assert fake.run("compact", "t", "--json") == 1
-    assert json.loads(capfd.readouterr().out) == fake.document["rows"]
+    said = capfd.readouterr()
+    assert json.loads(said.out) == fake.document["rows"]
+    assert json.loads(said.err) == {
+        "error": "t partition 0: no\\x1b[2Jspace",
+        "exit_code": 1,
+    }
 
 
 def test_compact_says_why_nothing_was_done(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:

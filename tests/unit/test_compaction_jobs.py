@@ -102,7 +102,7 @@ async def test_who_cannot_be_compacted_is_refused(
     rig = Rig(tmp_path)
     rig.topic("t", 2)
     rig.topic("u", cleanup_policy="delete")
-    with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'nope'"):
+    with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'nope'; `logd topic list`"):
         rig.compaction.request("nope", None)
     with pytest.raises(UnknownTopicOrPartitionError, match="no partition 2"):
         rig.compaction.request("t", 2)
