@@ -52,6 +52,12 @@ class Unreachable(click.ClickException):
     exit_code = EXIT_UNREACHABLE
 
 
+class Interrupted(click.ClickException):
+    """Ctrl-C while the server works on; exit 130."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class DataAtRisk(click.ClickException):
     """The command ran, and data is at risk, damaged or lost; exit 4."""
 
