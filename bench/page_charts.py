@@ -25,6 +25,7 @@ _NAMES: Final = {
 # Each is two lines where its ceiling has latencies, too.
 LINES_MAX: Final = 4
 _DASHED: Final = " dashed"
+_WORDS: Final = {"s": "seconds", "us": "microseconds"}
 # What is said below a chart where all that is drawn has it in common.
 _SHARED: Final = (
     ("windows", "{} windows"), ("flush_mode", "flush.mode {}"), ("acks", "acks {}"),
@@ -50,7 +51,7 @@ def _curves(rows: Sequence[Measurement]) -> Iterator[str]:
             groups.setdefault(key, []).append(row)
     for (chart, x_label, unit), members in groups.items():
         if len(members) > 1:
-            title = chart or f"{unit} by {x_label}"
+            title = chart or f"{_WORDS.get(unit, unit)} by {x_label}"
             drawn = [_ours(members), *_ceilings(members)]
             yield _figure(
                 title, drawn, members,
@@ -130,7 +131,8 @@ def _shared(rows: Sequence[Measurement]) -> str:
     for key, text in _SHARED:
         found = {str(row.conditions.get(key, "")) for row in rows}
         if len(found) == 1 and found != {""}:
-            said.append(text.format(*found))
+            is_one = (key, *found) == ("batch_bytes", "0")
+            said.append("one record a batch" if is_one else text.format(*found))
     return ", ".join(said)
 
 

@@ -119,7 +119,8 @@ def test_latencies_have_their_ceilings_and_what_is_common_to_them() -> None:
     """A ceiling's percentiles are a dashed line of the row's colour; conditions stand below."""
     rows = [
         Measurement(name, 50, "us", ceiling_name="a bare loop", conditions={
-            "latency_us": {"50": 50.0, "90": 90.0}, "flush_mode": "commit", "depth": depth,
+            "latency_us": {"50": 50.0, "90": 90.0}, "flush_mode": "commit", "batch_bytes": 0,
+            "depth": depth,
             **({"ceiling_latency_us": {"50": 5.0, "90": 9.0}} if depth == 1 else {})})
         for name, depth in (("alone", 1), ("many", 10))
     ]  # fmt: skip
@@ -128,7 +129,7 @@ def test_latencies_have_their_ceilings_and_what_is_common_to_them() -> None:
     assert 'class="line s1 dashed"' not in text
     assert "a bare loop, 90 %: 9 us" in text
     assert "dashed: the ceiling" in text
-    assert "flush.mode commit</p>" in text
+    assert "flush.mode commit, one record a batch</p>" in text
 
 
 def test_a_comparison_is_on_the_page() -> None:
