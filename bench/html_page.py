@@ -166,7 +166,8 @@ def _change(comparison: Comparison | None) -> str:
     if comparison is None:
         return '<span class="noise">new</span>'
     word = comparison.verdict
-    return f'<span class="{word}" title="{word}">{comparison.change:+.0%}</span>'
+    said = "" if comparison.is_real else f" <small>{word}</small>"
+    return f'<span class="{word}">{comparison.change:+.0%}{said}</span>'
 
 
 # --- A suite --------------------------------------------------------------------------------------

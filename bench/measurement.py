@@ -198,8 +198,10 @@ def read_json(path: Path | str) -> list[Measurement]:
     Raises:
         ValueError: the file holds something else.
     """
-    rows = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
         return [Measurement(**row) for row in rows]
-    except TypeError as error:
-        raise ValueError(f"{path} is no file of measurements: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no file of measurements, as --out and --report write: {error}"
+        ) from error

@@ -22,7 +22,16 @@ _NINES: Final = {
 _NAMES: Final = {
     2.0: "50 %", 10.0: "90 %", 100.0: "99 %", 1e3: "99.9 %", 1e4: "99.99 %", 1e5: "99.999 %"
 }  # fmt: skip
-LINES_MAX: Final = 6
+# Each is two lines where its ceiling has latencies, too.
+LINES_MAX: Final = 4
+_DASHED: Final = " dashed"
+_WORDS: Final = {"s": "seconds", "us": "microseconds"}
+# What is said below a chart where all that is drawn has it in common.
+_SHARED: Final = (
+    ("windows", "{} windows"), ("flush_mode", "flush.mode {}"), ("acks", "acks {}"),
+    ("batch_bytes", "{} bytes a batch"), ("connections", "connections: {}"),
+    ("depth", "{} in flight each"), ("cache", "cache {}"),
+)  # fmt: skip
 
 
 def charts_of(rows: Sequence[Measurement]) -> Iterator[str]:
@@ -42,10 +51,10 @@ def _curves(rows: Sequence[Measurement]) -> Iterator[str]:
             groups.setdefault(key, []).append(row)
     for (chart, x_label, unit), members in groups.items():
         if len(members) > 1:
-            title = chart or f"{unit} by {x_label}"
+            title = chart or f"{_WORDS.get(unit, unit)} by {x_label}"
             drawn = [_ours(members), *_ceilings(members)]
             yield _figure(
-                title, drawn,
+                title, drawn, members,
                 line_chart(drawn, label=title, x_label=x_label, y_label=unit,
                            x_name=_bytes if "bytes" in x_label else short),
             )  # fmt: skip
@@ -81,31 +90,50 @@ def _latencies(rows: Sequence[Measurement]) -> Iterator[str]:
     """How slow the slow ones are, for rows that measure latency."""
     chosen = [row for row in rows if row.unit == "us" and row.conditions.get("latency_us")]
     for first in range(0, len(chosen), LINES_MAX):
-        drawn = []
-        for index, row in enumerate(chosen[first : first + LINES_MAX]):
-            points = tuple(
-                Point(_NINES[p], us, us, us, f"{p} %: {figure(us)} us")
-                for p, us in row.conditions["latency_us"].items()
-                if p in _NINES and us > 0
-            )
-            drawn.append(Series(row.name, f"s{index}", points))
+        members = chosen[first : first + LINES_MAX]
+        drawn = [one for index, row in enumerate(members) for one in _latency_lines(row, index)]
         ticks = [place for place in _NAMES if place <= max(p.x for s in drawn for p in s.points)]
         title = "Latency by percentile"
         yield _figure(
-            title, drawn,
+            title, drawn, members,
             line_chart(drawn, label=title, x_label="share of requests that took no longer",
                        y_label="us", x_name=lambda x: _NAMES.get(x, ""), x_ticks=ticks),
         )  # fmt: skip
 
 
-def _figure(title: str, series: Sequence[Series], picture: str) -> str:
-    legend = "".join(
-        f'<span class="{one.style}"><i></i>{escape(one.name)}</span>' for one in series
-    )
+def _latency_lines(row: Measurement, index: int) -> Iterator[Series]:
+    """What the row measured and, in the same colour and dashed, what its ceiling did."""
+    for key, style in (("latency_us", ""), ("ceiling_latency_us", _DASHED)):
+        name = f"{row.ceiling_name}, " if style else ""
+        points = tuple(
+            Point(_NINES[p], us, us, us, f"{name}{p} %: {figure(us)} us")
+            for p, us in row.conditions.get(key, {}).items()
+            if p in _NINES and us > 0
+        )
+        if points:
+            yield Series(row.name, f"s{index}{style}", points)
+
+
+def _figure(title: str, series: Sequence[Series], rows: Sequence[Measurement], picture: str) -> str:
+    names = [(one.style, one.name) for one in series if not one.style.endswith(_DASHED)]
+    if len(names) < len(series):
+        names.append(("bare", "dashed: the ceiling of the row of that colour"))
+    legend = "".join(f'<span class="{style}"><i></i>{escape(name)}</span>' for style, name in names)
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>{picture}"
-        f'<div class="legend">{legend}</div></figure>'
+        f'<div class="legend">{legend}</div><p class="shared">{escape(_shared(rows))}</p></figure>'
     )
+
+
+def _shared(rows: Sequence[Measurement]) -> str:
+    """Return the conditions that all rows of a chart have in common."""
+    said = []
+    for key, text in _SHARED:
+        found = {str(row.conditions.get(key, "")) for row in rows}
+        if len(found) == 1 and found != {""}:
+            is_one = (key, *found) == ("batch_bytes", "0")
+            said.append("one record a batch" if is_one else text.format(*found))
+    return ", ".join(said)
 
 
 def _bytes(value: float) -> str:

@@ -51,6 +51,7 @@ font-size:12px}
 margin:4px 0 18px}
 figure{margin:0}figcaption{font-weight:600;font-size:14px;margin-bottom:2px}
 .legend{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:12px;color:var(--soft);padding-left:8px}
+.shared{margin:2px 0 0;padding-left:8px;font-size:12px;color:var(--soft)}
 .legend i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:6px;
 vertical-align:middle;background:currentColor}
 .legend .s0 i{color:var(--ours)}.legend .s1 i{color:var(--c1)}.legend .s2 i{color:var(--c2)}
@@ -63,7 +64,9 @@ svg .axis{font-size:12px}svg .name{fill:var(--ink);font-size:14px}
 .grid{stroke:var(--grid)}.base{stroke:var(--line)}.one{stroke:var(--soft);stroke-dasharray:3 3}
 .line{fill:none;stroke-width:2}.whisker{stroke-width:1.2;opacity:.55}
 .s0{stroke:var(--ours)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}
-.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}.bare{stroke:var(--bare)}.line.bare{stroke-dasharray:5 4}
+.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}.bare{stroke:var(--bare)}
+.line.bare,.line.dashed{stroke-dasharray:5 4}
+.line.dashed{stroke-width:1.3}
 circle.dot{stroke:var(--card);stroke-width:1}
 circle.s0{fill:var(--ours)}circle.s1{fill:var(--c1)}circle.s2{fill:var(--c2)}
 circle.s3{fill:var(--c3)}circle.s4{fill:var(--c4)}circle.s5{fill:var(--c5)}

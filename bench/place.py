@@ -83,6 +83,8 @@ def own_directory(parent: Path) -> Iterator[Path]:
 
     Signals that end a process become SystemExit in here, so that all that was started is stopped.
     """
+    # Servers and clients are processes with another working directory than ours.
+    parent = parent.absolute()
     refuse_data_directory(parent)
     parent.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))

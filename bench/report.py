@@ -25,7 +25,8 @@ CLIENT_NOTE: Final = (
 RULE: Final = (
     "A change is called better or worse only when no pair of windows of one run reaches any pair "
     f"of the other (by chance in at most {CHANCE_MAX:.0%} of rows, with five pairs each in 0.8 %) "
-    f"and the medians differ by {CHANGE_MIN:.0%}; all else is noise."
+    f"and the medians differ by {CHANGE_MIN:.0%}; all else is noise, or unknown where there are "
+    "too few pairs to tell."
 )
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 import click
 
-from cli.admin import get, post
+from cli.admin import post
 from cli.cold_outlook import durability, simulate
 from cli.cold_verify import verify
-from cli.errors import EXIT_INTERRUPTED, Refused, Unreachable
-from cli.options import Address, Target, common_options, pass_target
-from cli.render import escape, print_json, progress
+from cli.errors import Refused
+from cli.jobs import JobKind, watch
+from cli.options import Target, common_options, pass_target
+from cli.render import print_json
 from logd.units import format_byte_count
 
-POLL_S_MIN: Final = 0.05
-POLL_S_MAX: Final = 0.5
-PROGRESS_STEPS: Final = 1000
+_JOB: Final = JobKind(
+    "/v1/cold/job",
+    "job",
+    "what it had not finished is given up, and nothing is lost: run the command again",
+)
 
 _ENCODED: Final = ("encoded", "skipped", "failed", "source_bytes", "stored_bytes", "seconds")
 _THAWED: Final = ("thawed", "skipped", "failed", "source_bytes", "seconds")
-
-
-class Interrupted(click.ClickException):
-    """Ctrl-C while the server works on; exit 130."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 @click.group()
@@ -105,47 +101,12 @@ def _finish(
         else:
             click.echo(f"{job['topic']}: begun; the same command again watches it")
         return
-    try:
-        job = _watch(target.admin, job, verb)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; the server goes on {verb} {escape(job['topic'])}: "
-            "the same command again watches it"
-        ) from None
+    job = watch(target.admin, _JOB, job, f"{verb} {job['topic']}")
     if target.json:
         print_json({name: job[name] for name in fields})
     else:
         _print(job, fields[0])
     _complain(job)
-
-
-def _watch(address: Address, job: dict[str, Any], verb: str) -> dict[str, Any]:
-    """Return the job when it is done, with a bar on a terminal meanwhile."""
-    pause_s = POLL_S_MIN
-    with progress(f"{verb} {job['topic']}", PROGRESS_STEPS) as show:
-        while not job["done"]:
-            time.sleep(pause_s)
-            pause_s = min(POLL_S_MAX, pause_s * 1.3)
-            job = _look(address, job)
-            show(int(job["progress"] * PROGRESS_STEPS))
-    return job
-
-
-def _look(address: Address, job: dict[str, Any]) -> dict[str, Any]:
-    try:
-        answer = get(address, "/v1/cold/job", id=job["id"])
-    except Unreachable as error:
-        raise Unreachable(
-            f"the server at {address} stopped answering; what it had not finished is given up when "
-            "it runs again, and nothing is lost: run the command again"
-        ) from error
-    except Refused as error:
-        raise Refused(
-            f"the server was restarted and has forgotten this job ({error.message}); nothing is "
-            "lost: run the command again"
-        ) from error
-    assert isinstance(answer, dict)
-    return answer
 
 
 def _print(job: dict[str, Any], word: str) -> None:

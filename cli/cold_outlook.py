@@ -14,8 +14,16 @@ from logd.units import format_byte_count
 
 
 @click.command(short_help="Show the margins, and what a model says of the profiles in use.")
-@click.option("--afr", type=float, help="Failures of a node a year  [default: 0.02]")
-@click.option("--repair-hours", type=float, help="How long a loss stays  [default: as measured]")
+@click.option(
+    "--afr",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Failures of a node a year  [default: 0.02]",
+)
+@click.option(
+    "--repair-hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long a loss stays  [default: as measured]",
+)
 @common_options("admin", "json")
 @pass_target
 def durability(target: Target, afr: float | None, repair_hours: float | None) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 import click
 
-from cli.admin import get, post
-from cli.compact import Interrupted
-from cli.errors import DataAtRisk, Refused, Unreachable
-from cli.options import Address, Target, common_options, pass_target
-from cli.render import counted, escape, print_json, progress
+from cli.admin import post
+from cli.errors import DataAtRisk, Refused
+from cli.jobs import JobKind, watch
+from cli.options import Target, common_options, pass_target
+from cli.render import counted, escape, print_json
 from logd.units import format_byte_count
 
-POLL_S_MIN: Final = 0.05
-POLL_S_MAX: Final = 0.5
-PROGRESS_STEPS: Final = 1000
-
-_PATH: Final = "/v1/cold/verify"
+_JOB: Final = JobKind(
+    "/v1/cold/verify", "verification", "nothing was changed: run the command again"
+)
 _FIELDS: Final = (
     "segments", "chunks", "verified_bytes", "decoded_bytes", "findings", "findings_not_listed",
     "seconds",
@@ -43,14 +40,8 @@ def verify(target: Target, topic: str, partition: int | None) -> None:
     Example:
       logd cold verify orders
     """
-    job = post(target.admin, _PATH, {}, topic=topic, partition=partition)
-    try:
-        job = _watch(target.admin, job)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; the server goes on verifying {escape(topic)}: the same command again "
-            "watches it"
-        ) from None
+    job = post(target.admin, _JOB.path, {}, topic=topic, partition=partition)
+    job = watch(target.admin, _JOB, job, f"verifying {topic}")
     if job["error"] is not None:
         raise Refused(f"the verification was not finished: {job['error']}")
     if target.json:
@@ -60,34 +51,6 @@ def verify(target: Target, topic: str, partition: int | None) -> None:
     if job["findings"]:
         count = len(job["findings"]) + job["findings_not_listed"]
         raise DataAtRisk(f"{escape(topic)}: {counted(count, 'finding')}; `logd status` has margins")
-
-
-def _watch(address: Address, job: dict[str, Any]) -> dict[str, Any]:
-    """Return the job when it is done, with a bar on a terminal meanwhile."""
-    pause_s = POLL_S_MIN
-    with progress(f"verifying {job['topic']}", PROGRESS_STEPS) as show:
-        while not job["done"]:
-            time.sleep(pause_s)
-            pause_s = min(POLL_S_MAX, pause_s * 1.3)
-            job = _look(address, job["id"])
-            show(int(job["progress"] * PROGRESS_STEPS))
-    return job
-
-
-def _look(address: Address, number: int) -> dict[str, Any]:
-    try:
-        answer = get(address, _PATH, id=number)
-    except Unreachable as error:
-        raise Unreachable(
-            f"the server at {address} stopped answering; nothing was changed: run the command again"
-        ) from error
-    except Refused as error:
-        raise Refused(
-            f"the server was restarted and has forgotten this verification ({error.message}): "
-            "run the command again"
-        ) from error
-    assert isinstance(answer, dict)
-    return answer
 
 
 def _print(job: dict[str, Any]) -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 import click
 
-from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, EXIT_REFUSED, Refused, Unreachable
-from cli.options import Address, Target, common_options, pass_target
-from cli.render import Cell, counted, escape, print_json, print_table, progress
+from cli.admin import post
+from cli.errors import refuse_partitions
+from cli.jobs import JobKind, watch
+from cli.options import Target, common_options, pass_target
+from cli.render import Cell, counted, print_json, print_table
 from logd.units import format_byte_count
 
-POLL_S_MIN: Final = 0.05
-POLL_S_MAX: Final = 1.0
-PROGRESS_STEPS: Final = 1000
-
-
-class Interrupted(click.ClickException):
-    """Ctrl-C while the server works on; exit 130."""
-
-    exit_code = EXIT_INTERRUPTED
+_JOB: Final = JobKind(
+    "/v1/compact", "compaction", "nothing is left half done: run the command again"
+)
 
 
 @click.command(short_help="Compact a topic now: of each key the last record stays.")
@@ -43,24 +37,21 @@ def compact(target: Target, topic: str, partition: int | None, no_wait: bool) ->
     Example:
       logd compact accounts
     """
-    job = post(target.admin, "/v1/compact", {}, topic=topic, partition=partition)
+    job = post(target.admin, _JOB.path, {}, topic=topic, partition=partition)
     if no_wait:
         _say_begun(target, job)
         return
-    try:
-        job = _watch(target.admin, job)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; the server goes on compacting {escape(topic)}: "
-            "the same command again watches it"
-        ) from None
+    job = watch(target.admin, _JOB, job, f"compacting {topic}")
     rows = job["rows"]
     if target.json:
         print_json(rows)
     else:
         _print_rows([row for row in rows if not row["error"]])
         _print_notes(rows)
-    _complain([row for row in rows if row["error"]])
+    failed = [row for row in rows if row["error"]]
+    refuse_partitions(
+        ((row["topic"], row["partition"], row["error"]) for row in failed), as_json=target.json
+    )
 
 
 def _say_begun(target: Target, job: dict[str, Any]) -> None:
@@ -70,35 +61,6 @@ def _say_begun(target: Target, job: dict[str, Any]) -> None:
         number = counted(len(job["partitions"]), "partition")
         click.echo(f"{job['topic']}: the server compacts {number}; `logd compact "
                    f"{job['topic']}` watches it")  # fmt: skip
-
-
-def _watch(address: Address, job: dict[str, Any]) -> dict[str, Any]:
-    """Return the job when it is done, with a bar on a terminal meanwhile."""
-    pause_s = POLL_S_MIN
-    with progress(f"compacting {job['topic']}", PROGRESS_STEPS) as show:
-        while not job["done"]:
-            time.sleep(pause_s)
-            pause_s = min(POLL_S_MAX, pause_s * 1.5)
-            job = _look(address, job)
-            show(int(job["progress"] * PROGRESS_STEPS))
-    return job
-
-
-def _look(address: Address, job: dict[str, Any]) -> dict[str, Any]:
-    try:
-        answer = get(address, "/v1/compact", id=job["id"])
-    except Unreachable as error:
-        raise Unreachable(
-            f"the server at {address} stopped answering; what it had not finished it begins anew "
-            "when it runs again: nothing is left half done"
-        ) from error
-    except Refused as error:
-        raise Refused(
-            f"the server was restarted and has forgotten this compaction ({error.message}); "
-            "nothing is left half done: run the command again"
-        ) from error
-    assert isinstance(answer, dict)
-    return answer
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -128,11 +90,3 @@ def _print_notes(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["note"]:
             click.echo(f"partition {row['partition']}: {row['note']}")
-
-
-def _complain(failed: list[dict[str, Any]]) -> None:
-    for row in failed:
-        line = f"logd: {row['topic']} partition {row['partition']}: {row['error']}"
-        click.echo(escape(line), err=True)
-    if failed:
-        raise click.exceptions.Exit(EXIT_REFUSED)

@@ -8,13 +8,17 @@
     130  interrupted (128 + SIGINT, as shells count)
     143  ended by SIGTERM, where the command had something to put in order first
 
+With --json the line is a JSON document, {"error": …, "exit_code": …}: stdout has what was found.
+
 A traceback is never shown to a user: what is not expected is reported as a fault of ours in one
 line, and LOGD_TRACEBACK=1 shows the rest to whoever looks for it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -48,6 +52,12 @@ class Unreachable(click.ClickException):
     exit_code = EXIT_UNREACHABLE
 
 
+class Interrupted(click.ClickException):
+    """Ctrl-C while the server works on; exit 130."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class DataAtRisk(click.ClickException):
     """The command ran, and data is at risk, damaged or lost; exit 4."""
 
@@ -74,6 +84,27 @@ def describe(error: BaseException) -> tuple[int, str]:
         f"a fault in logd itself: {type(error).__name__}: {_one_line(str(error))} "
         "(run again with LOGD_TRACEBACK=1 for the details to report)"
     )
+
+
+def error_line(code: int, text: str, *, as_json: bool) -> str:
+    """Return what stderr says of an error: for people, or one JSON document for a program."""
+    return json.dumps({"error": text, "exit_code": code}) if as_json else f"logd: {text}"
+
+
+def refuse_partitions(failed: Iterable[tuple[str, int, str]], *, as_json: bool) -> None:
+    """Return where nothing failed; else say of each partition why, and end with exit 1.
+
+    Args:
+        failed: topic, partition, and the reason.
+    """
+    lines = [
+        error_line(EXIT_REFUSED, _one_line(f"{topic} partition {index}: {reason}"), as_json=as_json)
+        for topic, index, reason in failed
+    ]
+    for line in lines:
+        click.echo(line, err=True)
+    if lines:
+        raise click.exceptions.Exit(EXIT_REFUSED)
 
 
 def shows_traceback() -> bool:

@@ -31,6 +31,12 @@ API_VERSIONS: Final = 18
 # Creating a topic of many partitions makes as many directories, synced one by one.
 CREATE_TIMEOUT_S: Final = 60.0
 
+# What to do next, by the error's name, where the server's own words do not say it.
+_NEXT: Final = {
+    "TOPIC_ALREADY_EXISTS": "; `logd topic alter` changes it",
+    "INVALID_CONFIG": "; docs/configuration.md has the settings of topics",
+}
+
 _T = TypeVar("_T")
 
 
@@ -110,7 +116,8 @@ class Connection:
         """Return the error that a command ends with when librdkafka reported `error`."""
         if error.code() in _transport_codes():
             return self.unreachable(f"{doing}: {error.str()}")
-        return Refused(f"{doing}: {error.str()} [{error.name()}]")
+        hint = _NEXT.get(error.name(), "")
+        return Refused(f"{doing}: {error.str()} [{error.name()}]{hint}")
 
     def call(self, doing: str, function: Callable[[], _T]) -> _T:
         """Return what `function` returns; its KafkaException becomes the command's error."""

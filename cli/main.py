@@ -21,7 +21,7 @@ from cli.consume import consume
 from cli.delete_records import delete_records
 from cli.demo import demo
 from cli.dump import dump
-from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, shows_traceback
+from cli.errors import EXIT_DONE, EXIT_REFUSED, describe, error_line, shows_traceback
 from cli.group import group
 from cli.node import node
 from cli.options import common_options
@@ -90,11 +90,13 @@ for _command in (
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit code. Nothing is raised, stdout is flushed."""
-    code = _invoke(list(arguments))
+    # Not from the options as parsed: what is wrong may stand before --json.
+    as_json = "--json" in arguments
+    code = _invoke(list(arguments), as_json=as_json)
     try:
         sys.stdout.flush()
     except OSError as error:
-        code = _failed(error)
+        code = _failed(error, as_json=as_json)
     return code
 
 
@@ -114,7 +116,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def _invoke(arguments: list[str]) -> int:
+def _invoke(arguments: list[str], *, as_json: bool) -> int:
     try:
         with root.make_context("logd", arguments) as context:
             root.invoke(context)
@@ -126,11 +128,11 @@ def _invoke(arguments: list[str]) -> int:
     except BaseException as error:  # Every way to end is turned into an exit code and a line.
         if isinstance(error, GeneratorExit | SystemExit):
             raise
-        return _failed(error)
+        return _failed(error, as_json=as_json)
     return EXIT_DONE
 
 
-def _failed(error: BaseException) -> int:
+def _failed(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, BrokenPipeError):
         _discard(sys.stdout.fileno())  # Whoever read us has seen enough.
         return EXIT_DONE
@@ -143,13 +145,13 @@ def _failed(error: BaseException) -> int:
         _discard(sys.stdout.fileno())
         if error is full or code == EXIT_REFUSED:
             line = describe(full)[1]
-    _complain(line)
+    _complain(error_line(code, line, as_json=as_json))
     return code
 
 
 def _complain(line: str) -> None:
     try:
-        click.echo(f"logd: {line}", err=True)
+        click.echo(line, err=True)
     except OSError:
         _discard(sys.stderr.fileno())  # Nobody can be told; the exit code still says it.
 

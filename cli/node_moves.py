@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, DataAtRisk, Refused
+from cli.errors import DataAtRisk, Interrupted, Refused
 from cli.options import Target, common_options, pass_target
 from cli.render import counted, escape, print_json, print_table, progress
 from logd.units import format_byte_count
@@ -18,12 +18,6 @@ POLL_S: Final = 0.2
 REASONS_SHOWN: Final = 3
 STUCK_S: Final = 5.0
 """A drain of which nothing moves for so long waits for people."""
-
-
-class Interrupted(click.ClickException):
-    """Ctrl-C while the server works on; exit 130."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 @click.command()

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 import click
 
 from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, DataAtRisk, Refused
-from cli.options import Address, Target, common_options, pass_target
-from cli.render import escape, print_json, print_table, progress
+from cli.errors import DataAtRisk, Refused
+from cli.jobs import JobKind, watch
+from cli.options import Target, common_options, pass_target
+from cli.render import escape, print_json, print_table
 from logd.units import format_byte_count, format_duration_ms
 
-POLL_S_MIN: Final = 0.05
-POLL_S_MAX: Final = 0.5
-STEPS: Final = 1000
+_JOB: Final = JobKind(
+    "/v1/repair", "repair", "it goes on with what is missing by itself: run the command again"
+)
 
 _FIELDS: Final = (
     "missing", "corrupt", "repaired", "failed", "repaired_bytes", "read_bytes", "seconds",
     "unrecoverable", "left", "below_target",
 )  # fmt: skip
-
-
-class Interrupted(click.ClickException):
-    """Ctrl-C while the server works on; exit 130."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 @click.command()
@@ -46,35 +40,17 @@ def repair(target: Target, dry_run: bool, no_wait: bool) -> None:
       logd repair --dry-run
     """
     if dry_run:
-        _show_queue(target, get(target.admin, "/v1/repair", dry_run="true"))
+        _show_queue(target, get(target.admin, _JOB.path, dry_run="true"))
         return
-    job = post(target.admin, "/v1/repair", {})
+    job = post(target.admin, _JOB.path, {})
     if no_wait:
         if target.json:
             print_json({"id": job["id"]})
         else:
             click.echo("begun; `logd repair` again watches it")
         return
-    try:
-        job = _watch(target.admin, job)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted; the server goes on: the same command again watches it"
-        ) from None
+    job = watch(target.admin, _JOB, job, "repairing")
     _finish(target, job)
-
-
-def _watch(address: Address, job: dict[str, Any]) -> dict[str, Any]:
-    pause_s = POLL_S_MIN
-    with progress("repairing", STEPS) as show:
-        while not job["done"]:
-            time.sleep(pause_s)
-            pause_s = min(POLL_S_MAX, pause_s * 1.3)
-            answer = get(address, "/v1/repair", id=job["id"])
-            assert isinstance(answer, dict)
-            job = answer
-            show(int(job["progress"] * STEPS))
-    return job
 
 
 def _finish(target: Target, job: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from cli.admin import post
-from cli.errors import EXIT_REFUSED
+from cli.errors import refuse_partitions
 from cli.options import Target, common_options, pass_target
-from cli.render import Cell, escape, print_json, print_table, readable_time
+from cli.render import Cell, print_json, print_table, readable_time
 from logd.units import format_byte_count
 
 
@@ -53,7 +53,10 @@ def retain(
         _print_removed(rows)
     if answer["held_back"]:
         click.echo(f"held back: {answer['held_back']}; see --ignore-clock-guard", err=True)
-    _complain(answer["failed"])
+    refuse_partitions(
+        ((row["topic"], row["partition"], row["reason"]) for row in answer["failed"]),
+        as_json=target.json,
+    )
 
 
 def _print_verdicts(rows: list[dict[str, Any]]) -> None:
@@ -81,11 +84,3 @@ def _print_removed(rows: list[dict[str, Any]]) -> None:
             f"{format_byte_count(row['deleted_bytes'])}; it begins at offset "
             f"{row['log_start_offset']}"
         )
-
-
-def _complain(failed: list[dict[str, Any]]) -> None:
-    for row in failed:
-        line = f"logd: {row['topic']} partition {row['partition']}: {row['reason']}"
-        click.echo(escape(line), err=True)
-    if failed:
-        raise click.exceptions.Exit(EXIT_REFUSED)

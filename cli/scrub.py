@@ -8,19 +8,13 @@ from typing import Any, Final
 import click
 
 from cli.admin import get, post
-from cli.errors import EXIT_INTERRUPTED, DataAtRisk
+from cli.errors import DataAtRisk, Interrupted
 from cli.options import Target, common_options, pass_target
 from cli.render import escape, print_json, progress
 from logd.units import format_byte_count, format_duration_ms
 
 POLL_S: Final = 0.2
 STEPS: Final = 1000
-
-
-class Interrupted(click.ClickException):
-    """Ctrl-C while the server works on; exit 130."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 @click.group(short_help="Verify every block of every chunk, and sealed segments.")

@@ -25,6 +25,8 @@ from logd.units import format_byte_count, format_duration_ms
 # What Kafka calls the place a value came from, by the protocol's number.
 _SOURCES: Final = {1: "topic", 2: "broker (dynamic)", 4: "server", 5: "default"}
 _DEFAULT_SOURCE: Final = 5
+# Beyond it librdkafka raises an error of its own; the server's own limits are its settings.
+PARTITIONS_MAX: Final = 100_000
 
 FLUSH_MODE_CONSEQUENCE: Final = (
     "flush.mode={mode}: acknowledged records can be lost when the machine stops: "
@@ -48,7 +50,7 @@ def topic() -> None:
 @click.argument("name")
 @click.option(
     "--partitions",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=PARTITIONS_MAX),
     help="How many  [default: the server's num.partitions]",
 )
 @click.option(
@@ -132,7 +134,11 @@ def describe(target: Target, name: str) -> None:
 
 @topic.command()
 @click.argument("name")
-@click.option("--partitions", type=click.IntRange(min=1), help="Their new number; never fewer.")
+@click.option(
+    "--partitions",
+    type=click.IntRange(min=1, max=PARTITIONS_MAX),
+    help="Their new number; never fewer.",
+)
 @click.option("--config", "configs", type=KEY_VALUE, multiple=True, help="Set a setting.")
 @click.option("--unset", multiple=True, metavar="KEY", help="Return a setting to its default.")
 @common_options("bootstrap", "json")

@@ -7,11 +7,13 @@ The process is made by `broker/worker`. Before it reads a byte of the log it see
 
 * it dies when the server does, even of kill -9 (and has not missed that already);
 * it is the first that the kernel ends when memory is short, and cannot take more than its limit;
-* it gets the processor when nobody else wants it, and the disk after everybody else: with nice 19
-  goes the lowest best-effort priority for input and output. Two things keep nice from meaning what
-  it says. A session of its own may be a scheduling group of its own (autogroup), and nice counts
-  only inside of one: the group gets 19, too. And whoever runs keeps the processor for a turn of
-  some milliseconds, whoever wakes up: the turns it asks for are short.
+* where nobody waits for it, it gets the processor when nobody else wants it, and the disk after
+  everybody else: with nice 19 goes the lowest best-effort priority for input and output. A session
+  of its own may be a scheduling group of its own (autogroup), and nice counts only inside of one:
+  the group gets 19, too. On a machine that is always busy such a round might never end, so one that
+  somebody asked for has the server's own priority, and what bounds it is the I/O budget;
+* in both cases its turns are short: whoever runs keeps the processor for some milliseconds, whoever
+  wakes up, unless it asked for less.
 
 What it writes are files that end in `.cleaned`, and nothing else; only the server gives them a
 place in the log. So it can be killed at any time.
@@ -71,11 +73,13 @@ class ProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         parent_pid: of the server; without it there is nothing to do.
         memory_bytes: what the process may take.
+        is_asked_for: somebody waits for it: it has the priority that the server has.
         order: a CleanOrder, as JSON.
     """
 
     parent_pid: int
     memory_bytes: int
+    is_asked_for: bool
     order: str
 
 
@@ -192,23 +196,29 @@ def _failure(error: Exception) -> Failure:
 
 
 def _limit_this_process(asked: ProcessOrder) -> None:
-    """Die with the server; take no more memory than allowed; stand behind everybody else."""
+    """Die with the server; take no more memory than allowed, and the processor as one should."""
     _die_with(asked.parent_pid)
     resource.setrlimit(resource.RLIMIT_DATA, (asked.memory_bytes, asked.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    _write_setting(_OOM_PATH, OOM_SCORE_ADJ)
+    if not asked.is_asked_for:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        _write_setting(_AUTOGROUP_PATH, b"%d" % NICE)
     _ask_for_short_turns()
-    files = Files()
-    for path, value in ((_OOM_PATH, OOM_SCORE_ADJ), (_AUTOGROUP_PATH, b"%d" % NICE)):
-        with contextlib.suppress(OSError):  # Not to be had everywhere; it is a courtesy.
-            files.write_setting(path, value)
+
+
+def _write_setting(path: str, value: bytes) -> None:
+    """Change a setting of the process that is not to be had everywhere; it is a courtesy."""
+    with contextlib.suppress(OSError):
+        Files().write_setting(path, value)
 
 
 def _ask_for_short_turns() -> None:
     """Have whoever wakes up wait for less; best effort: older kernels take no notice."""
     number = _SYS_SCHED_SETATTR.get(os.uname().machine)
     if number is not None:
-        wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, NICE, 0, _TURN_NS, 0, 0)
+        nice = os.getpriority(os.PRIO_PROCESS, 0)  # The call sets both: it stays as it is.
+        wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, nice, 0, _TURN_NS, 0, 0)
         ctypes.CDLL(None).syscall(ctypes.c_long(number), 0, wanted, 0)
 
 

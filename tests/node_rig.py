@@ -11,7 +11,7 @@ from ec.file_system import FileSystem
 from ec.node.home import NodeHome
 from ec.node.service import Gates, NodeService
 from ec.offload import Offload, ThreadOffload
-from ec.store.http_client import Timeouts
+from ec.store.patience import Timeouts
 from ec.store.remote import RemoteStore
 from logd.net.http import HttpServer, Limits, Request
 

@@ -31,7 +31,7 @@ Made from the program's own help by `python -m tools.cli_page`; do not edit.
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | refused or failed; the reason is on stderr |
+| 1 | refused or failed; the reason is on stderr, with `--json` as `{"error": …, "exit_code": 1}` |
 | 2 | wrong usage or configuration |
 | 3 | the server cannot be reached |
 | 4 | the command ran, and data is at risk, damaged or lost |

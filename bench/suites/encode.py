@@ -41,7 +41,7 @@ def encode_rows(run: Run) -> list[Measurement]:
 
 
 def _code(run: Run, profile: str, kernel: str) -> Plan:
-    """The curve is over the chunks of a stripe, k+m: what the work of coding grows with."""
+    """The curve is over k times m: the work of coding a stripe grows with that."""
     k, m = map(int, profile.split("+"))
     bare = kernel == "isal"
     return Plan(
@@ -50,7 +50,7 @@ def _code(run: Run, profile: str, kernel: str) -> Plan:
         ceiling=_ceiling(run, "bare-code", profile=profile) if bare else None,
         ceiling_name=CEILING if bare else None,
         conditions={"k": k, "m": m, "coded_by": kernel, "curve": "parity chunks times data chunks",
-                    "x": k * m, "chart": f"coding from memory, {kernel}"},
+                    "x": k * m, "chart": f"coding from memory, {kernel}, by k times m"},
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import msgspec
 
 from ec.errors import EcError, StoreUnavailableError
 from ec.store import wire
-from ec.store.http_client import Connection, Headers, Pool, Reply, Timeouts, patience
+from ec.store.http_client import Connection, Headers, Pool, Reply
+from ec.store.patience import Patience, Timeouts
 
 B = TypeVar("B")
 
@@ -35,7 +36,7 @@ class NodeCalls:
         Raises:
             StoreTimeoutError, StoreUnavailableError.
         """
-        return patience(seconds, node=self.node, what=what)
+        return Patience(seconds, node=self.node, what=what)
 
     def exchange(
         self,

@@ -17,20 +17,18 @@ Source: RFC 9112; h11's documentation; socket(7) and tcp(7) of Linux.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final
 
 import h11
 import trio
 
-from ec.errors import StoreTimeoutError, StoreUnavailableError
+from ec.errors import StoreUnavailableError
 from ec.kernels.operands import Buffer
 from ec.store.http_head import plain_answer, plain_get
+from ec.store.patience import Patience, Timeouts
 
 # Names and values, in order.
 Headers = Sequence[tuple[str, str]]
@@ -44,74 +42,12 @@ _WAKE_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long what may take; a body of n bytes has n / `bytes_per_s_min` on top.
-
-    Attributes:
-        connect_s: for a connection, a free one of the limit included.
-        answer_s: from a request to the head of its answer, and for a body.
-        durable_s: as `answer_s`, at the end of a PUT: the node syncs and reads back.
-        scan_s: as `answer_s`, where the node reads all of a chunk.
-        abort_s: for a node to say that nothing of an aborted PUT is left.
-    """
-
-    connect_s: float = 5.0
-    answer_s: float = 15.0
-    durable_s: float = 60.0
-    scan_s: float = 900.0
-    abort_s: float = 5.0
-    bytes_per_s_min: int = 1024 * 1024
-
-    def body_s(self, size: int) -> float:
-        """Return the patience with a body of that size."""
-        assert size >= 0
-        return self.answer_s + size / self.bytes_per_s_min
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     """The head of an answer; names of headers are in lower case."""
 
     status: int
     headers: dict[str, str]
     length: int
-
-
-class patience:  # noqa: N801  It is used as a function.
-    """Do something with a node that must be done in time, in a `with`; its failures become ours.
-
-    Raises:
-        StoreTimeoutError, StoreUnavailableError.
-    """
-
-    __slots__ = ("_node", "_scope", "_seconds", "_what")
-
-    def __init__(self, seconds: float, *, node: str, what: str) -> None:
-        assert seconds > 0
-        self._seconds = seconds
-        self._node = node
-        self._what = what
-        self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._scope.__exit__(kind, error, at)
-        if self._scope.cancelled_caught:
-            reason = f"{self._node}: {self._what}: not within {self._seconds:.3g} s"
-            raise StoreTimeoutError(reason) from error
-        if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | OSError):
-            broken = _first_reason(error.__cause__ or error) or "broken off"
-            raise StoreUnavailableError(f"{self._node}: {self._what}: {broken}") from error
-        if isinstance(error, h11.RemoteProtocolError | h11.LocalProtocolError):
-            reason = f"{self._node}: {self._what}: answers no HTTP: {error}"
-            raise StoreUnavailableError(reason) from error
 
 
 def _send_unpaced_if_local(sock: trio.socket.SocketType) -> None:
@@ -123,15 +59,6 @@ def _send_unpaced_if_local(sock: trio.socket.SocketType) -> None:
     with contextlib.suppress(OSError):
         if sock.getsockname()[0] == sock.getpeername()[0]:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-
-
-def _first_reason(error: BaseException) -> str:
-    """Return why it failed; of attempts at several addresses, why the first did."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
-        return os.strerror(error.errno)  # What Trio says around it names the address once more.
-    return str(error)
 
 
 class NotSentError(Exception):
@@ -364,7 +291,7 @@ class Pool:
         if self._free.value:
             self._free.acquire_nowait()
         else:
-            with patience(self._timeouts.connect_s, node=self._node, what="no connection is free"):
+            with Patience(self._timeouts.connect_s, node=self._node, what="no connection is free"):
                 await self._free.acquire()
         connection: Connection | None = None
         try:
@@ -400,7 +327,7 @@ class Pool:
         except h11.LocalProtocolError as error:
             raise StoreUnavailableError(f"{self._node}: {what}: no HTTP: {error}") from error
         if rest:
-            with patience(self._timeouts.answer_s, node=self._node, what=what):
+            with Patience(self._timeouts.answer_s, node=self._node, what=what):
                 await connection.send(rest)
 
     def _kept(self) -> Connection | None:
@@ -413,7 +340,7 @@ class Pool:
 
     async def _connect(self) -> Connection:
         where = f"connecting to {self._host}:{self._port}"
-        with patience(self._timeouts.connect_s, node=self._node, what=where):
+        with Patience(self._timeouts.connect_s, node=self._node, what=where):
             stream = await trio.open_tcp_stream(self._host, self._port)
         _send_unpaced_if_local(stream.socket)
         return Connection(stream)
@@ -436,7 +363,7 @@ class Pool:
         connection = await self.request(method, target, headers, body)
         assert not connection.is_reusable, "in use until its answer was read"
         try:
-            with patience(answer_s, node=self._node, what=f"{method} {target}"):
+            with Patience(answer_s, node=self._node, what=f"{method} {target}"):
                 reply = await connection.reply()
             yield connection, reply
         finally:

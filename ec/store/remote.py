@@ -37,7 +37,8 @@ from ec.geometry import BLOCK_BYTES, ByteRange, block_span, covering_blocks
 from ec.node_identity import NodeIdentity
 from ec.store import wire
 from ec.store.calls import NodeCalls
-from ec.store.http_client import Connection, Pool, Reply, Timeouts
+from ec.store.http_client import Connection, Pool, Reply
+from ec.store.patience import Timeouts
 from ec.store.protocol import Health
 from ec.store.remote_upload import RemoteUpload
 

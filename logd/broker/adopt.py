@@ -85,8 +85,8 @@ def _resolve(directory: str, *, name: str | None, partition: int | None) -> tupl
     if name is None or partition is None:
         if parsed is None:
             raise InvalidRequestError(
-                f"{directory} is not named <topic>-<partition>; give the topic's name and the "
-                "partition's number"
+                f"{directory} is not named <topic>-<partition>; give the topic's name by --name "
+                "and the partition's number by --partition"
             )
         name = parsed[0] if name is None else name
         partition = parsed[1] if partition is None else partition

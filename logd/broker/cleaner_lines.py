@@ -16,9 +16,14 @@ from logd.cleaner_process import ProcessLine, ProcessOrder
 from logd.storage.clean_order import CleanOrder, CleanResult
 
 
-def order_bytes(order: CleanOrder, memory_bytes: int) -> bytes:
-    """Return what the process reads on stdin."""
-    asked = ProcessOrder(parent_pid=os.getpid(), memory_bytes=memory_bytes, order=order.to_json())
+def order_bytes(order: CleanOrder, *, memory_bytes: int, is_asked_for: bool) -> bytes:
+    """Return what the process reads on stdin; arguments as for `Cleaner.clean`."""
+    asked = ProcessOrder(
+        parent_pid=os.getpid(),
+        memory_bytes=memory_bytes,
+        is_asked_for=is_asked_for,
+        order=order.to_json(),
+    )
     return msgspec.json.encode(asked)
 
 

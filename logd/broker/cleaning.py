@@ -30,11 +30,20 @@ class Cleaner(Protocol):
     """Carries out rounds, off the event loop."""
 
     async def clean(
-        self, order: CleanOrder, *, memory_bytes: int, on_progress: OnProgress
+        self,
+        order: CleanOrder,
+        *,
+        memory_bytes: int,
+        is_asked_for: bool,
+        on_progress: OnProgress,
     ) -> CleanResult:
         """Carry out one round; cancelled, it returns when nothing is written any more.
 
         What was written has to be removed by the caller, unless there is a result.
+
+        Args:
+            memory_bytes: what it may take.
+            is_asked_for: somebody waits for it, so it does not stand behind all other work.
 
         Raises:
             CleaningFailedError: for a reason that was told.

@@ -38,10 +38,11 @@ from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
 from logd.broker.problems import Problem
 from logd.broker.services import PartitionServices
+from logd.broker.topic import indexes_asked_for, topic_called
 from logd.broker.topics import Topics
 from logd.broker.worker import WorkerNotStartedError
 from logd.cold.compacting import CodedCompaction
-from logd.errors import SegmentsChangedError, UnknownTopicOrPartitionError
+from logd.errors import SegmentsChangedError
 from logd.metrics import Registry
 from logd.policy.compaction import (
     CompactionFacts,
@@ -387,14 +388,9 @@ class Compaction:
             UnknownTopicOrPartitionError: there is no such topic or partition.
             NotCompactedError: its cleanup.policy has no compact in it.
         """
-        topic = self._topics.by_name.get(name)
-        if topic is None:
-            raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
-        count = len(topic.partitions)
-        if index is not None and index >= count:
-            raise UnknownTopicOrPartitionError(f"topic {name} has no partition {index}")
+        topic = topic_called(self._topics.by_name, name)
+        indexes = tuple(indexes_asked_for(topic, index))
         refuse_uncompacted(name, topic.settings)
-        indexes = tuple(range(count)) if index is None else (index,)
         for job in self._jobs.values():
             if not job.is_done and (job.topic, job.partitions) == (name, indexes):
                 return job

@@ -222,7 +222,12 @@ class Rounds:
                 _tell_part(on_progress, order)
             await self._thaw(partition, order, rules, needed, on_progress)
             result = await self._carry_out(
-                partition, order, on_progress, facts.next_horizon_ms, begun
+                partition,
+                order,
+                on_progress,
+                facts.next_horizon_ms,
+                begun,
+                is_asked_for=on_demand,
             )
         begun.results.append(result)
         begun.done_offset = order.copied_groups[-1][-1].end_offset
@@ -304,6 +309,8 @@ class Rounds:
         on_progress: OnProgress,
         known_horizon_ms: int | None,
         begun: _Begun,
+        *,
+        is_asked_for: bool,
     ) -> CleanResult:
         """Have the cleaner do an order, and commit what it wrote.
 
@@ -313,7 +320,10 @@ class Rounds:
         written_by_us = True
         try:
             result = await self._cleaner.clean(
-                order, memory_bytes=memory_bytes(self._config.settings), on_progress=on_progress
+                order,
+                memory_bytes=memory_bytes(self._config.settings),
+                is_asked_for=is_asked_for,
+                on_progress=on_progress,
             )
             result = begun.joined(order.name, result)
             steps = steps_of(

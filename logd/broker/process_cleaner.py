@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from logd.broker.cleaning import OnProgress
@@ -24,7 +25,12 @@ class ProcessCleaner:
         self._offload = offload
 
     async def clean(
-        self, order: CleanOrder, *, memory_bytes: int, on_progress: OnProgress
+        self,
+        order: CleanOrder,
+        *,
+        memory_bytes: int,
+        is_asked_for: bool,
+        on_progress: OnProgress,
     ) -> CleanResult:
         """Carry out one round; see `Cleaner.clean`."""
         await self._offload.run("admin", importlib.import_module, LINES_MODULE)
@@ -39,6 +45,9 @@ class ProcessCleaner:
                 on_progress(last.progress)
 
         # Ten thousand segments take a tenth of a second to write down: not on the loop.
-        asked = await self._offload.run("admin", cleaner_lines.order_bytes, order, memory_bytes)
+        encode = partial(
+            cleaner_lines.order_bytes, order, memory_bytes=memory_bytes, is_asked_for=is_asked_for
+        )
+        asked = await self._offload.run("admin", encode)
         await run_worker(self._offload, PROCESS_MODULE, asked, hear)
         return await self._offload.run("admin", cleaner_lines.result_of, last)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from logd.broker.partition import Partition
 from logd.broker.retention import Retention
+from logd.broker.topic import indexes_asked_for, topic_called
 from logd.broker.topics import Topics
-from logd.errors import LogdError, UnknownTopicOrPartitionError
+from logd.errors import LogdError
 from logd.policy.retention import RetentionPlan
 
 Row = dict[str, Any]
@@ -110,21 +111,9 @@ async def _each(
 ) -> Answer:
     """Do the work for one partition after the other; one that fails does not stop the others."""
     answer = Answer()
-    for number in _indexes(topics, name, index):
+    for number in indexes_asked_for(topic_called(topics.by_name, name), index):
         try:
             answer.rows += await work(topics.partition(name, number))
         except (LogdError, OSError) as error:
             answer.failed.append({"topic": name, "partition": number, "reason": str(error)})
     return answer
-
-
-def _indexes(topics: Topics, name: str, index: int | None) -> Sequence[int]:
-    topic = topics.by_name.get(name)
-    if topic is None:
-        raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
-    count = len(topic.partitions)
-    if index is None:
-        return range(count)
-    if index >= count:
-        raise UnknownTopicOrPartitionError(f"topic {name} has no partition {index}")
-    return (index,)

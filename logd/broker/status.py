@@ -13,9 +13,8 @@ import logd
 from logd.broker.context import Broker
 from logd.broker.node_status import node_counts
 from logd.broker.problems import Problem
-from logd.broker.topic import Topic
+from logd.broker.topic import Topic, topic_called
 from logd.broker.upkeep_status import upkeep_status
-from logd.errors import UnknownTopicOrPartitionError
 from logd.storage.log import Log
 
 DAMAGE: Final = "damage"
@@ -146,9 +145,7 @@ def segments(broker: Broker, name: str, partition: int | None) -> list[dict[str,
         UnknownTopicOrPartitionError: there is no such topic or partition.
         StorageError: the one partition asked for is offline.
     """
-    topic = broker.topics.by_name.get(name)
-    if topic is None:
-        raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
+    topic = topic_called(broker.topics.by_name, name)
     if partition is not None:
         return _of_log(name, partition, topic.partition(partition).log)
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
@@ -103,7 +103,7 @@ class Topic:
             StorageError: the partition is not open; the text says why.
         """
         if not 0 <= index < len(self.partitions):
-            raise UnknownTopicOrPartitionError(f"topic {self.name} has no partition {index}")
+            raise _no_partition(self.name, index, len(self.partitions))
         partition = self.partitions[index]
         if partition is None:
             raise StorageError(f"partition {self.name}-{index} is offline: {self.why_not(index)}")
@@ -115,6 +115,39 @@ class Topic:
         if partition is not None:
             return partition.offline
         return self.offline.get(index, "it is being opened")
+
+
+def topic_called(by_name: Mapping[str, Topic], name: str) -> Topic:
+    """Return the topic that a person asked for by its name.
+
+    Raises:
+        UnknownTopicOrPartitionError: there is none; the text says where to look.
+    """
+    topic = by_name.get(name)
+    if topic is None:
+        raise UnknownTopicOrPartitionError(
+            f"there is no topic {name!r}; `logd topic list` shows those there are"
+        )
+    return topic
+
+
+def indexes_asked_for(topic: Topic, index: int | None) -> Sequence[int]:
+    """Return one partition's index, if it was asked for, else those of all.
+
+    Raises:
+        UnknownTopicOrPartitionError: the topic has no such partition.
+    """
+    count = len(topic.partitions)
+    if index is None:
+        return range(count)
+    if not 0 <= index < count:
+        raise _no_partition(topic.name, index, count)
+    return (index,)
+
+
+def _no_partition(name: str, index: int, count: int) -> UnknownTopicOrPartitionError:
+    last = f"0 to {count - 1}" if count > 1 else "0"
+    return UnknownTopicOrPartitionError(f"topic {name} has no partition {index}, only {last}")
 
 
 def random_topic_id(random_bytes: Callable[[int], bytes]) -> bytes:

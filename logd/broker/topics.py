@@ -27,7 +27,7 @@ from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
 from logd.broker.partition_creation import PartitionCreation
 from logd.broker.partition_making import in_chunks
-from logd.broker.topic import Topic
+from logd.broker.topic import Topic, topic_called
 from logd.broker.topic_services import TopicServices
 from logd.config import TopicSettings
 from logd.errors import (
@@ -78,10 +78,7 @@ class Topics:
             UnknownTopicOrPartitionError: there is no such topic or partition.
             StorageError: the partition is not open.
         """
-        topic = self.by_name.get(name)
-        if topic is None:
-            raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
-        return topic.partition(index)
+        return topic_called(self.by_name, name).partition(index)
 
     def open_partitions(self) -> Iterable[Partition]:
         """Yield every partition that is open."""

@@ -33,8 +33,8 @@ from ec.file_system import FileSystem
 from ec.node.home import RESERVE_BYTES_MAX, RESERVE_FRACTION
 from ec.node_dir import NodeDirectory
 from ec.node_identity import NodeIdentity, read_identity
-from ec.store.http_client import Timeouts, patience
 from ec.store.local import LocalStore
+from ec.store.patience import Patience, Timeouts
 from ec.store.protocol import Health
 from logd.cold.gate import AskingGate, LooseGate
 from logd.cold.local_upload import HangProofUpload
@@ -140,7 +140,7 @@ class DirectoryCalls:
         )
 
     def _patience(self, seconds: float, what: str) -> AbstractContextManager[None]:
-        return patience(seconds, node=self._name, what=what)
+        return Patience(seconds, node=self._name, what=what)
 
     async def begin(self, chunk: ChunkId, file_bytes: int) -> HangProofUpload:
         """See `Store`."""

@@ -16,7 +16,7 @@ import trio
 
 from ec.chunk_write import ChunkWrite, Receipt
 from ec.kernels.operands import Buffer
-from ec.store.http_client import Timeouts, patience
+from ec.store.patience import Patience, Timeouts
 from logd.cold.work_gate import WorkGate
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class HangProofUpload:
     async def _call(self, function: Callable[[], T], wait_s: float) -> T:
         self._gate.check()
         try:
-            with patience(wait_s, node=self._node, what=f"writing {self._write.chunk}"):
+            with Patience(wait_s, node=self._node, what=f"writing {self._write.chunk}"):
                 return await self._gate.run_or_undo(function, lambda _: self._write.abort())
         except BaseException:  # Whatever it was, the write has ended, or its thread ends it.
             self._is_given_up = True

@@ -29,7 +29,7 @@ from ec.node.home import is_node_name
 from ec.node_dir import initialise
 from ec.node_identity import NodeIdentity, read_identity
 from ec.store.guarded import GuardedStore
-from ec.store.http_client import Timeouts
+from ec.store.patience import Timeouts
 from ec.store.protocol import Health, Store, Upload
 from ec.store.remote import RemoteStore, parse_node_url, who_is
 from logd.cold.gate import AskingGate, LooseGate

@@ -114,7 +114,7 @@ async def take_over(
     place = written_place(place)
     for node in known.values():
         if node.place == place and node.name != old.name:
-            raise NodeRefusedError(f"{place} is the place of node {node.name}")
+            raise NodeRefusedError(f"{place} is the place of node {node.name}; give an empty one")
     try:
         found = await access.find_identity(place)
         identity = None if found is None else found[0]

@@ -151,7 +151,9 @@ class StorageNodes:
     def _find(self, name: str) -> NodeWatch:
         found = self._nodes.get(name)
         if found is None:
-            raise UnknownNodeError(f"there is no storage node {name!r}")
+            raise UnknownNodeError(
+                f"there is no storage node {name!r}; `logd node list` shows those there are"
+            )
         return found
 
     def node(self, name: str) -> StorageNode:

@@ -61,7 +61,8 @@ def salvage(
     if not chunks and not found.nameless:
         raise DataDirectoryError(
             f"no chunk in {', '.join(sources)}: {found.files} files were looked at, "
-            f"{len(found.unreadable)} places could not be"
+            f"{len(found.unreadable)} places could not be; name the storage nodes' directories, "
+            "or a place above them"
         )
     work = _Salvage(files, out, kernel, on_progress)
     partitions = work.run(chunks)

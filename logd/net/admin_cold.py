@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from logd.broker.context import Broker
 from logd.broker.partition import Partition
-from logd.errors import UnknownTopicOrPartitionError
+from logd.broker.topic import topic_called
 from logd.net.http import HttpError, Request
 
 ENCODE_PATH: Final = "/v1/cold/encode"
@@ -84,9 +84,7 @@ def _partitions(broker: Broker, request: Request) -> tuple[str, Sequence[Partiti
     index = _number(request, "partition")
     if index is not None:
         return name, [broker.topics.partition(name, index)]
-    topic = broker.topics.by_name.get(name)
-    if topic is None:
-        raise UnknownTopicOrPartitionError(f"there is no topic {name!r}")
+    topic = topic_called(broker.topics.by_name, name)
     return name, [each for each in topic.partitions if each is not None]
 
 

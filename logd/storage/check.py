@@ -93,7 +93,8 @@ def log_bytes(files: Files, path: str) -> int:
 def _take_lock(files: Files, path: str) -> OpenFile | None:
     if not files.is_directory(path) or not files.exists(f"{path}/{layout.META_NAME}"):
         raise DataDirectoryError(
-            f"{path} is no data directory of logd: it has no {layout.META_NAME!r}"
+            f"{path} is no data directory of logd: it has no {layout.META_NAME!r}; name the one "
+            "that a server was given by --data"
         )
     lock_path = f"{path}/{layout.LOCK_NAME}"
     if not files.exists(lock_path):

@@ -112,7 +112,11 @@ def _reader(name: str, files: Files, path: str) -> Reader:
         return _BY_NAME[name]
     if files.read_whole(path, limit_bytes=len(STATE_MAGIC)).startswith(STATE_MAGIC):
         return _inspect_state
-    raise UnsupportedFormatError(path, "not a kind of file that logd writes, by its name")
+    raise UnsupportedFormatError(
+        path,
+        "not a kind of file that logd writes, by its name; give a segment's .log, .index or "
+        ".timeindex, a .chunk, or another file of a data directory",
+    )
 
 
 def _damage(position: int, reason: str) -> Item:

@@ -26,8 +26,8 @@ from ec.read import SegmentReader
 from ec.repair import Rebuild
 from ec.segment import Segment, draft
 from ec.store.guarded import GuardedStore
-from ec.store.http_client import Timeouts
 from ec.store.local import LocalStore
+from ec.store.patience import Timeouts
 from ec.store.protocol import Store
 from ec.store.remote import RemoteStore, parse_node_url
 from logd.storage.files import Files

@@ -209,7 +209,12 @@ class CodedRig(ColdRig):
         )
 
     async def clean(
-        self, order: CleanOrder, *, memory_bytes: int, on_progress: Callable[[Progress], None]
+        self,
+        order: CleanOrder,
+        *,
+        memory_bytes: int,
+        is_asked_for: bool,
+        on_progress: Callable[[Progress], None],
     ) -> CleanResult:
         """Do what the process would; the order and the result go through JSON."""
         assert memory_bytes > 0

@@ -153,6 +153,7 @@ class ScriptedCleaner:
 
     Attributes:
         orders: those that came, with the memory that they may take.
+        asked_for: of each, whether somebody waits for it.
         fail: by partition name, raised by the next round of it, and forgotten.
         hold: by partition name: the round waits for the event. It ends by being cancelled, too.
         fitted: by partition name, of each next round, whether it fitted.
@@ -161,6 +162,7 @@ class ScriptedCleaner:
 
     def __init__(self) -> None:
         self.orders: list[tuple[CleanOrder, int]] = []
+        self.asked_for: list[bool] = []
         self.fail: dict[str, Exception] = {}
         self.hold: dict[str, trio.Event] = {}
         self.horizon_ms: int | None = None
@@ -169,9 +171,15 @@ class ScriptedCleaner:
         self.most_running = 0
 
     async def clean(
-        self, order: CleanOrder, *, memory_bytes: int, on_progress: Callable[[Progress], None]
+        self,
+        order: CleanOrder,
+        *,
+        memory_bytes: int,
+        is_asked_for: bool,
+        on_progress: Callable[[Progress], None],
     ) -> CleanResult:
         self.orders.append((order, memory_bytes))
+        self.asked_for.append(is_asked_for)
         self.running.append(order.name)
         self.most_running = max(self.most_running, len(self.running))
         path = f"{order.directory}/{cleaned_file_name(0, order.attempt, '.log')}"

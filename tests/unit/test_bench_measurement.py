@@ -102,9 +102,10 @@ def test_files_round_trip(tmp_path) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path) -> None:
     """A JSON file that holds no measurements is an error that names it."""
     path = tmp_path / "x.json"
-    path.write_text('[{"nam": 1}]')
-    with pytest.raises(ValueError, match=r"x\.json"):
-        bench.read_json(path)
+    for text in ('[{"nam": 1}]', "no JSON", "3", "\udcff"):
+        path.write_text(text, errors="surrogateescape")
+        with pytest.raises(ValueError, match=r"x\.json is no file of measurements"):
+            bench.read_json(path)
 
 
 def test_rows_are_compared_by_ratio() -> None:

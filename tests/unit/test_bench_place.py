@@ -64,6 +64,17 @@ def test_beside_a_servers_directory_is_allowed(tmp_path) -> None:
     place.refuse_data_directory(tmp_path)
 
 
+def test_a_relative_directory_is_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path holds for the run's processes, too, which stand elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    with place.own_directory(Path("disk")) as own:
+        assert own.is_absolute()
+        assert own.parent == tmp_path / "disk"
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
 def test_too_little_space_is_refused_before_anything_is_written(tmp_path) -> None:
     """The refusal says how much is needed, and how much there is."""
     place.require_free(tmp_path, 1)

@@ -115,6 +115,23 @@ def test_latencies_are_a_chart() -> None:
     assert "99.9 %: 400 us" in text
 
 
+def test_latencies_have_their_ceilings_and_what_is_common_to_them() -> None:
+    """A ceiling's percentiles are a dashed line of the row's colour; conditions stand below."""
+    rows = [
+        Measurement(name, 50, "us", ceiling_name="a bare loop", conditions={
+            "latency_us": {"50": 50.0, "90": 90.0}, "flush_mode": "commit", "batch_bytes": 0,
+            "depth": depth,
+            **({"ceiling_latency_us": {"50": 5.0, "90": 9.0}} if depth == 1 else {})})
+        for name, depth in (("alone", 1), ("many", 10))
+    ]  # fmt: skip
+    text = page(results_of(*rows))
+    assert text.count('class="line s0 dashed"') == 1
+    assert 'class="line s1 dashed"' not in text
+    assert "a bare loop, 90 %: 9 us" in text
+    assert "dashed: the ceiling" in text
+    assert "flush.mode commit, one record a batch</p>" in text
+
+
 def test_a_comparison_is_on_the_page() -> None:
     """What changed beyond the noise is listed, and the rule is stated."""
     before = [row()]

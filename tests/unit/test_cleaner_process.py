@@ -70,7 +70,7 @@ async def test_the_process_does_what_the_round_does(log: Log, offload: ThreadOff
     """Its result is the one that the same order gives in here, and so are its files' bytes."""
     told: list[Progress] = []
     result = await ProcessCleaner(offload).clean(
-        order_of(log), memory_bytes=MEMORY_BYTES, on_progress=told.append
+        order_of(log), memory_bytes=MEMORY_BYTES, is_asked_for=False, on_progress=told.append
     )
     names = cleaned(log)
     theirs = contents(log)
@@ -91,7 +91,7 @@ async def test_files_that_are_gone_are_told_apart(log: Log, offload: ThreadOfflo
     log.files.unlink(log.segment_list.items[0].paths.log)
     with pytest.raises(CleaningFailedError) as caught:
         await ProcessCleaner(offload).clean(
-            order, memory_bytes=MEMORY_BYTES, on_progress=lambda _: None
+            order, memory_bytes=MEMORY_BYTES, is_asked_for=False, on_progress=lambda _: None
         )
     assert caught.value.kind == "gone"
     assert cleaned(log) == []
@@ -107,7 +107,7 @@ async def test_damage_is_told_with_its_place(log: Log, offload: ThreadOffload) -
         file.write(bytes((byte ^ 1,)))
     with pytest.raises(CleaningFailedError) as caught:
         await ProcessCleaner(offload).clean(
-            order_of(log), memory_bytes=MEMORY_BYTES, on_progress=lambda _: None
+            order_of(log), memory_bytes=MEMORY_BYTES, is_asked_for=False, on_progress=lambda _: None
         )
     assert caught.value.kind == "damaged"
     assert path in str(caught.value)
@@ -119,7 +119,7 @@ async def test_it_keeps_off_the_reserve(log: Log, offload: ThreadOffload) -> Non
     order = order_of(log, reserve_bytes=2**60)
     with pytest.raises(CleaningFailedError) as caught:
         await ProcessCleaner(offload).clean(
-            order, memory_bytes=MEMORY_BYTES, on_progress=lambda _: None
+            order, memory_bytes=MEMORY_BYTES, is_asked_for=False, on_progress=lambda _: None
         )
     assert caught.value.kind == "space"
     assert cleaned(log) == []
@@ -134,19 +134,26 @@ async def test_it_takes_no_more_memory_than_allowed(tmp_path: Path, offload: Thr
     order = order_of(log, key_map_bytes=GIB)
     with pytest.raises((CleaningFailedError, WorkerError), match=r"(?i)memory"):
         await ProcessCleaner(offload).clean(
-            order, memory_bytes=64 * MIB, on_progress=lambda _: None
+            order, memory_bytes=64 * MIB, is_asked_for=False, on_progress=lambda _: None
         )
     result = await ProcessCleaner(offload).clean(
-        replace(order, attempt=2), memory_bytes=MEMORY_BYTES, on_progress=lambda _: None
+        replace(order, attempt=2),
+        memory_bytes=MEMORY_BYTES,
+        is_asked_for=False,
+        on_progress=lambda _: None,
     )
     assert result.keys == 60
 
 
-async def test_it_stands_behind_everybody_else(log: Log, offload: ThreadOffload) -> None:
-    """While it works it has nice 19, its session as well, and is the first to go when memory is
-    short."""
+@pytest.mark.parametrize("is_asked_for", [False, True])
+async def test_it_stands_behind_everybody_else_unless_somebody_waits(
+    log: Log, offload: ThreadOffload, *, is_asked_for: bool
+) -> None:
+    """A round that is due has nice 19, its session as well; one that was asked for the server's
+    own. Either is the first to go when memory is short."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0) if is_asked_for else 19
     seen: list[tuple[int, str]] = []
-    sessions: list[str] = []
+    sessions: list[int] = []
 
     async with trio.open_nursery() as nursery:
 
@@ -156,17 +163,17 @@ async def test_it_stands_behind_everybody_else(log: Log, offload: ThreadOffload)
             seen.append((os.getpriority(os.PRIO_PROCESS, child), adjusted))
             session = Path(f"/proc/{child}/autogroup")
             if session.exists():  # The kernel may have been built without.
-                sessions.append(session.read_text().split()[-1])
+                sessions.append(int(session.read_text().split()[-1]))
             nursery.cancel_scope.cancel()
 
         order = order_of(log, io_bytes_per_s=1)
         nursery.start_soon(
             lambda: ProcessCleaner(offload).clean(
-                order, memory_bytes=MEMORY_BYTES, on_progress=look
+                order, memory_bytes=MEMORY_BYTES, is_asked_for=is_asked_for, on_progress=look
             )
         )
-    assert seen[0] == (19, "800")
-    assert sessions[:1] in ([], ["19"])
+    assert seen[0] == (nice, "800")
+    assert sessions[:1] in ([], [0 if is_asked_for else 19])
 
 
 PARENT = """
@@ -179,7 +186,10 @@ PARENT = """
     async def main():
         order = CleanOrder.from_json(Path(sys.argv[1]).read_text())
         await ProcessCleaner(ThreadOffload()).clean(
-            order, memory_bytes=2**28, on_progress=lambda p: print(p, flush=True)
+            order,
+            memory_bytes=2**28,
+            is_asked_for=False,
+            on_progress=lambda p: print(p, flush=True),
         )
 
     trio.run(main)
@@ -217,7 +227,10 @@ async def test_a_killed_process_is_an_error_with_its_signal(
 
     with pytest.raises(WorkerError, match="signal 9"):
         await ProcessCleaner(offload).clean(
-            order_of(log, io_bytes_per_s=1), memory_bytes=MEMORY_BYTES, on_progress=kill
+            order_of(log, io_bytes_per_s=1),
+            memory_bytes=MEMORY_BYTES,
+            is_asked_for=False,
+            on_progress=kill,
         )
 
 

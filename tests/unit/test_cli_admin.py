@@ -240,7 +240,12 @@ def test_compact_tells_of_partitions_that_failed(
     assert said.err == "logd: t partition 0: no\\x1b[2Jspace\n"
     assert len(said.out.splitlines()) == 2
     assert fake.run("compact", "t", "--json") == 1
-    assert json.loads(capfd.readouterr().out) == fake.document["rows"]
+    said = capfd.readouterr()
+    assert json.loads(said.out) == fake.document["rows"]
+    assert json.loads(said.err) == {
+        "error": "t partition 0: no\\x1b[2Jspace",
+        "exit_code": 1,
+    }
 
 
 def test_compact_says_why_nothing_was_done(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
@@ -251,13 +256,16 @@ def test_compact_says_why_nothing_was_done(fake: Fake, capfd: pytest.CaptureFixt
     assert capfd.readouterr().out.splitlines()[-1] == "partition 0: all is clean"
 
 
-def test_compact_of_a_server_that_was_restarted(
-    fake: Fake, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "command", [("compact", "t"), ("cold", "encode", "t"), ("cold", "verify", "t"), ("repair",)]
+)
+def test_a_job_of_a_server_that_was_restarted(
+    fake: Fake, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     """A job that nobody knows any more ends with what to do next, and exit code 1."""
     fake.documents = [JOB | {"done": False, "rows": []}]
-    fake.document, fake.later_status = {"error": "there is no compaction of id 3"}, 404
-    assert fake.run("compact", "t") == 1
+    fake.document, fake.later_status = {"error": "there is no job of id 3"}, 404
+    assert fake.run(*command) == 1
     assert "run the command again" in capfd.readouterr().err
 
 

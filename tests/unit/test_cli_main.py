@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -159,6 +160,20 @@ def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: int) -
     assert found == code
     assert line
     assert line.isprintable()
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_with_json_an_error_is_a_document_too(
+    place: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its text and its exit code, on stderr, also where what is wrong stands before --json."""
+    wrong = ["status", "--admin", "nowhere"]
+    code = main.run(["--json", *wrong] if place == "before" else [*wrong, "--json"])
+    found = capfd.readouterr()
+    assert found.out == ""
+    document = json.loads(found.err)
+    assert document["exit_code"] == code == errors.EXIT_USAGE
+    assert "HOST:PORT" in document["error"]
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:

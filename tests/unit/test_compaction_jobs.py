@@ -80,6 +80,21 @@ async def test_one_partition_alone(tmp_path: Path, autojump_clock: MockClock) ->
     assert rig.cleaner.names == ["t-1"]
 
 
+async def test_only_a_round_that_was_asked_for_does_not_stand_behind_all_else(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The budget of reading and writing is the same for both."""
+    rig = Rig(tmp_path, log_cleaner_io_max_bytes_per_second="3000000")
+    rig.dirty(*rig.topic("due"))
+    rig.dirty(*rig.topic("asked"), clean=90, dirty=10)
+    async with rig.running():
+        await done(rig, "asked")
+        await trio.sleep(1)
+    asked_for = dict(zip(rig.cleaner.names, rig.cleaner.asked_for, strict=True))
+    assert asked_for == {"due-0": False, "asked-0": True}
+    assert {order.limits.io_bytes_per_s for order, _ in rig.cleaner.orders} == {3_000_000}
+
+
 async def test_who_cannot_be_compacted_is_refused(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -87,7 +102,7 @@ async def test_who_cannot_be_compacted_is_refused(
     rig = Rig(tmp_path)
     rig.topic("t", 2)
     rig.topic("u", cleanup_policy="delete")
-    with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'nope'"):
+    with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'nope'; `logd topic list`"):
         rig.compaction.request("nope", None)
     with pytest.raises(UnknownTopicOrPartitionError, match="no partition 2"):
         rig.compaction.request("t", 2)

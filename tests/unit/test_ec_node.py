@@ -32,7 +32,8 @@ from ec.node.service import Answer
 from ec.node_dir import Space
 from ec.node_identity import NodeIdentity
 from ec.store import wire
-from ec.store.http_client import NotSentError, Timeouts
+from ec.store.http_client import NotSentError
+from ec.store.patience import Timeouts
 from ec.store.protocol import Health, Store
 from ec.store.remote import RemoteStore, parse_node_url
 from logd.net.http import HttpServer, Request, Response

@@ -14,7 +14,7 @@ from ec.errors import EcError, StoreTimeoutError
 from ec.node_dir import initialise
 from ec.node_identity import TEMP_SUFFIX, NodeIdentity
 from ec.profile import Profile
-from ec.store.http_client import Timeouts
+from ec.store.patience import Timeouts
 from logd.cold import work_gate
 from logd.cold.local_node import LocalNode
 from logd.cold.node_access import Access

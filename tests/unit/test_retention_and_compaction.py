@@ -123,7 +123,12 @@ class Both:
             self.begin(self.meanwhile)
 
     async def clean(
-        self, order: CleanOrder, *, memory_bytes: int, on_progress: OnProgress
+        self,
+        order: CleanOrder,
+        *,
+        memory_bytes: int,
+        is_asked_for: bool,
+        on_progress: OnProgress,
     ) -> CleanResult:
         """Carry out a round here and now."""
         assert memory_bytes > 0

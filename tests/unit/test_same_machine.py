@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 import trio
 
-from ec.store.http_client import Pool, Timeouts
+from ec.store.http_client import Pool
+from ec.store.patience import Timeouts
 from logd.broker.timers import Timers
 from logd.events import EventLog
 from logd.net.bind import open_listener
