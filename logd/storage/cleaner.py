@@ -4,8 +4,8 @@ Two passes. The first one reads the keys of the dirty tail into a map: key to th
 last record (`key_map`). The second one copies the log, head and tail, batch by batch:
 
 * In the tail the map tells how many records of a batch stay, before it is looked at. None: it is
-  not even read. All: it is copied as it is. Some: the records are cut out and the batch is put
-  together anew (`record.survivors`).
+  not even read, nor is its header (`clean_notes`). All: it is copied as it is. Some: the records
+  are cut out and the batch is put together anew (`record.survivors`).
 * In the head a record stays unless its key is in the map; so the keys are looked at once more.
 * Tombstones stay until their batch's delete horizon, which the first round that meets them sets:
   now + delete.retention.ms. In the head only batches that have one can hold tombstones.
@@ -19,7 +19,7 @@ last record (`key_map`). The second one copies the log, head and tail, batch by 
 Where the map is full, the tail ends: what lies behind is copied as it is, and the next round goes
 on there. A group of one segment in which nothing changes is not written again.
 
-Memory: a window, a batch with its keys, what is not written yet, and the map.
+Memory: a window, a batch with its keys, what is not written yet, the notes, and the map.
 
 Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-534.
 """
@@ -27,6 +27,7 @@ Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import Final
 
 from logd.errors import DiskFullError
@@ -35,6 +36,7 @@ from logd.record.keys import RecordKeys
 from logd.record.survivors import delete_horizon_ms, empty_batch
 from logd.storage.clean_group import GroupOutput
 from logd.storage.clean_meter import RoundMeter
+from logd.storage.clean_notes import BatchNotes
 from logd.storage.clean_order import (
     CleanedGroup,
     CleanOrder,
@@ -107,6 +109,8 @@ class _Round:
         self._next_tombstones = 0
         self._live: dict[int, int] = {}
         self._producer_last_offsets = frozenset(order.producer_last_offsets)
+        copied = {item.base_offset for group in order.copied_groups for item in group}
+        self._notes = BatchNotes(copied, self._producer_last_offsets)
         self._next_horizon_ms: int | None = None
         self._before_records = 0
         self._after_records = 0
@@ -153,7 +157,7 @@ class _Round:
         first = self._order.first_dirty_offset
         segments = [item for item in self._order.segments if item.end_offset > first]
         self._meter.begin("keys", sum(item.log_bytes for item in segments))
-        last_offset = -1
+        last_base = last_offset = -1
         for segment in segments:
             reader = self._open(segment)
             for position, header in reader.headers():
@@ -162,9 +166,10 @@ class _Round:
                     continue
                 if self._map.is_full and last_offset >= first:
                     self._map_end = last_offset + 1
+                    self._notes.forget(last_base)
                     return
                 self._add_keys(reader, position, header)
-                last_offset = header.last_offset
+                last_base, last_offset = header.base_offset, header.last_offset
 
     def _add_keys(self, reader: SourceReader, position: int, header: BatchHeader) -> None:
         found, _ = reader.keys(position, header, want_starts=False)
@@ -173,6 +178,8 @@ class _Round:
         if found.tombstones:
             self._tombstone_batches.append(header.base_offset)
             self._map.count_bytes(self._tombstone_batches.itemsize)
+        else:
+            self._notes.add(reader.segment, position, header)
 
     # --- the second pass -------------------------------------------------------------------------
 
@@ -224,7 +231,7 @@ class _Round:
         for number, segment in enumerate(group):
             reader = self._open(segment)
             out.enter(reader)
-            for position, header in reader.headers():
+            for position, header in self._headers_that_matter(out, reader):
                 self._is_groups_end = (number, position + header.size) == (
                     ends_with, segment.log_bytes,
                 )  # fmt: skip
@@ -233,6 +240,20 @@ class _Round:
                 self._meter.advance(header.size)
         if is_last and dropped is not None:
             out.change(empty_batch(dropped))  # Offsets were missing behind it before.
+
+    def _headers_that_matter(
+        self, out: GroupOutput, reader: SourceReader
+    ) -> Iterator[tuple[int, BatchHeader]]:
+        """Yield all batches but those of which the first pass noted that nothing stays; the last
+        one of a segment is never such."""
+        position = next_offset = 0
+        for run in self._notes.dropped(reader.segment, self._live):
+            yield from reader.headers(start=position, next_offset=next_offset, end=run.position)
+            position, next_offset = run.end_position, run.next_offset
+            out.change(None)
+            self._before_records += run.records
+            self._meter.advance(position - run.position)
+        yield from reader.headers(start=position, next_offset=next_offset)
 
     def _copy_batch(
         self, out: GroupOutput, reader: SourceReader, position: int, header: BatchHeader
