@@ -36,7 +36,7 @@ from logd.record.survivors import rebuild_batch
 from logd.storage.clean_notes import LONG_BATCH_BYTES
 from logd.storage.clean_order import SourceSegment
 from logd.storage.files import Files
-from logd.storage.segment_files import segment_paths
+from logd.storage.layout import LOG_SUFFIX, segment_file_name
 from logd.units import KIB
 
 WINDOW_BYTES: Final = 256 * KIB
@@ -76,7 +76,8 @@ class SourceReader:
     ) -> None:
         self.segment = segment
         self._files = files
-        self._file = files.open_read(segment_paths(directory, segment.base_offset).log)
+        name = segment_file_name(segment.base_offset, LOG_SUFFIX)
+        self._file = files.open_read(f"{directory}/{name}")
         self._memory_bytes = memory_bytes
         self._on_read = on_read
         self._start = 0

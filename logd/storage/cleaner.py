@@ -48,9 +48,8 @@ from logd.storage.clean_order import (
 )
 from logd.storage.clean_source import SourceReader
 from logd.storage.cleaned_segment import unlink_cleaned
-from logd.storage.files import Files
+from logd.storage.files import DISK_FULL_ERRNOS, Files
 from logd.storage.key_map import KeyMap
-from logd.storage.log_state import DISK_FULL_ERRNOS
 from logd.units import INT32_MAX
 
 JOINED_MAX: Final = 32
