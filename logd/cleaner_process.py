@@ -18,6 +18,9 @@ The process is made by `broker/worker`. Before it reads a byte of the log it see
 What it writes are files that end in `.cleaned`, and nothing else; only the server gives them a
 place in the log. So it can be killed at any time.
 
+What it imports is paid for by every round, so it reads and writes JSON with the standard library;
+the server, which believes nothing of what it hears, checks types as well (`broker/cleaner_lines`).
+
 Source: prctl(2), ioprio_set(2) (the priority that follows from nice), proc(5) (oom_score_adj),
 sched(7) (autogroups), sched_setattr(2) (sched_runtime, for ordinary tasks since Linux 6.12).
 """
@@ -26,21 +29,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Final, Literal
-
-import msgspec
 
 from logd.clock import Clock
 from logd.errors import CorruptFileError, CorruptRecordsError, DiskFullError, LogdError
 from logd.storage.clean_order import CleanOrder, Progress
 from logd.storage.cleaner import clean
-from logd.storage.files import Files
-from logd.storage.log_state import DISK_FULL_ERRNOS
+from logd.storage.files import DISK_FULL_ERRNOS, Files
 
 TELL_INTERVAL_S: Final = 0.2
 """How often progress is told, at the most."""
@@ -67,7 +69,8 @@ FailureKind = Literal["space", "gone", "memory", "damaged", "failed"]
 """No space; a file that was there is not; …; a batch of the log is damaged; anything else."""
 
 
-class ProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessOrder:
     """What the process is told.
 
     Attributes:
@@ -83,7 +86,8 @@ class ProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     order: str
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
     """Why there is no result.
 
     Attributes:
@@ -95,7 +99,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class ProcessLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessLine:
     """What the process tells; one of the three.
 
     Attributes:
@@ -157,7 +162,7 @@ class Teller:
 
     def tell(self, line: ProcessLine) -> None:
         """Write one line at once."""
-        sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+        sys.stdout.buffer.write(json.dumps(asdict(line)).encode() + b"\n")
         sys.stdout.buffer.flush()
 
 
@@ -165,7 +170,7 @@ def main() -> int:
     """Do what stdin says; return the exit code: 0 also where cleaning failed for a told reason."""
     clock = Clock()
     teller = Teller(clock)
-    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=ProcessOrder)
+    asked = ProcessOrder(**json.loads(sys.stdin.buffer.read()))
     _limit_this_process(asked)
     teller.tell(_outcome(asked.order, teller, clock))
     return 0

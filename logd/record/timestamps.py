@@ -60,3 +60,11 @@ def latest_timestamp_ms(header: BatchHeader) -> int:
     if header.max_timestamp >= 0 or header.attributes & DELETE_HORIZON_BIT:
         return header.max_timestamp
     return max(header.base_timestamp, NO_TIMESTAMP)
+
+
+def batch_timestamp_ms(header: BatchHeader) -> int:
+    """Return the timestamp that the time index has for a batch; -1 for none.
+
+    A batch that compaction has emptied has none: nobody who looks for a time is led to it.
+    """
+    return latest_timestamp_ms(header) if header.count else NO_TIMESTAMP

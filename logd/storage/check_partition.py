@@ -20,6 +20,7 @@ from typing import Final
 
 from logd.errors import CorruptFileError, CorruptRecordsError, LogdError
 from logd.record.records import check_records
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage import layout
 from logd.storage.check_report import CheckReport, Finding, Severity
 from logd.storage.clean_stop import CleanLog
@@ -40,7 +41,6 @@ from logd.storage.offset_index import OffsetIndex
 from logd.storage.partition_files import EPOCHS_NAME, LOG_START_NAME, read_epochs, read_log_start
 from logd.storage.partition_listing import PartitionListing, list_partition
 from logd.storage.producer_state import decode_snapshot
-from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.segment_scan import ScannedBatch
 from logd.storage.state_file import read_state
 from logd.storage.swap import Replacement, check_new_files, read_replacement, replacement_path

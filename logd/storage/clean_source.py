@@ -33,18 +33,16 @@ from logd.record.batch import (
 from logd.record.compression import decompress
 from logd.record.keys import RecordKeys, read_keys
 from logd.record.survivors import rebuild_batch
+from logd.storage.clean_notes import LONG_BATCH_BYTES
 from logd.storage.clean_order import SourceSegment
 from logd.storage.files import Files
-from logd.storage.segment_files import segment_paths
+from logd.storage.layout import LOG_SUFFIX, segment_file_name
 from logd.units import KIB
 
 WINDOW_BYTES: Final = 256 * KIB
 """Copied, checked and cut while it is in the cache: with 2 MiB it takes an eighth longer."""
 
 HEADER_WINDOW_BYTES: Final = 4 * KIB
-LONG_BATCH_BYTES: Final = 16 * KIB
-"""From here on it is cheaper to read the next header by itself than all that lies between."""
-
 RECORD_MEMORY_BYTES: Final = 128
 """What the interpreter takes for a record's key, its place and its number, above its bytes."""
 
@@ -78,7 +76,8 @@ class SourceReader:
     ) -> None:
         self.segment = segment
         self._files = files
-        self._file = files.open_read(segment_paths(directory, segment.base_offset).log)
+        name = segment_file_name(segment.base_offset, LOG_SUFFIX)
+        self._file = files.open_read(f"{directory}/{name}")
         self._memory_bytes = memory_bytes
         self._on_read = on_read
         self._start = 0
@@ -88,12 +87,18 @@ class SourceReader:
         if size != segment.log_bytes:
             self._refuse(min(size, segment.log_bytes), f"has {size} bytes, not as ordered")
 
-    def headers(self, *, end: int | None = None) -> Iterator[tuple[int, BatchHeader]]:
-        """Yield position and header of each batch, up to the position `end`."""
+    def headers(
+        self, *, start: int = 0, next_offset: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, BatchHeader]]:
+        """Yield position and header of each batch, from position `start` up to `end`.
+
+        Args:
+            next_offset: there is no lower one from `start` on.
+        """
         size = self.segment.log_bytes if end is None else end
-        assert 0 <= size <= self.segment.log_bytes
-        next_offset = self.segment.base_offset
-        position, last_bytes = 0, 0
+        assert 0 <= start <= size <= self.segment.log_bytes
+        next_offset = max(next_offset, self.segment.base_offset)
+        position, last_bytes = start, 0
         while position < size:
             at = position - self._start
             if not 0 <= at <= len(self._data) - HEADER_BYTES:

@@ -4,8 +4,8 @@ Two passes. The first one reads the keys of the dirty tail into a map: key to th
 last record (`key_map`). The second one copies the log, head and tail, batch by batch:
 
 * In the tail the map tells how many records of a batch stay, before it is looked at. None: it is
-  not even read. All: it is copied as it is. Some: the records are cut out and the batch is put
-  together anew (`record.survivors`).
+  not even read, nor is its header (`clean_notes`). All: it is copied as it is. Some: the records
+  are cut out and the batch is put together anew (`record.survivors`).
 * In the head a record stays unless its key is in the map; so the keys are looked at once more.
 * Tombstones stay until their batch's delete horizon, which the first round that meets them sets:
   now + delete.retention.ms. In the head only batches that have one can hold tombstones.
@@ -19,7 +19,7 @@ last record (`key_map`). The second one copies the log, head and tail, batch by 
 Where the map is full, the tail ends: what lies behind is copied as it is, and the next round goes
 on there. A group of one segment in which nothing changes is not written again.
 
-Memory: a window, a batch with its keys, what is not written yet, and the map.
+Memory: a window, a batch with its keys, what is not written yet, the notes, and the map.
 
 Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-534.
 """
@@ -27,37 +27,34 @@ Source: Apache Kafka, LogCleaner (shouldRetainRecord, checkBatchRetention), KIP-
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import Final
 
 from logd.errors import DiskFullError
-from logd.record.batch import DELETE_HORIZON_BIT, BatchHeader, read_header
+from logd.record.batch import DELETE_HORIZON_BIT, BatchHeader
 from logd.record.keys import RecordKeys
 from logd.record.survivors import delete_horizon_ms, empty_batch
+from logd.storage.clean_group import GroupOutput
+from logd.storage.clean_meter import RoundMeter
+from logd.storage.clean_notes import BatchNotes
 from logd.storage.clean_order import (
     CleanedGroup,
     CleanOrder,
     CleanResult,
-    NewSegment,
     PaceCall,
-    Progress,
     ProgressCall,
     SourceSegment,
     Totals,
 )
 from logd.storage.clean_source import SourceReader
-from logd.storage.cleaned_segment import CleanedWriter, unlink_cleaned
-from logd.storage.files import Buffer, Files
+from logd.storage.cleaned_segment import unlink_cleaned
+from logd.storage.files import DISK_FULL_ERRNOS, Files
 from logd.storage.key_map import KeyMap
-from logd.storage.log_state import DISK_FULL_ERRNOS
-from logd.units import INT32_MAX, MIB
+from logd.units import INT32_MAX
 
-PROGRESS_BYTES: Final = MIB
 JOINED_MAX: Final = 32
 """Segments at the log's begin that became nothing, with the group that takes them in; where there
 are more, an empty segment takes their place."""
-
-SPACE_CHECK_BYTES: Final = 16 * MIB
-"""Written between two looks at the free space."""
 
 
 def clean(
@@ -95,65 +92,6 @@ def clean(
             unlink_cleaned(files, order.directory, order.attempt)
 
 
-class _Meter:
-    """Counts the bytes of a round, keeps its budgets, and tells how far it is."""
-
-    def __init__(
-        self, files: Files, order: CleanOrder, on_progress: ProgressCall, pace: PaceCall
-    ) -> None:
-        self._files = files
-        self._order = order
-        self._on_progress = on_progress
-        self._pace = pace
-        self.read_bytes = 0
-        self.written_bytes = 0
-        self._checked_bytes = 0
-        self._phase = ("", 0)
-        self._done_bytes = 0
-        self._told_bytes = 0
-
-    def begin(self, phase: str, all_bytes: int) -> None:
-        """Begin a phase of so many bytes."""
-        assert all_bytes >= 0
-        self._phase = (phase, all_bytes)
-        self._done_bytes = self._told_bytes = 0
-        self._on_progress(Progress(phase, 0, all_bytes))
-
-    def advance(self, size: int) -> None:
-        """So many source bytes are done with."""
-        assert size >= 0
-        self._done_bytes += size
-        if self._done_bytes - self._told_bytes >= PROGRESS_BYTES:
-            self._told_bytes = self._done_bytes
-            self._on_progress(Progress(self._phase[0], self._done_bytes, self._phase[1]))
-
-    def read(self, size: int) -> None:
-        """So many bytes were read."""
-        assert size >= 0
-        self.read_bytes += size
-        self._pace(size)
-
-    def write(self, size: int) -> None:
-        """So many bytes are to be written; DiskFullError where that would break the reserve."""
-        assert size > 0
-        if self.written_bytes + size > self._checked_bytes:
-            self._check_space(size)
-        self.written_bytes += size
-        self._pace(size)
-
-    def _check_space(self, size: int) -> None:
-        reserve_bytes = self._order.limits.reserve_bytes
-        free_bytes = self._files.free_bytes(self._order.directory)
-        if free_bytes - size < reserve_bytes:
-            raise DiskFullError(
-                f"{self._order.directory}: {free_bytes} bytes are free, compaction must leave "
-                f"{reserve_bytes}"
-            )
-        assert free_bytes >= reserve_bytes
-        room_bytes = min(SPACE_CHECK_BYTES, free_bytes - reserve_bytes)
-        self._checked_bytes = self.written_bytes + room_bytes
-
-
 class _Round:
     """One round: its map, and how far its copying is."""
 
@@ -162,7 +100,7 @@ class _Round:
     ) -> None:
         self._files = files
         self._order = order
-        self._meter = _Meter(files, order, on_progress, pace)
+        self._meter = RoundMeter(files, order, on_progress, pace)
         self._map = KeyMap(limit_bytes=order.limits.key_map_bytes)
         self._map_end = order.end_offset
         # Base offsets of the tail's batches with tombstones, in order.
@@ -170,6 +108,8 @@ class _Round:
         self._next_tombstones = 0
         self._live: dict[int, int] = {}
         self._producer_last_offsets = frozenset(order.producer_last_offsets)
+        copied = {item.base_offset for group in order.copied_groups for item in group}
+        self._notes = BatchNotes(copied, self._producer_last_offsets)
         self._next_horizon_ms: int | None = None
         self._before_records = 0
         self._after_records = 0
@@ -216,7 +156,7 @@ class _Round:
         first = self._order.first_dirty_offset
         segments = [item for item in self._order.segments if item.end_offset > first]
         self._meter.begin("keys", sum(item.log_bytes for item in segments))
-        last_offset = -1
+        last_base = last_offset = -1
         for segment in segments:
             reader = self._open(segment)
             for position, header in reader.headers():
@@ -225,9 +165,10 @@ class _Round:
                     continue
                 if self._map.is_full and last_offset >= first:
                     self._map_end = last_offset + 1
+                    self._notes.forget(last_base)
                     return
                 self._add_keys(reader, position, header)
-                last_offset = header.last_offset
+                last_base, last_offset = header.base_offset, header.last_offset
 
     def _add_keys(self, reader: SourceReader, position: int, header: BatchHeader) -> None:
         found, _ = reader.keys(position, header, want_starts=False)
@@ -236,6 +177,8 @@ class _Round:
         if found.tombstones:
             self._tombstone_batches.append(header.base_offset)
             self._map.count_bytes(self._tombstone_batches.itemsize)
+        else:
+            self._notes.add(reader.segment, position, header)
 
     # --- the second pass -------------------------------------------------------------------------
 
@@ -256,7 +199,7 @@ class _Round:
             ):
                 done.append(self._write_hole(carried))
                 carried = ()
-            out = _GroupOutput(self._files, self._order, self._meter, (*carried, *group))
+            out = GroupOutput(self._files, self._order, self._meter, (*carried, *group))
             carried = ()
             self._copy_group(out, group, is_last=number == last)
             new = out.finish()
@@ -273,21 +216,21 @@ class _Round:
     def _write_hole(self, carried: tuple[SourceSegment, ...]) -> CleanedGroup:
         """Replace the log's first segments by an empty one: no other one is to take them in."""
         assert carried[0] == self._order.segments[0]
-        out = _GroupOutput(self._files, self._order, self._meter, carried)
+        out = GroupOutput(self._files, self._order, self._meter, carried)
         out.open()
         new = out.finish()
         assert new is not None
         return CleanedGroup(out.bases, new)
 
     def _copy_group(
-        self, out: _GroupOutput, group: tuple[SourceSegment, ...], *, is_last: bool
+        self, out: GroupOutput, group: tuple[SourceSegment, ...], *, is_last: bool
     ) -> None:
         dropped: BatchHeader | None = None
         ends_with = max((n for n, item in enumerate(group) if item.log_bytes), default=-1)
         for number, segment in enumerate(group):
             reader = self._open(segment)
             out.enter(reader)
-            for position, header in reader.headers():
+            for position, header in self._headers_that_matter(out, reader):
                 self._is_groups_end = (number, position + header.size) == (
                     ends_with, segment.log_bytes,
                 )  # fmt: skip
@@ -297,8 +240,22 @@ class _Round:
         if is_last and dropped is not None:
             out.change(empty_batch(dropped))  # Offsets were missing behind it before.
 
+    def _headers_that_matter(
+        self, out: GroupOutput, reader: SourceReader
+    ) -> Iterator[tuple[int, BatchHeader]]:
+        """Yield all batches but those of which the first pass noted that nothing stays; the last
+        one of a segment is never such."""
+        position = next_offset = 0
+        for run in self._notes.dropped(reader.segment, self._live):
+            yield from reader.headers(start=position, next_offset=next_offset, end=run.position)
+            position, next_offset = run.end_position, run.next_offset
+            out.change(None)
+            self._before_records += run.records
+            self._meter.advance(position - run.position)
+        yield from reader.headers(start=position, next_offset=next_offset)
+
     def _copy_batch(
-        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+        self, out: GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
         """Copy what stays of a batch; return whether anything does."""
         if header.base_offset >= self._map_end:
@@ -326,7 +283,7 @@ class _Round:
         return self._copy_some(out, reader, position, header, found, content, kept)
 
     def _copy_from_head(
-        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+        self, out: GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
         last_batches = self._map.last_batches
         assert header.count
@@ -346,7 +303,7 @@ class _Round:
 
     def _copy_some(
         self,
-        out: _GroupOutput,
+        out: GroupOutput,
         reader: SourceReader,
         position: int,
         header: BatchHeader,
@@ -383,7 +340,7 @@ class _Round:
             self._next_horizon_ms = horizon_ms
 
     def _keep_unless_empty(
-        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+        self, out: GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
         if not header.count and not self._stays_empty(header):
             out.change(None)
@@ -391,13 +348,13 @@ class _Round:
         return self._keep_whole(out, reader, position, header)
 
     def _keep_whole(
-        self, out: _GroupOutput, reader: SourceReader, position: int, header: BatchHeader
+        self, out: GroupOutput, reader: SourceReader, position: int, header: BatchHeader
     ) -> bool:
         self._after_records += header.count
         out.keep(header, reader, position)
         return True
 
-    def _drop(self, out: _GroupOutput, header: BatchHeader) -> bool:
+    def _drop(self, out: GroupOutput, header: BatchHeader) -> bool:
         stays = self._stays_empty(header)
         out.change(empty_batch(header) if stays else None)
         return stays
@@ -414,95 +371,3 @@ class _Round:
 
 def _has_bytes(group: tuple[SourceSegment, ...]) -> bool:
     return any(segment.log_bytes for segment in group)
-
-
-class _GroupOutput:
-    """What becomes of one group: nothing is written before something changes.
-
-    Attributes:
-        segments: the old ones.
-    """
-
-    def __init__(
-        self,
-        files: Files,
-        order: CleanOrder,
-        meter: _Meter,
-        segments: tuple[SourceSegment, ...],
-    ) -> None:
-        assert segments
-        self.segments = segments
-        self._files = files
-        self._order = order
-        self._meter = meter
-        self._writer: CleanedWriter | None = None
-        self._new: list[NewSegment] = []
-        self._reader: SourceReader | None = None
-        # Up to here the one segment is as it was. Several are always written into one.
-        self._same_bytes = 0
-        self._changed = len(segments) > 1
-
-    @property
-    def bases(self) -> tuple[int, ...]:
-        """The old segments' base offsets."""
-        return tuple(segment.base_offset for segment in self.segments)
-
-    def enter(self, reader: SourceReader) -> None:
-        """Go on with the next segment."""
-        self._reader = reader
-
-    def open(self, base_offset: int | None = None) -> CleanedWriter:
-        """Begin a new segment; the first one has the base offset of the first old one."""
-        assert (base_offset is None) == (self._writer is None)
-        self._changed = True
-        base = self.segments[0].base_offset if base_offset is None else base_offset
-        self._writer = CleanedWriter(
-            self._files,
-            self._order.directory,
-            base_offset=base,
-            attempt=self._order.attempt,
-            index_bytes_max=self._order.segment_index_bytes,
-            index_interval_bytes=self._order.index_interval_bytes,
-            on_write=self._meter.write,
-        )
-        return self._writer
-
-    def keep(self, header: BatchHeader, reader: SourceReader, position: int) -> None:
-        """Take a batch as it is."""
-        assert header.base_offset >= self.segments[0].base_offset
-        if self._changed:
-            self._add(header, reader.whole(position, header))
-        else:
-            self._same_bytes = position + header.size
-
-    def change(self, data: Buffer | None) -> None:
-        """Take something else in the place of a batch, or nothing."""
-        if not self._changed:
-            self._changed = True
-            self._write_same()
-        if data is not None:
-            self._add(read_header(data), data)
-
-    def _write_same(self) -> None:
-        """Write what was not written because it had not changed."""
-        assert self._reader is not None
-        if self._same_bytes:
-            again = self._reader.again()
-            for position, header in again.headers(end=self._same_bytes):
-                self._add(header, again.whole(position, header))
-
-    def _add(self, header: BatchHeader, data: Buffer) -> None:
-        assert self._changed
-        writer = self._writer or self.open()
-        if not writer.fits(header, len(data)):
-            self._new.append(writer.finish())
-            writer = self.open(header.base_offset)
-        writer.add(header, data)
-
-    def finish(self) -> tuple[NewSegment, ...] | None:
-        """Return the new segments, all on the device; None if the old one stays as it is."""
-        if not self._changed:
-            return None
-        if self._writer is not None:
-            self._new.append(self._writer.finish())
-        return tuple(self._new)

@@ -26,6 +26,9 @@ from typing import Final
 
 Buffer = bytes | bytearray | memoryview
 
+DISK_FULL_ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""There is no room: space comes back, so whoever meets these may try again."""
+
 # writev(2) takes at most IOV_MAX buffers; Linux has 1024.
 _IOV_MAX: Final = 1024
 _PAGE_BYTES: Final = mmap.PAGESIZE

@@ -7,8 +7,8 @@ index.interval.bytes came since the last entry, the next batch gets one in both.
 from __future__ import annotations
 
 from logd.record.batch import BatchHeader
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.offset_index import OffsetIndex
-from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.time_index import TimeIndex
 
 

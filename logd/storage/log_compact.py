@@ -39,6 +39,7 @@ from logd.storage.compaction_state import (
     read_compaction,
     write_compaction,
 )
+from logd.storage.files import DISK_FULL_ERRNOS
 from logd.storage.layout import cleaned_file_name
 from logd.storage.log_checkpoint import (
     drop_snapshots,
@@ -48,7 +49,7 @@ from logd.storage.log_checkpoint import (
 )
 from logd.storage.log_describe import describe_segment
 from logd.storage.log_read import LogReader
-from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
+from logd.storage.log_state import LogState
 from logd.storage.segment import SIZE_UNKNOWN, Segment, SegmentList
 from logd.storage.swap import Replacement, ReplaceResult
 

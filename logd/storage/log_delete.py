@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from logd.errors import DiskFullError, LogFailedError, OffsetOutOfRangeError, StorageError
 from logd.storage import partition_files
+from logd.storage.files import DISK_FULL_ERRNOS
 from logd.storage.layout import DELETED_SUFFIX
-from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
+from logd.storage.log_state import LogState
 from logd.storage.partition_listing import list_cuts
 from logd.storage.segment import SIZE_UNKNOWN, Segment
 

@@ -4,11 +4,11 @@ it."""
 from __future__ import annotations
 
 from logd.errors import CorruptFileError, DamagedRangeError
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState
 from logd.storage.released import ReleasedSegment
 from logd.storage.segment import SIZE_UNKNOWN, Segment, SegmentInfo
-from logd.storage.segment_files import batch_timestamp_ms
 from logd.storage.segment_scan import read_batch_header
 
 

@@ -30,9 +30,10 @@ from logd.errors import (
     UnsupportedFormatError,
 )
 from logd.storage.checkpoint import read_snapshot, write_snapshot
+from logd.storage.files import DISK_FULL_ERRNOS
 from logd.storage.layout import DELETED_SUFFIX, TEMP_SUFFIX
 from logd.storage.log_checkpoint import drop_snapshots
-from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
+from logd.storage.log_state import LogState
 from logd.storage.producer_state import ProducerSnapshot, ProducerStates
 from logd.storage.released import ReleasedSegment
 from logd.storage.segment import SIZE_UNKNOWN, Segment

@@ -28,7 +28,6 @@ Concurrency, as a proof:
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from logd.errors import CorruptFileError, LogFailedError, SegmentsChangedError
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.compaction_state import CompactionState
 from logd.storage.damage import DamageList
 from logd.storage.files import Files, OpenFile
@@ -49,7 +49,6 @@ from logd.storage.segment import SIZE_UNKNOWN, Segment, SegmentList
 from logd.storage.segment_files import (
     IndexBuilder,
     SegmentFiles,
-    batch_timestamp_ms,
     healthy_ranges,
     open_released,
     open_sealed,
@@ -59,8 +58,6 @@ from logd.storage.time_index import TimeIndex
 
 OWN_OPEN_FILES: Final = 64
 """Sealed segments kept open by a log that shares its cache with no other."""
-
-DISK_FULL_ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(slots=True)

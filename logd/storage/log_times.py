@@ -18,16 +18,12 @@ from collections.abc import Iterator
 from logd.errors import CorruptFileError, CorruptRecordsError, DamagedRangeError
 from logd.record.batch import BatchHeader
 from logd.record.records import first_at_or_after, iterate
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.log_read import LogReader
 from logd.storage.log_state import LogState, retry_if_replaced
 from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange
 from logd.storage.segment import Segment
-from logd.storage.segment_files import (
-    MaxTimestamp,
-    SegmentFiles,
-    batch_timestamp_ms,
-    healthy_ranges,
-)
+from logd.storage.segment_files import MaxTimestamp, SegmentFiles, healthy_ranges
 from logd.storage.segment_scan import scan_batches
 
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 import contextlib
 
 from logd.errors import CorruptFileError, DiskFullError, LogFailedError, StorageError
-from logd.storage.log_state import DISK_FULL_ERRNOS, LogState
+from logd.storage.files import DISK_FULL_ERRNOS
+from logd.storage.log_state import LogState
 from logd.storage.segment import Segment
 from logd.storage.segment_files import (
     MaxTimestamp,

@@ -34,10 +34,9 @@ from logd.record.batch import (
     read_header,
 )
 from logd.record.recompress import Recompressor
-from logd.storage.files import Buffer, Files, OpenFile
+from logd.storage.files import DISK_FULL_ERRNOS, Buffer, Files, OpenFile
 from logd.storage.index_bytes import IndexBytes
 from logd.storage.layout import LOG_SUFFIX, TEMP_SUFFIX, segment_file_name
-from logd.storage.log_state import DISK_FULL_ERRNOS
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.segment_scan import scan_batches
 from logd.units import KIB, MIB

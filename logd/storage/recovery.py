@@ -39,6 +39,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from logd.errors import CorruptFileError, LogFailedError, UnsupportedFormatError
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage import partition_files
 from logd.storage.checkpoint import find_snapshot, snapshot_path, write_snapshot
 from logd.storage.compaction_state import read_compaction
@@ -64,7 +65,6 @@ from logd.storage.segment import Segment, SegmentList
 from logd.storage.segment_files import (
     IndexBuilder,
     SegmentFiles,
-    batch_timestamp_ms,
     create_segment,
     segment_paths,
 )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from logd.errors import CorruptRecordsError
 from logd.record.batch import HEADER_BYTES, BatchHeader, Readable
 from logd.record.records import iterate
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.released import SourcePiece
-from logd.storage.segment_files import batch_timestamp_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from logd.errors import CorruptFileError
-from logd.record.batch import NO_TIMESTAMP, BatchHeader
-from logd.record.timestamps import latest_timestamp_ms
+from logd.record.batch import BatchHeader
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.damage import DamagedRange
 from logd.storage.file_slice import NO_FILE
 from logd.storage.files import Files, OpenFile
@@ -67,14 +67,6 @@ class SegmentFiles:
         self.file = file
         self.index = index
         self.time_index = time_index
-
-
-def batch_timestamp_ms(header: BatchHeader) -> int:
-    """Return the timestamp that the time index has for a batch; -1 for none.
-
-    A batch that compaction has emptied has none: nobody who looks for a time is led to it.
-    """
-    return latest_timestamp_ms(header) if header.count else NO_TIMESTAMP
 
 
 class IndexBuilder:

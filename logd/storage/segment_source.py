@@ -18,6 +18,7 @@ from logd.record.batch import (
     NO_TIMESTAMP,
     BatchHeader,
 )
+from logd.record.timestamps import batch_timestamp_ms
 from logd.storage.clean_order import NewSegment
 from logd.storage.files import Files, OpenFile
 from logd.storage.layout import (
@@ -31,7 +32,7 @@ from logd.storage.log_state import LogState
 from logd.storage.missing_behind import quarantine_missing
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.segment import Segment
-from logd.storage.segment_files import SegmentPaths, batch_timestamp_ms
+from logd.storage.segment_files import SegmentPaths
 from logd.storage.segment_scan import scan_batches, scan_in_order
 from logd.units import INT32_MAX, INT64_MAX
 

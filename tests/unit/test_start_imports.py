@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import cache
@@ -40,12 +41,24 @@ LATER = {
 }
 
 
+# Nor may these come to the cleaner's process, which imports at each round what it needs.
+NOT_FOR_A_ROUND = {
+    "msgspec": "imports modules for dates, numbers and types; the server's end has it",
+    "logd.storage.segment_files": "opens segments with their indexes",
+    "logd.storage.log_state": "is what the parts of an open log share",
+    "threading": "belongs to the server",
+    "cramjam": "comes with the first compressed batch",
+    "zstandard": "comes with the first compressed batch",
+    "trio": "is the server's event loop",
+}
+
+
 @cache
-def imported() -> frozenset[str]:
-    """Return the modules that a server has when it begins to start."""
+def imported(module: str = "logd.server.program") -> frozenset[str]:
+    """Return the modules that a process has when it begins with this one."""
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, logd.server.program; print(*sys.modules)"],
-        env={"PYTHONPATH": str(Path(logd.__file__).parent.parent)},
+        [sys.executable, "-S", "-c", f"import sys, {module}; print(*sys.modules)"],
+        env={"PYTHONPATH": os.pathsep.join([str(Path(logd.__file__).parent.parent), *sys.path])},
         capture_output=True,
         text=True,
         timeout=60,
@@ -58,6 +71,12 @@ def imported() -> frozenset[str]:
 def test_a_start_does_not_import(name: str) -> None:
     """What is not needed to serve the first request is imported when it is needed."""
     assert name not in imported(), f"{name} {LATER[name]}"
+
+
+@pytest.mark.parametrize("name", NOT_FOR_A_ROUND)
+def test_a_round_does_not_import(name: str) -> None:
+    """A round of compaction pays for no module that it does not need."""
+    assert name not in imported("logd.cleaner_process"), f"{name} {NOT_FOR_A_ROUND[name]}"
 
 
 def test_a_server_without_nodes_imports_little_of_the_cold_tier() -> None:
