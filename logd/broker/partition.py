@@ -270,6 +270,7 @@ class Partition:
         services.unlink_later(result.unlink_paths, self.settings.file_delete_delay_ms / 1000)
         deletion.report(services.events, self.log, old_start, result, reason)
         self._wake_fetches()
+        services.end_turn()
         return result
 
     def take_checkpoint(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logd.net.other_tasks import OtherTasks
 
@@ -25,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 async def test_trio_is_asked_again_only_when_somebody_was_scheduled(
-    asked: Iterator[list[int]], autojump_clock: trio.testing.MockClock
+    asked: Iterator[list[int]], autojump_clock: MockClock
 ) -> None:
     """Turn after turn without another task costs one question; a scheduled task is seen at once."""
     calls = next(asked)
@@ -34,7 +35,7 @@ async def test_trio_is_asked_again_only_when_somebody_was_scheduled(
     event = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(event.wait)
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
         assert tasks.idle_s(trio.current_time()) > 0
         calls.clear()
         for _ in range(100):
@@ -43,21 +44,20 @@ async def test_trio_is_asked_again_only_when_somebody_was_scheduled(
         event.set()
         assert tasks.idle_s(trio.current_time()) == 0
         assert tasks.idle_s(trio.current_time()) == 0, "it has not run yet"
-        await trio.lowlevel.checkpoint()
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
         assert tasks.idle_s(trio.current_time()) > 0
     trio.lowlevel.remove_instrument(tasks)
 
 
 async def test_the_next_deadline_bounds_the_idle_time(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
     """A task that sleeps for three seconds leaves three, then two, then none."""
     tasks = OtherTasks()
     trio.lowlevel.add_instrument(tasks)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.sleep, 3)
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
         now = trio.current_time()
         assert tasks.idle_s(now) == pytest.approx(3)
         assert tasks.idle_s(now + 1) == pytest.approx(2)

@@ -132,6 +132,8 @@ class Fixture:
         self.turn = Turn()
         self.turn.now_ms = 1_000_000
         self.order: list[str] = []
+        # Whom each turn that was ended from elsewhere had to wake.
+        self.turns: list[list[object]] = []
         self.disk = DiskSpace(reserve_bytes=0)
         journal = SyncJournal.open(
             self.files, str(path / "sync.journal"), boot_id="b" * 32, partitions_hint=1
@@ -147,7 +149,7 @@ class Fixture:
             events=EventLog(io.StringIO(), "text", Clock()),
             metrics=partition_metrics(Registry()),
             unsynced_max_bytes=1000,
-            end_turn=lambda: None,
+            end_turn=lambda: self.turns.append(list(self.turn.woken)),
             unlink_later=lambda paths, delay_s: None,
             lend_ballast=nullcontext,
         )
@@ -550,3 +552,14 @@ async def test_delete_records_waits_for_writes_and_lets_appends_go_on(fixture: F
     waiter = fixture.append()
     fixture.settle()
     assert waiter.base_offset == 5
+
+
+async def test_a_new_log_start_wakes_who_waits_at_once(fixture: Fixture) -> None:
+    """A long poll below the new start is told so now, not with somebody else's next request."""
+    for _ in range(5):
+        fixture.append()
+    fixture.settle()
+    fetch = Woken()
+    fixture.partition.wait_for_data(fetch)
+    await fixture.partition.delete_records(3)
+    assert fixture.turns[-1] == [fetch]
