@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 import trio
 
 from logd.broker.partition import Partition
-from logd.broker.timers import Timers
 from logd.errors import DuplicateSequenceError, LogdError, OutOfOrderSequenceError, StorageError
 from logd.offload import Delivery, Job
 from logd.storage.files import Files, OpenFile
@@ -161,21 +160,6 @@ class HeldOffload:
         while self._ended and limit:
             limit -= 1
             self._ended.popleft()()
-
-
-class HeldTimers(Timers):
-    """Timers that fire when the world says so."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        self.calls.append(callback)
-
-    def fire(self) -> None:
-        calls, self.calls = self.calls, []
-        for call in calls:
-            call()
 
 
 class Batch:

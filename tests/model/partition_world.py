@@ -43,10 +43,10 @@ from tests.model.partition_parts import (
     ConnectionGoneError,
     Fetch,
     HeldOffload,
-    HeldTimers,
     Producer,
     WorldFiles,
 )
+from tests.unit.test_partition import Later
 
 TOPIC_ID = bytes(range(16))
 IN_FLIGHT_MAX = 5
@@ -102,7 +102,7 @@ class World:
 
     def _begin_life(self) -> None:
         self.offload = HeldOffload(self)
-        self.timers = HeldTimers()
+        self.timers = Later()
         self.turn = Turn()
         self.turn.now_ms = 1_000_000
         self.disk = DiskSpace(reserve_bytes=0)

@@ -10,6 +10,8 @@ import trio
 from msgspec import structs
 from trio.testing import MockClock
 
+from ec.chunk_file import ChunkHead
+from ec.chunk_id import ChunkId
 from logd.cold.index_mending import IndexMending
 from tests.unit.life_rig import ColdRig
 from tests.unit.log_builder import TOPIC_ID
@@ -22,17 +24,17 @@ def mending_of(rig: ColdRig, *more: object) -> IndexMending:
     return IndexMending(rig.tier, lambda: partitions, rig.offload, rig.events)
 
 
+class ClosedLog:
+    """Not there any more."""
+
+    def released_without_indexes(self) -> tuple[int, ...]:
+        raise AssertionError("the log is closed")
+
+
 class Broken:
     """A partition whose log was closed in the middle, as that of a topic that is deleted."""
 
-    topic_id, index, topic_name = TOPIC_ID, 0, "gone"
-
-    class log:  # noqa: N801  # As the attribute is called.
-        """Not there any more."""
-
-        @staticmethod
-        def released_without_indexes() -> tuple[int, ...]:
-            raise AssertionError("the log is closed")
+    topic_id, index, topic_name, log = TOPIC_ID, 0, "gone", ClosedLog()
 
 
 async def test_one_partition_that_fails_keeps_no_other_from_its_indexes(
@@ -71,7 +73,7 @@ async def test_a_chunk_of_another_encoding_gives_no_index(
     head = node.head
     asked: list[str] = []
 
-    async def other(chunk):  # type: ignore[no-untyped-def]  # As in SimNode.
+    async def other(chunk: ChunkId) -> ChunkHead:
         asked.append(chunk.name)
         found = await head(chunk)
         return replace(found, manifest=structs.replace(found.manifest, writer="somebody else"))
