@@ -97,16 +97,16 @@ def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Rando
         count = coded_topic(logd, data)
         before = contents(tmp_path)
 
-        missing = chunk_files(tmp_path, "b")[0]
-        missing.unlink()
-        # Of another segment: what has no margin left is repaired at once, before scrub has ended.
-        flip(
-            next(p for p in chunk_files(tmp_path, "c") if segment_of(p) != segment_of(missing)),
-            1000,
-        )
+        # Of two segments: what has no margin left is repaired at once, before scrub has ended.
+        # Each leaves out one of the nodes, by chance: who has what is asked for.
+        first, second, *_ = coded_rows(logd)
+        empty, rotten, lost = (first["chunks"][0]["node"], second["chunks"][1]["node"],
+                               first["chunks"][2]["node"])  # fmt: skip
+        chunk_file(tmp_path, empty, first["base_offset"]).unlink()
+        flip(chunk_file(tmp_path, rotten, second["base_offset"]), 1000)
         found = logd.json("scrub", "start", "--wait", code=4)["findings"]
-        assert {(each["node"], each["state"]) for each in found} == {
-            ("b", "missing"), ("c", "corrupt"),
+        assert {(each["node"], each["base_offset"], each["state"]) for each in found} == {
+            (empty, first["base_offset"], "missing"), (rotten, second["base_offset"], "corrupt"),
         }  # fmt: skip
         dry = logd.json("repair", "--dry-run")
         assert {item["state"] for item in dry["items"]} <= {"ready", "running"}
@@ -115,11 +115,11 @@ def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Rando
         assert contents(tmp_path) == before
         assert all(each["mended_ms"] for each in logd.json("scrub", "status")["findings"])
 
-        lose(tmp_path / "d")
+        lose(tmp_path / lost)
         done = logd.json("repair")
         assert done["repaired"] == done["missing"] > 0
         assert contents(tmp_path) == before
-        logd.json("node", "replace", "d")
+        logd.json("node", "replace", lost)
         until(lambda: is_whole(logd), "the replaced node is empty and well")
 
         plan = logd.json("node", "drain", "a", "--dry-run")
@@ -179,9 +179,14 @@ def test_repair_begins_by_itself_and_scrub_pauses(tmp_path: Path, rng: random.Ra
         assert contents(tmp_path) == before
 
 
-def segment_of(path: Path) -> int:
-    """Return the base offset of a chunk file's segment."""
-    return ChunkId.parse(path.name).base_offset
+def chunk_file(directory: Path, node: str, base_offset: int) -> Path:
+    """Return a node's chunk file of one segment."""
+    (path,) = (
+        each
+        for each in chunk_files(directory, node)
+        if ChunkId.parse(each.name).base_offset == base_offset
+    )
+    return path
 
 
 def data_index(path: Path) -> int | None:
