@@ -22,7 +22,7 @@ from logd.storage.clean_stop import CleanStop, read_clean_stop
 from logd.storage.files import Files, OpenFile
 from logd.storage.inspect import DAMAGE, STATE_BYTES_MAX, Depth, inspect_file
 from logd.storage.state_file import read_state
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from logd.storage.topic_directories import format_topic_id, read_topic_id
 
 _KNOWN_NAMES: Final = frozenset(

@@ -44,7 +44,7 @@ from logd.storage.producer_state import decode_snapshot
 from logd.storage.segment_scan import ScannedBatch
 from logd.storage.state_file import read_state
 from logd.storage.swap import Replacement, check_new_files, read_replacement, replacement_path
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from logd.storage.time_index import TimeIndex
 
 _INDEXES: Final[tuple[tuple[type[MappedIndex], str], ...]] = (

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-import xxhash
-
 from logd.errors import CorruptFileError, CorruptRecordsError, UnsupportedFormatError
 from logd.record.batch import HEADER_BYTES, LOG_APPEND_TIME_BIT, BatchHeader, read_header
 from logd.record.compression import CODEC_NAMES
@@ -31,7 +29,7 @@ from logd.record.group_records import (
     decode_offset_value,
 )
 from logd.record.records import check_records, iterate
-from logd.storage import layout, sync_journal
+from logd.storage import layout, sync_record
 from logd.storage.catalog_copy import open_catalog_copy, read_cluster_id
 from logd.storage.cold_catalog_sqlite import SqliteColdCatalog
 from logd.storage.files import Files, OpenFile
@@ -277,29 +275,30 @@ def _inspect_text(files: Files, path: str, _: Depth) -> Iterator[Item]:
 def _inspect_journal(files: Files, path: str, _: Depth) -> Iterator[Item]:
     """Yield every intact point; slots that were never written or are torn are counted."""
     file = files.open_read(path)
-    head = files.read_at(file, 0, sync_journal.HEADER.size)
-    if len(head) < sync_journal.HEADER.size:
+    head = files.read_at(file, 0, sync_record.HEADER.size)
+    if len(head) < sync_record.HEADER.size:
         raise CorruptFileError(path, 0, "ends within its header")
-    magic, version, slots, checksum = sync_journal.HEADER.unpack(head)
-    if magic != sync_journal.HEADER_MAGIC or xxhash.xxh3_64_intdigest(head[:16]) != checksum:
+    header = sync_record.decode_header(head)
+    if header is None:
         raise CorruptFileError(path, 0, "the header is not that of a sync journal")
+    version, slots = header
     yield Item("journal", 0, {"version": version, "slots": slots})
-    size, step = files.size(file), _SLOTS_PER_READ * sync_journal.RECORD_BYTES
-    for start in range(sync_journal.HEADER_BYTES, size, step):
+    size, step = files.size(file), _SLOTS_PER_READ * sync_record.RECORD_BYTES
+    for start in range(sync_record.HEADER_BYTES, size, step):
         data = files.read_at(file, start, min(step, size - start))
-        for at in range(0, len(data), sync_journal.RECORD_BYTES):
-            yield from _journal_point(start + at, data[at : at + sync_journal.RECORD_BYTES])
+        for at in range(0, len(data), sync_record.RECORD_BYTES):
+            yield from _journal_point(start + at, data[at : at + sync_record.RECORD_BYTES])
 
 
 def _journal_point(position: int, raw: bytes) -> Iterator[Item]:
     if not any(raw):
         return
-    is_whole = len(raw) == sync_journal.RECORD_BYTES and raw.startswith(sync_journal.RECORD_MAGIC)
-    fields = sync_journal.RECORD.unpack(raw) if is_whole else None
+    is_whole = len(raw) == sync_record.RECORD_BYTES and raw.startswith(sync_record.RECORD_MAGIC)
     # Records are overwritten in turn and may tear: that is expected, and not damage.
-    if fields is None or xxhash.xxh3_64_intdigest(raw[:-8]) != fields[-1]:
+    if not is_whole or not sync_record.is_intact(raw):
         yield Item("torn", position)
         return
+    fields = sync_record.RECORD.unpack(raw)
     _, partition, sequence, topic_id, boot_id, base, synced_offset, synced_position, _ = fields
     yield Item(
         "point",

@@ -59,7 +59,7 @@ from logd.storage.segment import Segment
 from logd.storage.segment_files import SegmentFiles
 from logd.storage.staged import StagedWrite, WriteResult
 from logd.storage.swap import ReplaceResult
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 
 __all__ = ["Checkpoint", "DeleteResult", "Log", "LogSettings", "SyncTicket"]
 

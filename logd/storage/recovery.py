@@ -70,7 +70,7 @@ from logd.storage.segment_files import (
 )
 from logd.storage.segment_scan import read_batch_header
 from logd.storage.swap import roll_forward
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from logd.storage.time_index import TimeIndex
 from logd.units import MIB
 

@@ -8,29 +8,8 @@ record written with each sync would be no surer, since only the sync of the jour
 cut, and a process that dies takes nothing from the kernel along; it cost a tenth of the CPU of an
 append that comes alone.)
 
-The file: a header of 4096 bytes, then two halves of `slots` records of 128 bytes.
-
-    header    size  field
-    0         8     magic: "logdsync"
-    8         4     version, 1
-    12        4     slots in a half
-    16        8     XXH3-64 of bytes 0 to 15
-    24        4072  zero
-
-    record    size  field
-    0         4     magic: "LSR1"
-    4         4     partition
-    8         8     sequence, higher in each record than in all before
-    16        16    topic id
-    32        16    boot id of the run that wrote it
-    48        8     base offset of the segment
-    56        8     synced offset: all below it is on the device
-    64        8     position of that offset in the segment's .log
-    72        48    zero
-    120       8     XXH3-64 of bytes 0 to 119
-
-All numbers are big-endian. Records do not cross a sector of 512 bytes. All blocks are reserved when
-the file is made: a journal never meets a full disk.
+The file: a header, then two halves of `slots` records (`sync_record` has the bytes). All blocks are
+reserved when the file is made: a journal never meets a full disk.
 
 Halves are used in turn. When one is full, the newest record of every log is copied to the start of
 the other, byte for byte and in order of sequence, and synced; only then is the next record written,
@@ -56,58 +35,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import os.path
-import struct
 import threading
 from collections.abc import Sequence
-from typing import Final, NamedTuple
-
-import xxhash
+from typing import Final
 
 from logd.errors import UnsupportedFormatError
 from logd.storage.files import Files, OpenFile
-from logd.storage.layout import PARTITIONS_MAX, TEMP_SUFFIX, TOPIC_ID_BYTES
+from logd.storage.layout import TEMP_SUFFIX, TOPIC_ID_BYTES
+from logd.storage.sync_record import (
+    FORMAT_VERSION,
+    HEADER,
+    HEADER_BYTES,
+    RECORD,
+    RECORD_BYTES,
+    RECORD_MAGIC,
+    SLOTS_MAX,
+    FoundRecord,
+    LogKey,
+    SyncPoint,
+    boot_id_of,
+    decode_header,
+    decode_record,
+    encode_header,
+    encode_record,
+    file_bytes,
+    newest_of_each,
+    place_to_go_on,
+)
 from logd.units import INT64_MAX
-
-FORMAT_VERSION: Final = 1
-HEADER_MAGIC: Final = b"logdsync"
-HEADER: Final = struct.Struct(">8sIIQ")
-HEADER_BYTES: Final = 4096
-RECORD_MAGIC: Final = b"LSR1"
-RECORD: Final = struct.Struct(">4siQ16s16sqqq48xQ")
-RECORD_BYTES: Final = 128
-_CHECKSUM: Final = struct.Struct(">Q")
-_CHECKSUM_AT: Final = RECORD_BYTES - _CHECKSUM.size
-assert RECORD.size == RECORD_BYTES
-assert HEADER_BYTES % RECORD_BYTES == 0
 
 # 1 MiB a half: where ten logs are appended to all the time, halves change every minute and a half.
 SLOTS_MIN: Final = 8192
-# 512 MiB a half, enough for a million logs; a longer file is read up to here.
-SLOTS_MAX: Final = 2**22
 # A half has room for every log's copy and as much again three times over, so changes stay rare.
 SLOTS_PER_LOG: Final = 4
 _READ_BYTES: Final = 512 * RECORD_BYTES
-
-LogKey = tuple[bytes, int]
-
-
-class SyncPoint(NamedTuple):
-    """Below `synced_offset` the log is on the device; `position` is its place in the segment."""
-
-    topic_id: bytes
-    partition: int
-    segment_base: int
-    synced_offset: int
-    position: int
-
-
-class _Found(NamedTuple):
-    """What a slot holds, its checksum not looked at; slots are counted from the first half's."""
-
-    sequence: int
-    slot: int
-    key: LogKey
-    raw: bytes
 
 
 class SyncJournal:
@@ -173,13 +134,13 @@ class SyncJournal:
         slots = self._read_header(file)
         # The newest first: all that follows stops at the first intact record of its kind.
         found = sorted(self._read_records(file), reverse=True)
-        winners = _newest_of_each(found)
+        winners = newest_of_each(found)
         self._newest = {record.key: record.raw for record in winners}
-        self.points = {record.key: _decode(record.raw) for record in winners}
+        self.points = {record.key: decode_record(record.raw) for record in winners}
         if winners:
             self._next_sequence = winners[0].sequence + 1
-            self.last_boot_id = _format_boot_id(winners[0].raw[32:48])
-        place = _place_to_go_on(found, winners, slots) if slots and is_sound else None
+            self.last_boot_id = boot_id_of(winners[0].raw)
+        place = place_to_go_on(found, winners, slots) if slots and is_sound else None
         if place is not None:
             self._slots = slots
             self._half, self._next_slot = place
@@ -208,23 +169,23 @@ class SyncJournal:
         if len(data) < HEADER.size:
             self.problems.append(f"{self._path}: has no header")
             return 0
-        magic, version, slots, checksum = HEADER.unpack(data)
-        if magic != HEADER_MAGIC or xxhash.xxh3_64_intdigest(data[:16]) != checksum:
+        header = decode_header(data)
+        if header is None:
             self.problems.append(f"{self._path}: the header is damaged")
             return 0
+        version, slots = header
         if version != FORMAT_VERSION:
             reason = f"has format version {version}, this server knows {FORMAT_VERSION}"
             raise UnsupportedFormatError(self._path, reason)
-        if not 0 < slots <= SLOTS_MAX or self._files.size(file) != _file_bytes(slots):
+        if not 0 < slots <= SLOTS_MAX or self._files.size(file) != file_bytes(slots):
             self.problems.append(f"{self._path}: is not as long as its header says")
             return 0
-        assert slots > 0
-        return int(slots)
+        return slots
 
-    def _read_records(self, file: OpenFile) -> list[_Found]:
+    def _read_records(self, file: OpenFile) -> list[FoundRecord]:
         """Return all slots that look like a record; the checksums are for later."""
-        found: list[_Found] = []
-        end = min(self._files.size(file), _file_bytes(SLOTS_MAX))
+        found: list[FoundRecord] = []
+        end = min(self._files.size(file), file_bytes(SLOTS_MAX))
         for position in range(HEADER_BYTES, end, _READ_BYTES):
             data = self._read_chunk(file, position, min(_READ_BYTES, end - position))
             whole = memoryview(data)[: len(data) - len(data) % RECORD_BYTES]
@@ -233,7 +194,7 @@ class SyncJournal:
             for magic, partition, sequence, topic_id, *_ in RECORD.iter_unpack(whole):
                 if magic == RECORD_MAGIC:
                     raw = data[at : at + RECORD_BYTES]
-                    found.append(_Found(sequence, slot, (topic_id, partition), raw))
+                    found.append(FoundRecord(sequence, slot, (topic_id, partition), raw))
                 slot += 1
                 at += RECORD_BYTES
             assert at == len(whole)
@@ -295,7 +256,7 @@ class SyncJournal:
         for number, point in enumerate(points, self._next_sequence):
             assert 0 <= point.segment_base <= point.synced_offset <= INT64_MAX
             assert 0 <= point.position <= INT64_MAX
-            records.append(_encode(point, sequence=number, boot_id=self._boot_id))
+            records.append(encode_record(point, sequence=number, boot_id=self._boot_id))
         position = self._position(self._half, self._next_slot)
         self._files.write_at(file, position, [b"".join(records)])
         self._next_slot += len(records)
@@ -338,7 +299,7 @@ class SyncJournal:
         """Return the boot id of the run that wrote the log's newest record; None without record."""
         assert len(topic_id) == TOPIC_ID_BYTES
         raw = self._newest.get((topic_id, partition))
-        return None if raw is None else _format_boot_id(raw[32:48])
+        return None if raw is None else boot_id_of(raw)
 
     def forget(self, topic_id: bytes, partition: int) -> None:
         """Stop keeping a log's record: the log is gone for good."""
@@ -415,8 +376,8 @@ class SyncJournal:
         temp = self._path + TEMP_SUFFIX
         try:
             file = self._files.create_or_truncate(temp)
-            self._files.allocate(file, 0, _file_bytes(slots))
-            self._files.write_at(file, 0, [_encode_header(slots), *copies])
+            self._files.allocate(file, 0, file_bytes(slots))
+            self._files.write_at(file, 0, [encode_header(slots), *copies])
             self._files.sync(file)
             self._files.rename(temp, self._path)
         except OSError:
@@ -442,9 +403,6 @@ class SyncJournal:
         return copies
 
 
-# --- pure parts -----------------------------------------------------------------------------------
-
-
 def _slots_for(logs: int) -> int:
     """Return the slots of a half that suits so many logs: a power of two."""
     assert logs >= 0
@@ -452,90 +410,3 @@ def _slots_for(logs: int) -> int:
     while slots < logs * SLOTS_PER_LOG and slots < SLOTS_MAX:
         slots *= 2
     return slots
-
-
-def _file_bytes(slots: int) -> int:
-    assert slots > 0
-    return HEADER_BYTES + 2 * slots * RECORD_BYTES
-
-
-def _encode_header(slots: int) -> bytes:
-    assert 0 < slots <= SLOTS_MAX
-    start = HEADER.pack(HEADER_MAGIC, FORMAT_VERSION, slots, 0)[:16]
-    return (start + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(start))).ljust(HEADER_BYTES, b"\0")
-
-
-def _encode(point: SyncPoint, *, sequence: int, boot_id: bytes) -> bytes:
-    assert len(point.topic_id) == TOPIC_ID_BYTES
-    assert 0 <= point.partition < PARTITIONS_MAX
-    start = RECORD.pack(
-        RECORD_MAGIC,
-        point.partition,
-        sequence,
-        point.topic_id,
-        boot_id,
-        point.segment_base,
-        point.synced_offset,
-        point.position,
-        0,
-    )[:_CHECKSUM_AT]
-    return start + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(start))
-
-
-def _is_intact(raw: bytes) -> bool:
-    assert len(raw) == RECORD_BYTES
-    (checksum,) = _CHECKSUM.unpack_from(raw, _CHECKSUM_AT)
-    return bool(xxhash.xxh3_64_intdigest(raw[:_CHECKSUM_AT]) == checksum)
-
-
-def _decode(raw: bytes) -> SyncPoint:
-    assert raw.startswith(RECORD_MAGIC)
-    _, partition, _, topic_id, _, base, synced_offset, position, _ = RECORD.unpack(raw)
-    return SyncPoint(topic_id, partition, base, synced_offset, position)
-
-
-def _format_boot_id(raw: bytes) -> str:
-    """Return a boot id as the kernel prints it."""
-    assert len(raw) == 16
-    digits = raw.hex()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def _newest_of_each(found: list[_Found]) -> list[_Found]:
-    """Return the intact record with the highest sequence of each log, the newest log first.
-
-    Args:
-        found: by falling sequence.
-    """
-    winners: dict[LogKey, _Found] = {}
-    for record in found:
-        if record.key not in winners and _is_intact(record.raw):
-            winners[record.key] = record
-    assert len(winners) <= len(found)
-    return list(winners.values())
-
-
-def _place_to_go_on(
-    found: list[_Found], winners: list[_Found], slots: int
-) -> tuple[int, int] | None:
-    """Return (half, next slot) of a half that holds every winner by itself; None if neither does.
-
-    If both do, it is the one with more room left.
-
-    Args:
-        found: by falling sequence.
-    """
-    wanted = {record.raw for record in winners}
-    sequences = {record.sequence for record in winners}
-    places: list[tuple[int, int]] = []
-    for half in (0, 1):
-        inside = [record for record in found if record.slot // slots == half]
-        if wanted <= {record.raw for record in inside if record.sequence in sequences}:
-            # Slots are written by rising sequence; what lies behind the highest one is older.
-            last = next((record for record in inside if _is_intact(record.raw)), None)
-            places.append((last.slot % slots + 1 if last else 0, half))
-    if not places:
-        return None
-    next_slot, half = min(places)
-    assert 0 <= next_slot <= slots
-    return half, next_slot

@@ -24,7 +24,7 @@ from logd.record.records import encode_batch, iterate
 from logd.storage.files import Files
 from logd.storage.log import Log, LogSettings
 from logd.storage.recovery import RecoveryReport
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.lying_disk import FastFiles
 
 TOPIC_ID = bytes(range(16))

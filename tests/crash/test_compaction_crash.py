@@ -22,7 +22,7 @@ from logd.storage.check_report import CheckReport
 from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
 from logd.storage.log import Log, LogSettings
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.lying_disk import FastFiles, LyingDisk, Stop
 from tests.model.compaction_model import Model
 from tests.unit.compaction_rig import (

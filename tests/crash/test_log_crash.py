@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from logd.errors import StorageError
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.log_session import SETTINGS, History, Session, check_promises, read_all, recover
 from tests.crash.lying_disk import FastFiles, LyingDisk, Stop
 

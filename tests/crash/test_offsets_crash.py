@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.lying_disk import LyingDisk, Stop
 from tests.unit.offsets_rig import OffsetsRig, commit_of
 

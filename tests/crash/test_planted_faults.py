@@ -21,7 +21,7 @@ from logd.storage.recovery_report import CutTail
 from logd.storage.recovery_walk import Verdict
 from logd.storage.segment import Segment
 from logd.storage.segment_files import create_segment
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.log_session import SETTINGS, History, Session, check_promises, read_all, recover
 from tests.crash.lying_disk import FastFiles, LyingDisk, Stop
 

@@ -23,7 +23,7 @@ from logd.record.records import encode_batch, iterate
 from logd.storage.check_partition import Expected, check_partition
 from logd.storage.check_report import CheckReport
 from logd.storage.log import Log, LogSettings
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.lying_disk import FastFiles, LyingDisk, Stop
 from tests.unit.log_builder import NOW_MS, append, make_log
 from tests.unit.released_rig import Chunks, recompressed, recover_again, sealed_bases, split

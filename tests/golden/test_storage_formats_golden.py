@@ -13,7 +13,7 @@ import pytest
 
 from logd.errors import DataDirectoryError
 from logd.policy.clock_guard import ClockNote
-from logd.storage import sync_journal
+from logd.storage import sync_journal, sync_record
 from logd.storage.catalog import SqliteCatalog, TopicRow
 from logd.storage.clean_order import NewSegment
 from logd.storage.clean_stop import CleanLog, CleanStop, read_clean_stop, write_clean_stop
@@ -23,7 +23,8 @@ from logd.storage.files import Files
 from logd.storage.offset_index import OffsetIndex
 from logd.storage.state_file import read_state, write_state
 from logd.storage.swap import Replacement, read_replacement, write_replacement
-from logd.storage.sync_journal import SyncJournal, SyncPoint
+from logd.storage.sync_journal import SyncJournal
+from logd.storage.sync_record import SyncPoint
 from logd.storage.time_index import TimeIndex
 
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"
@@ -127,8 +128,8 @@ def test_sync_journal(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Version 1; the file holds the header without its zeros, then the first two slots."""
     monkeypatch.setattr(sync_journal, "SLOTS_MIN", 8)
     kept = golden("sync_journal_v1")
-    size = sync_journal.HEADER_BYTES + 16 * sync_journal.RECORD_BYTES
-    whole = (kept[:24].ljust(sync_journal.HEADER_BYTES, b"\0") + kept[24:]).ljust(size, b"\0")
+    size = sync_record.HEADER_BYTES + 16 * sync_record.RECORD_BYTES
+    whole = (kept[:24].ljust(sync_record.HEADER_BYTES, b"\0") + kept[24:]).ljust(size, b"\0")
     old = SyncJournal.open(
         Files(), put(directory, "old", whole), boot_id="f" * 32, partitions_hint=0
     )

@@ -29,7 +29,7 @@ from logd.record.batch import read_header
 from logd.storage.files import OpenFile
 from logd.storage.log import LogSettings
 from logd.storage.released import ReleasedRange
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import batch_of, headers_in, make_log
 from tests.unit.released_rig import Chunks, open_again, recover_again

@@ -16,7 +16,8 @@ from logd.storage.offset_index import OffsetIndex
 from logd.storage.partition_files import EpochStart, write_epochs, write_metadata
 from logd.storage.producer_state import ProducerSnapshot, encode_snapshot
 from logd.storage.state_file import write_state
-from logd.storage.sync_journal import SyncJournal, SyncPoint
+from logd.storage.sync_journal import SyncJournal
+from logd.storage.sync_record import SyncPoint
 from logd.storage.time_index import TimeIndex
 
 FILES = Files()

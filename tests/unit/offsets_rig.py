@@ -34,7 +34,7 @@ from logd.record.group_records import encode_offset_key, encode_offset_value
 from logd.storage.clean_stop import CleanLog
 from logd.storage.files import Files
 from logd.storage.log import Log
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from tests.crash.lying_disk import FastFiles
 
 TOPIC_ID = bytes(range(16))

@@ -18,7 +18,7 @@ from logd.storage.offset_index import OffsetIndex
 from logd.storage.recovery import RecoveryReport
 from logd.storage.released import CutBatches, ReleasedRange, ReleasedSegment, SourcePiece
 from logd.storage.released_times import ReleasedLatest, ReleasedTimeRange, TimeSearch, later
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from logd.storage.time_index import TimeIndex
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (

@@ -98,7 +98,7 @@ def test_the_main_formats_are_described() -> None:
     assert {
         "logd.record.batch.HEADER",
         "logd.storage.state_file.HEADER",
-        "logd.storage.sync_journal.RECORD",
+        "logd.storage.sync_record.RECORD",
         "logd.storage.offset_index.OffsetIndex.ENTRY",
         "logd.storage.time_index.TimeIndex.ENTRY",
     } <= names

@@ -19,7 +19,7 @@ from logd.record.batch import read_header, set_place
 from logd.storage.files import OpenFile
 from logd.storage.log import Log, LogSettings
 from logd.storage.recovery_walk import Verdict, judge
-from logd.storage.sync_journal import SyncPoint
+from logd.storage.sync_record import SyncPoint
 from logd.storage.verified_ranges import VerifiedRanges
 from tests.crash.lying_disk import FastFiles
 from tests.unit.log_builder import (

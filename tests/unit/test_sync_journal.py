@@ -14,7 +14,8 @@ import xxhash
 from logd.errors import UnsupportedFormatError
 from logd.storage import sync_journal
 from logd.storage.files import Files, OpenFile
-from logd.storage.sync_journal import HEADER_BYTES, RECORD_BYTES, SyncJournal, SyncPoint
+from logd.storage.sync_journal import SyncJournal
+from logd.storage.sync_record import HEADER_BYTES, RECORD_BYTES, SyncPoint
 from tests.unit.storage_faults import IO_ERROR, NO_SPACE, FaultyFiles, StoppedError
 
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"
