@@ -11,14 +11,20 @@ because that is the only way to tell the client.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from logd.broker.context import Broker
 from logd.broker.partition import Partition
+from logd.broker.produce_replies import (
+    AppendRun,
+    NoAnswer,
+    PartitionAppend,
+    ProduceReply,
+    ShortAppend,
+)
+from logd.broker.produce_route import ACKS_ALL, ProduceRoute
 from logd.broker.reply import Reply, ReplyOwner
 from logd.errors import (
-    InvalidRecordError,
     InvalidRequiredAcksError,
     InvalidTopicError,
     LogdError,
@@ -29,85 +35,16 @@ from logd.errors import (
 )
 from logd.record.batch import CODEC_MASK
 from logd.wire import produce_prefix
-from logd.wire.error_codes import code_for
-from logd.wire.frame import LENGTH, LENGTH_BYTES, response_frame
+from logd.wire.frame import LENGTH_BYTES
 from logd.wire.messages import produce as messages
-from logd.wire.produce_prefix import ProducePrefix
 from logd.wire.request_header import decode_request_header
 
 ACKS_NONE: Final = 0
-ACKS_ALL: Final = -1
 _ALLOWED_ACKS: Final = (ACKS_NONE, 1, ACKS_ALL)
 _ZSTD: Final = 4
 _FIRST_VERSION_WITH_ZSTD: Final = 7
-_ATTRIBUTES_LOW_BYTE: Final = 22
 _INT32: Final = struct.Struct(">i")
-
-
-class ProduceRoute:
-    """Where requests of one shape go, looked up once; good while `topics_version` is current."""
-
-    __slots__ = ("frame_bytes", "head", "middle", "partitions", "prefix", "records_at", "size",
-                 "size_at", "size_field", "start", "tail", "topics_version", "unpack", "version",
-                 "wants_sync")  # fmt: skip
-
-    def __init__(
-        self, prefix: ProducePrefix, partitions: list[Partition | None], *, topics_version: int
-    ) -> None:
-        self.prefix = prefix
-        self.head = prefix.head
-        self.version = prefix.version
-        self.wants_sync = prefix.acks == ACKS_ALL
-        self.partitions = partitions
-        self.topics_version = topics_version
-        # Of the last request: most producers' requests are as long as each other.
-        self.frame_bytes = -1
-        self.size_at = 8 + len(prefix.head) + 4
-        self.size_field = self.tail = b""
-        self.records_at = 0
-        self.size = 0
-        # The same, for a whole run: everything before the records but the correlation id.
-        self.start = self.middle = b""
-        self.unpack: Callable[[bytearray, int], tuple[bytes, int, bytes]]
-
-    def find_run(
-        self, buffer: bytearray, position: int, end: int, limit: int
-    ) -> tuple[int, list[int]]:
-        """Return the partition and the correlation ids of the requests like the last one.
-
-        Args:
-            position: of the first one's length field.
-        """
-        correlation_ids: list[int] = []
-        if self.frame_bytes < 0:
-            return -1, correlation_ids
-        stride = LENGTH_BYTES + self.frame_bytes
-        start, middle, tail = self.start, self.middle, self.tail
-        tail_at = stride - len(tail)
-        unpack = self.unpack
-        index = _INT32.unpack_from(middle, len(self.head))[0]
-        while position + stride <= end and len(correlation_ids) < limit:
-            found_start, correlation_id, found_middle = unpack(buffer, position)
-            if (
-                found_start != start
-                or found_middle != middle
-                or not buffer.startswith(tail, position + tail_at)
-            ):
-                break
-            correlation_ids.append(correlation_id)
-            position += stride
-        return index, correlation_ids
-
-    def remember(self, buffer: bytearray, position: int, end: int, at: int, size: int) -> None:
-        """Note where a request that was looked at with care had its records."""
-        self.frame_bytes = end - position
-        self.records_at = at - position
-        self.size_field = bytes(buffer[position + self.size_at : at])
-        self.tail = bytes(buffer[at + size : end])
-        self.size = size
-        self.start = LENGTH.pack(end - position) + bytes(buffer[position : position + 4])
-        self.middle = bytes(buffer[position + 8 : at])
-        self.unpack = struct.Struct(f">8si{len(self.middle)}s").unpack_from
+_ATTRIBUTES_LOW_BYTE: Final = 22
 
 
 class ProduceConnection(ReplyOwner, Protocol):
@@ -118,151 +55,6 @@ class ProduceConnection(ReplyOwner, Protocol):
     def pause_for(self, partition: Partition) -> None:
         """Read no more from the client until the partition's syncs have caught up."""
         ...
-
-
-class _ShortAppend(Reply):
-    """The answer to a request of a known shape; told by the partition how its append ended."""
-
-    __slots__ = ("append_time_ms", "correlation_id", "index", "partition", "prefix")
-
-    def __init__(
-        self,
-        owner: ReplyOwner,
-        prefix: ProducePrefix,
-        correlation_id: int,
-        index: int,
-        partition: Partition,
-    ) -> None:
-        # As Reply has it, without the call: one of these is made for each request.
-        self.owner = owner
-        self.data = None
-        self.on_sent = None
-        self.prefix = prefix
-        self.correlation_id = correlation_id
-        self.index = index
-        self.partition = partition
-        self.append_time_ms = -1
-
-    def appended(self, base_offset: int) -> None:
-        """Answer with the base offset."""
-        self.data = self.prefix.pack_answer(
-            self.correlation_id,
-            self.index,
-            base_offset,
-            self.append_time_ms,
-            self.partition.log.log_start_offset,
-        )
-        owner = self.owner
-        if not owner.is_ready:
-            owner.mark_ready()
-
-    def refused(self, error: LogdError) -> None:
-        """Answer with the error's code and text."""
-        answer = _refusal(self.index, error)
-        self.complete(
-            _encode(self.correlation_id, self.prefix.version, [(self.prefix.topic, [answer])])
-        )
-
-
-class AppendRun(Reply):
-    """The answers to requests of one shape that came one behind the other; they leave together."""
-
-    __slots__ = ("append_time_ms", "base_offsets", "correlation_ids", "count", "index",
-                 "partition", "prefix")  # fmt: skip
-
-    def __init__(
-        self, owner: ReplyOwner, prefix: ProducePrefix, index: int, partition: Partition
-    ) -> None:
-        super().__init__(owner)
-        self.append_time_ms = -1
-        self.prefix = prefix
-        self.index = index
-        self.partition = partition
-        self.correlation_ids: list[int] = []
-        self.base_offsets: list[int] = []
-        self.count = 0
-
-    def appended(self, _base_offset: int) -> None:
-        """Answer each with its base offset."""
-        pack = self.prefix.pack_answer
-        start = self.partition.log.log_start_offset
-        pairs = zip(self.correlation_ids, self.base_offsets, strict=True)
-        self.complete(b"".join([pack(key, self.index, offset, -1, start) for key, offset in pairs]))
-
-    def refused(self, error: LogdError) -> None:
-        """Answer each with the error's code and text."""
-        answer = [(self.prefix.topic, [_refusal(self.index, error)])]
-        version = self.prefix.version
-        self.complete(b"".join([_encode(key, version, answer) for key in self.correlation_ids]))
-
-
-class _NoAnswer:
-    """The waiter of an acks=0 batch."""
-
-    __slots__ = ("append_time_ms", "owner")
-
-    def __init__(self, owner: ReplyOwner) -> None:
-        self.owner = owner
-        self.append_time_ms = -1
-
-    def appended(self, base_offset: int) -> None:
-        """Nobody asked."""
-
-    def refused(self, error: LogdError) -> None:
-        """Close the connection: the client learns in no other way."""
-        self.owner.close_for(f"acks=0 batch refused: {error}")
-
-
-class _Request(Reply):
-    """The answer to a request of any shape; complete when its last partition has answered."""
-
-    __slots__ = ("correlation_id", "outstanding", "topics", "version")
-
-    def __init__(self, owner: ReplyOwner, *, correlation_id: int, version: int) -> None:
-        super().__init__(owner)
-        self.correlation_id = correlation_id
-        self.version = version
-        self.topics: list[tuple[str, list[messages.PartitionProduceResponse]]] = []
-        # One more than partitions under way, until all have been started.
-        self.outstanding = 1
-
-    def finish_one(self) -> None:
-        self.outstanding -= 1
-        if self.outstanding == 0:
-            self.complete(_encode(self.correlation_id, self.version, self.topics))
-
-
-class _Append:
-    """One partition of a `_Request`."""
-
-    __slots__ = ("answer", "append_time_ms", "partition", "request")
-
-    def __init__(
-        self,
-        request: _Request,
-        answer: messages.PartitionProduceResponse,
-        partition: Partition | None,
-    ) -> None:
-        self.request = request
-        self.answer = answer
-        self.partition = partition
-        self.append_time_ms = -1
-
-    def appended(self, base_offset: int) -> None:
-        """Fill in the base offset."""
-        assert self.partition is not None
-        self.answer.base_offset = base_offset
-        self.answer.log_append_time_ms = self.append_time_ms
-        self.answer.log_start_offset = self.partition.log.log_start_offset
-        self.request.finish_one()
-
-    def refused(self, error: LogdError) -> None:
-        """Fill in the error."""
-        self.answer.error_code = int(code_for(error))
-        self.answer.error_message = str(error)
-        self.answer.record_errors = _record_errors(error)
-        self.answer.base_offset = -1
-        self.request.finish_one()
 
 
 class ProduceHandler:
@@ -319,7 +111,7 @@ class ProduceHandler:
         partition = route.partitions[index] if 0 <= index < len(route.partitions) else None
         if partition is None:
             return self._handle_any(connection, buffer, position, end, version)
-        reply = _ShortAppend(connection, route.prefix, correlation_id, index, partition)
+        reply = ShortAppend(connection, route.prefix, correlation_id, index, partition)
         try:
             partition.intake.append(buffer, at, size, reply, route.wants_sync)
         except LogdError as error:
@@ -411,7 +203,7 @@ class ProduceHandler:
         if request.acks == ACKS_NONE:
             self._append_silently(connection, request, version)
             return None
-        reply = _Request(connection, correlation_id=correlation_id, version=version)
+        reply = ProduceReply(connection, correlation_id=correlation_id, version=version)
         refusal = _refuse_whole(request)
         for topic in request.topic_data:
             answers: list[messages.PartitionProduceResponse] = []
@@ -422,7 +214,7 @@ class ProduceHandler:
                 )
                 answers.append(answer)
                 reply.outstanding += 1
-                append = _Append(reply, answer, None)
+                append = PartitionAppend(reply, answer, None)
                 self._append(connection, append, topic.name, data, request, refusal, version)
         reply.finish_one()
         return reply
@@ -430,7 +222,7 @@ class ProduceHandler:
     def _append(
         self,
         connection: ProduceConnection,
-        append: _Append,
+        append: PartitionAppend,
         topic_name: str,
         data: messages.PartitionProduceData,
         request: messages.ProduceRequest,
@@ -452,7 +244,7 @@ class ProduceHandler:
     def _append_silently(
         self, connection: ProduceConnection, request: messages.ProduceRequest, version: int
     ) -> None:
-        waiter = _NoAnswer(connection)
+        waiter = NoAnswer(connection)
         refusal = _refuse_whole(request)
         for topic in request.topic_data:
             for data in topic.partition_data:
@@ -472,7 +264,7 @@ class ProduceHandler:
         self,
         partition: Partition,
         data: messages.PartitionProduceData,
-        waiter: _Append | _NoAnswer,
+        waiter: PartitionAppend | NoAnswer,
         acks: int,
         version: int,
     ) -> None:
@@ -501,42 +293,3 @@ def _refuse_whole(request: messages.ProduceRequest) -> LogdError | None:
     if request.transactional_id is not None:
         return TransactionalIdRefusedError("transactions are not supported by this server")
     return None
-
-
-def _refusal(index: int, error: LogdError) -> messages.PartitionProduceResponse:
-    return messages.PartitionProduceResponse(
-        index=index,
-        error_code=int(code_for(error)),
-        error_message=str(error),
-        record_errors=_record_errors(error),
-        base_offset=-1,
-        log_append_time_ms=-1,
-        log_start_offset=-1,
-    )
-
-
-def _record_errors(error: LogdError) -> list[messages.BatchIndexAndErrorMessage]:
-    """Name the records at fault: a producer fails these for good and may send the others again."""
-    if not isinstance(error, InvalidRecordError):
-        return []
-    return [
-        messages.BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=str(error))
-        for index in error.record_indexes
-    ]
-
-
-def _encode(
-    correlation_id: int,
-    version: int,
-    topics: list[tuple[str, list[messages.PartitionProduceResponse]]],
-) -> bytes:
-    response = messages.ProduceResponse(
-        responses=[
-            messages.TopicProduceResponse(name=name, partition_responses=answers)
-            for name, answers in topics
-        ]
-    )
-    flexible = version >= messages.FIRST_FLEXIBLE_VERSION
-    return response_frame(
-        correlation_id, messages.encode_response(response, version), flexible=flexible
-    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from logd.broker.fetch_shape import FetchShape
 from logd.broker.group_shortcuts import CommitRoute
 from logd.broker.partition import Partition
-from logd.broker.produce import ProduceRoute
+from logd.broker.produce_route import ProduceRoute
 from logd.broker.reply import Reply
 from logd.net.send import Outbox
 
