@@ -30,13 +30,12 @@ from logd.broker.compaction_round import (
     NotCompactedError,
     RoundCutShortError,
     Rounds,
-    compaction_rules,
     refuse_uncompacted,
-    slot_count,
 )
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
 from logd.broker.problems import Problem
+from logd.broker.round_limits import compaction_rules, slot_count
 from logd.broker.services import PartitionServices
 from logd.broker.topic import indexes_asked_for, topic_called
 from logd.broker.topics import Topics

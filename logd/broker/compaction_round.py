@@ -19,8 +19,7 @@ removed: the next start finishes it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -30,9 +29,17 @@ import trio
 from logd.broker.cleaning import Cleaner, CleaningFailedError, OnProgress
 from logd.broker.dynamic_config import DynamicConfig
 from logd.broker.partition import Partition
+from logd.broker.round_limits import (
+    PROCESS_BYTES,
+    compaction_rules,
+    io_bytes_per_s,
+    key_map_bytes,
+    memory_bytes,
+)
+from logd.broker.round_parts import RoundParts, bases_of, ends_of, sum_of, tell_part
 from logd.broker.services import PartitionServices
 from logd.cold.compacting import CodedCompaction, Successors
-from logd.config import ServerSettings, TopicSettings
+from logd.config import TopicSettings
 from logd.errors import (
     ColdStateError,
     CompactionError,
@@ -54,23 +61,17 @@ from logd.storage.clean_order import (
     CleanOrder,
     CleanResult,
     Progress,
-    Totals,
 )
 from logd.storage.clean_steps import steps_of
 from logd.storage.cleaned_segment import unlink_cleaned
 from logd.storage.swap import ReplaceResult
 from logd.units import MIB, format_byte_count
 
-PROCESS_BYTES: Final = 128 * MIB
-"""What a round's process may take beside its keys: the interpreter, and one batch at a time."""
-
 SEGMENTS_PER_COMMIT: Final = 32
 """Segments that are replaced before appends have their turn, if no group has more."""
 
 SPARE_BYTES: Final = 64 * MIB
 """A round keeps so far off disk.reserve.bytes: below that, appends are refused."""
-
-_NO_BUDGET: Final = 2**62
 
 DEMAND_PATIENCE_S: Final = 120.0
 """How long a round that was asked for waits for who codes, repairs or moves one of its segments."""
@@ -87,39 +88,6 @@ class RoundCutShortError(CompactionError):
 
 class NotCompactedError(CompactionError):
     """The topic's cleanup.policy has no compact in it, or not any more."""
-
-
-@dataclass(slots=True)
-class _Begun:
-    """A round in parts, behind some of them.
-
-    Attributes:
-        first_dirty_offset, end_offset: its dirty tail.
-        done_offset: below it nothing is left that the tail's keys supersede.
-        results: of the parts that are committed.
-    """
-
-    first_dirty_offset: int
-    end_offset: int
-    done_offset: int = 0
-    results: list[CleanResult] = field(default_factory=list)
-
-    def joined(self, name: str, result: CleanResult) -> CleanResult:
-        """Return the next part's result with the tombstones' time as it is for all so far.
-
-        Raises:
-            SegmentsChangedError: its keys fitted up to another offset than theirs: what lies in
-                between was not looked for in them.
-        """
-        if any(
-            each.first_uncleaned_offset != result.first_uncleaned_offset for each in self.results
-        ):
-            self.results.clear()
-            self.done_offset = 0
-            raise SegmentsChangedError(f"{name}: the memory for keys changed during the round")
-        known = (each.next_horizon_ms for each in (*self.results, result))
-        horizon_ms = min((each for each in known if each is not None), default=None)
-        return dataclasses.replace(result, next_horizon_ms=horizon_ms)
 
 
 class Rounds:
@@ -151,7 +119,7 @@ class Rounds:
         # does, the next start has removed what carried them.
         self._attempt = services.clock.now_ms()
         # A partition that is deleted between two parts takes its own along.
-        self._begun: WeakKeyDictionary[Partition, _Begun] = WeakKeyDictionary()
+        self._begun: WeakKeyDictionary[Partition, RoundParts] = WeakKeyDictionary()
 
     async def facts(self, partition: Partition, known: CompactionFacts | None) -> CompactionFacts:
         """Return what a plan is made from.
@@ -207,19 +175,19 @@ class Rounds:
         whole = plan_compaction(facts, rules, now_ms=now_ms, on_demand=is_wanted)
         if isinstance(whole, NotDue):
             return whole
-        if begun is not None and begun.end_offset not in _ends(whole):
+        if begun is not None and begun.end_offset not in ends_of(whole):
             begun = None
         plan, part = self._plan_part(partition, whole, begun)
         if begun is None:
-            begun = _Begun(plan.first_dirty_offset, plan.end_offset)
+            begun = RoundParts(plan.first_dirty_offset, plan.end_offset)
         elif begun.results:
             self._begun[partition] = begun
-        needed = _bases_of(plan, part)
+        needed = bases_of(plan, part)
         patience_s = DEMAND_PATIENCE_S if is_wanted else 0.0
         async with self._coded.held(partition, needed, patience_s=patience_s):
             order = self._order(partition, plan, part, now_ms)
             if order.part is not None:
-                _tell_part(on_progress, order)
+                tell_part(on_progress, order)
             await self._thaw(partition, order, rules, needed, on_progress)
             result = await self._carry_out(
                 partition,
@@ -235,10 +203,10 @@ class Rounds:
             self._begun[partition] = begun
             return None
         self._begun.pop(partition, None)
-        return _sum_of(begun.results, is_all=plan.end_offset == whole.end_offset)
+        return sum_of(begun.results, is_all=plan.end_offset == whole.end_offset)
 
     def _plan_part(
-        self, partition: Partition, whole: CompactionPlan, begun: _Begun | None
+        self, partition: Partition, whole: CompactionPlan, begun: RoundParts | None
     ) -> tuple[CompactionPlan, Part]:
         """Return the plan of the round that is under way, or begins, and its part that is next."""
         groups = whole.groups
@@ -308,7 +276,7 @@ class Rounds:
         order: CleanOrder,
         on_progress: OnProgress,
         known_horizon_ms: int | None,
-        begun: _Begun,
+        begun: RoundParts,
         *,
         is_asked_for: bool,
     ) -> CleanResult:
@@ -440,54 +408,6 @@ class Rounds:
         return disk.free_bytes - disk.reserve_bytes - SPARE_BYTES
 
 
-def _ends(plan: CompactionPlan) -> set[int]:
-    return {segment.end_offset for group in plan.groups for segment in group}
-
-
-def _bases_of(plan: CompactionPlan, part: Part) -> list[int]:
-    """Return the segments that a part reads: those it copies, and the dirty tail."""
-    copied = {each for group in plan.groups[part.first : part.end] for each in group}
-    segments = [each for group in plan.groups for each in group]
-    return [
-        each.base_offset
-        for each in segments
-        if each in copied or each.end_offset > plan.first_dirty_offset
-    ]
-
-
-def _tell_part(on_progress: OnProgress, order: CleanOrder) -> None:
-    """Say which share of the round's way the part is."""
-    assert order.part is not None
-    all_bytes = sum(each.log_bytes for each in order.segments)
-    before = sum(each.log_bytes for group in order.groups[: order.part[0]] for each in group)
-    on_progress(Progress("part from", before, all_bytes))
-    on_progress(Progress("part to", before + order.source_bytes, all_bytes))
-
-
-def _sum_of(results: Sequence[CleanResult], *, is_all: bool) -> CleanResult:
-    """Return what the parts of a round come to.
-
-    Args:
-        is_all: nothing that was due is left for another round.
-    """
-    last = results[-1]
-    if len(results) == 1:
-        return last if is_all else dataclasses.replace(last, fitted=False)
-    return dataclasses.replace(
-        last,
-        groups=tuple(group for each in results for group in each.groups),
-        before=_totals(each.before for each in results),
-        after=_totals(each.after for each in results),
-        fitted=last.fitted and is_all,
-        read_bytes=sum(each.read_bytes for each in results),
-        written_bytes=sum(each.written_bytes for each in results),
-    )
-
-
-def _totals(parts: Iterable[Totals]) -> Totals:
-    return Totals(*map(sum, zip(*parts, strict=True)))
-
-
 def _refuse_unusable(partition: Partition) -> None:
     """Raise LogFailedError, or NotCompactedError, where the partition changed under the round."""
     if partition.offline is not None:
@@ -503,44 +423,3 @@ def refuse_uncompacted(topic: str, settings: TopicSettings) -> None:
             f"topic {topic} is not compacted, its cleanup.policy is {policy}; "
             f"`logd topic alter {topic} --config cleanup.policy=compact` changes that"
         )
-
-
-def compaction_rules(settings: TopicSettings) -> CompactionRules:
-    """Return the part of a topic's settings that rounds are planned by."""
-    return CompactionRules(
-        min_cleanable_dirty_ratio=settings.min_cleanable_dirty_ratio,
-        min_compaction_lag_ms=settings.min_compaction_lag_ms,
-        max_compaction_lag_ms=settings.max_compaction_lag_ms,
-        segment_bytes=settings.segment_bytes,
-        segment_index_bytes=settings.segment_index_bytes,
-        index_interval_bytes=settings.index_interval_bytes,
-    )
-
-
-# --- What one of several rounds may take ---------------------------------------------------------
-
-
-def slot_count(settings: ServerSettings) -> int:
-    """Return how many rounds may run at a time; those on demand need one in any case."""
-    return max(1, settings.log_cleaner_threads)
-
-
-def key_map_bytes(settings: ServerSettings) -> int:
-    """Return the share of the memory for keys that one round has."""
-    share_bytes = settings.log_cleaner_dedupe_buffer_size // slot_count(settings)
-    limit_bytes = settings.log_cleaner_memory_max_bytes
-    if limit_bytes is not None:
-        share_bytes = min(share_bytes, limit_bytes - PROCESS_BYTES)
-    return max(MIB, share_bytes)
-
-
-def memory_bytes(settings: ServerSettings) -> int:
-    """Return what the process of one round may take in all."""
-    limit_bytes = settings.log_cleaner_memory_max_bytes
-    return key_map_bytes(settings) + PROCESS_BYTES if limit_bytes is None else limit_bytes
-
-
-def io_bytes_per_s(settings: ServerSettings) -> int:
-    """Return the share of the budget for reading and writing that one round has; 0: no limit."""
-    bytes_per_s = settings.log_cleaner_io_max_bytes_per_second
-    return 0 if bytes_per_s > _NO_BUDGET else max(1, int(bytes_per_s / slot_count(settings)))
