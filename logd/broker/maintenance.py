@@ -43,7 +43,7 @@ def look_at_disk(disk: DiskSpace, directory: DataDirectory) -> None:
     disk.checked(directory.free_bytes())
     if not disk.is_full:
         with contextlib.suppress(OSError):  # The check reports it.
-            directory.ensure_ballast(BALLAST_BYTES)
+            directory.ballast.ensure(BALLAST_BYTES)
 
 
 class Maintenance:

@@ -98,7 +98,7 @@ class PartitionParts:
             unsynced_max_bytes=ground.settings.flush_unsynced_max_bytes,
             end_turn=end_turn,
             unlink_later=self.unlinker.unlink_later,
-            lend_ballast=ground.directory.lent_ballast,
+            lend_ballast=ground.directory.ballast.lent,
             retention_check_ms=ground.settings.log_retention_check_interval_ms,
         )
 

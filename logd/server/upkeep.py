@@ -58,7 +58,7 @@ class UpkeepParts:
                 "How late a task of the event loop woke up.",
                 LATENCY_BOUNDS_SECONDS,
             ),
-            ensure_ballast=lambda: ground.directory.ensure_ballast(BALLAST_BYTES),
+            ensure_ballast=lambda: ground.directory.ballast.ensure(BALLAST_BYTES),
         )
         broker.retention, broker.compaction = self.retention, self.compaction
         broker.problem_sources += [self.retention.problems, self.compaction.problems]

@@ -10,8 +10,7 @@ Names are in `layout`. Beside the topics, the catalog and the sync journal it ho
 * `boot`: a state file (payload version 1): the boot id of the run that wrote last, as text.
 * `clean-stop`: see clean_stop.
 * `clock`: see clock_note; `scrub`: see scrub_note; `findings`: see findings_note.
-* `ballast`: zeros of no meaning. When the disk is full, releasing them makes room for what frees
-  more.
+* `ballast`: see ballast.
 
 The order at a start, which makes each crash safe: the marker of the last clean stop is read by
 `open`; logs are opened or recovered, which writes nothing to a log that the marker vouches for;
@@ -27,15 +26,14 @@ import contextlib
 import errno
 import json
 import os.path
-import threading
 import uuid
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from logd import __version__
 from logd.errors import CorruptFileError, DataDirectoryError, UnsupportedFormatError
 from logd.policy.clock_guard import ClockNote
 from logd.storage import layout
+from logd.storage.ballast import Ballast
 from logd.storage.clean_stop import CleanStop, read_clean_stop, write_clean_stop
 from logd.storage.clock_note import read_clock_note, write_clock_note
 from logd.storage.files import Files, OpenFile
@@ -80,6 +78,7 @@ class DataDirectory:
 
     Attributes:
         path: absolute, without links.
+        ballast: space that is kept for deleting when the disk is full.
         cluster_id: 22 characters, as Kafka writes ids.
         clean_stop: what the last clean stop noted; None after a crash and in a new directory.
         last_boot_id: of the run that wrote last; None if no run has come so far.
@@ -91,9 +90,9 @@ class DataDirectory:
         assert os.path.isabs(path)
         self._files = files
         self._lock: OpenFile | None = lock
-        self._ballast_lock = threading.Lock()
         self._boot_id = boot_id
         self.path = path
+        self.ballast: Final = Ballast(files, self._path_of(layout.BALLAST_NAME))
         self.cluster_id = ""
         self.clean_stop: CleanStop | None = None
         self.last_boot_id: str | None = None
@@ -324,55 +323,6 @@ class DataDirectory:
         free = self._files.free_bytes(self.path)
         assert free >= 0
         return free
-
-    def ensure_ballast(self, size: int) -> bool:
-        """Make the ballast file of so many bytes unless it is there; False if there is no space,
-        or if its space is lent at the moment.
-
-        Raises:
-            OSError: another refusal than "no space".
-        """
-        assert size > 0
-        if not self._ballast_lock.acquire(blocking=False):
-            return False
-        try:
-            return self._make_ballast(size)
-        finally:
-            self._ballast_lock.release()
-
-    def _make_ballast(self, size: int) -> bool:
-        path = self._path_of(layout.BALLAST_NAME)
-        if self._files.exists(path) and self._files.stat_size(path) == size:
-            return True
-        file = self._files.create_or_truncate(path)
-        try:
-            self._files.allocate(file, 0, size)
-        except OSError as error:
-            # A part of it would only be in the way of those who need the space.
-            self._unlink_ballast()
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return False
-        return True
-
-    @contextlib.contextmanager
-    def lent_ballast(self) -> Iterator[None]:
-        """Give the ballast's space to who is in the block; no ballast is made before its end.
-
-        Waits while somebody else is in such a block, or makes the ballast: an attempt that fails
-        holds all free space for a moment.
-
-        Raises:
-            OSError: as the file system gave it.
-        """
-        with self._ballast_lock:
-            self._unlink_ballast()
-            yield
-
-    def _unlink_ballast(self) -> None:
-        assert self._ballast_lock.locked()
-        with contextlib.suppress(FileNotFoundError):
-            self._files.unlink(self._path_of(layout.BALLAST_NAME))
 
     def close(self) -> None:
         """Let go of the lock; another server may open the directory."""

@@ -397,17 +397,17 @@ def test_the_reserve_is_what_is_said_or_a_twentieth_or_a_gibibyte(path: str) -> 
 def test_ballast_is_made_lent_and_made_again(path: str) -> None:
     """Real blocks, of the size that was asked for; and not while somebody needs the space."""
     directory = open_directory(path)
-    with directory.lent_ballast():  # There is none yet.
-        assert not directory.ensure_ballast(65_536)
+    with directory.ballast.lent():  # There is none yet.
+        assert not directory.ballast.ensure(65_536)
     for size in (65_536, 131_072, 131_072):
-        assert directory.ensure_ballast(size)
+        assert directory.ballast.ensure(size)
         assert os.stat(f"{path}/ballast").st_size == size
         assert os.stat(f"{path}/ballast").st_blocks * 512 >= size
-    with directory.lent_ballast():
+    with directory.ballast.lent():
         assert not os.path.exists(f"{path}/ballast")
-        assert not directory.ensure_ballast(65_536)
+        assert not directory.ballast.ensure(65_536)
     assert not os.path.exists(f"{path}/ballast")
-    assert directory.ensure_ballast(65_536)
+    assert directory.ballast.ensure(65_536)
 
 
 def test_no_space_for_ballast_is_no_error(path: str) -> None:
@@ -415,11 +415,11 @@ def test_no_space_for_ballast_is_no_error(path: str) -> None:
     files = FaultyFiles()
     directory = open_directory(path, files=files)
     files.failing["allocate"] = NO_SPACE
-    assert not directory.ensure_ballast(65_536)
+    assert not directory.ballast.ensure(65_536)
     assert not os.path.exists(f"{path}/ballast")
     files.failing["allocate"] = IO_ERROR
     with pytest.raises(OSError, match="Input/output"):
-        directory.ensure_ballast(65_536)
+        directory.ballast.ensure(65_536)
 
 
 class FullForNotes(Files):

@@ -90,13 +90,13 @@ def test_the_ballast_makes_room_for_a_deletion(
     disk: FullDisk, data: DataDirectory, log: Log
 ) -> None:
     """No block is free: the ballast's are taken. Without any, the deletion is refused."""
-    assert data.ensure_ballast(BALLAST_BYTES)
+    assert data.ballast.ensure(BALLAST_BYTES)
     disk.room = 0
-    delete_before(log, 40, data.lent_ballast, always)
+    delete_before(log, 40, data.ballast.lent, always)
     assert log.log_start_offset == 40
     disk.room = 0
     with pytest.raises(DiskFullError):
-        delete_before(log, 80, data.lent_ballast, always)
+        delete_before(log, 80, data.ballast.lent, always)
     assert log.log_start_offset == 40
 
 
@@ -104,10 +104,10 @@ def test_no_ballast_is_made_while_a_deletion_needs_the_space(
     disk: FullDisk, data: DataDirectory, log: Log
 ) -> None:
     """The check of the disk comes round in just that moment: it does not take the space back."""
-    assert data.ensure_ballast(BALLAST_BYTES)
+    assert data.ballast.ensure(BALLAST_BYTES)
     disk.room = 0
-    disk.after_unlink = lambda: data.ensure_ballast(BALLAST_BYTES)
-    delete_before(log, 40, data.lent_ballast, always)
+    disk.after_unlink = lambda: data.ballast.ensure(BALLAST_BYTES)
+    delete_before(log, 40, data.ballast.lent, always)
     assert log.log_start_offset == 40
 
 
@@ -115,7 +115,7 @@ def test_a_deletion_waits_for_an_attempt_at_making_the_ballast(
     disk: FullDisk, data: DataDirectory, log: Log
 ) -> None:
     """It holds the last of the space before it fails; what it gives back is enough."""
-    job = threading.Thread(target=delete_before, args=(log, 40, data.lent_ballast, always))
+    job = threading.Thread(target=delete_before, args=(log, 40, data.ballast.lent, always))
 
     def delete_meanwhile() -> None:
         job.start()
@@ -123,6 +123,6 @@ def test_a_deletion_waits_for_an_attempt_at_making_the_ballast(
 
     disk.room = BALLAST_BYTES - BLOCK_BYTES
     disk.before_refusing = delete_meanwhile
-    assert not data.ensure_ballast(BALLAST_BYTES)
+    assert not data.ballast.ensure(BALLAST_BYTES)
     job.join(TIMEOUT_S)
     assert log.log_start_offset == 40
