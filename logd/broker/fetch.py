@@ -24,17 +24,17 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from logd.broker.context import Broker
-from logd.broker.fetch_coded import CodedLook, CodedState
+from logd.broker.fetch_coded import CodedLook
 from logd.broker.fetch_sessions import (
     FINAL_EPOCH,
     INITIAL_EPOCH,
     NO_SESSION_ID,
     FetchItem,
-    FetchSession,
     FetchSessions,
     PartitionKey,
 )
 from logd.broker.fetch_shape import FetchShape, learn
+from logd.broker.fetch_waiting import WaitingFetch
 from logd.broker.partition import Partition
 from logd.broker.reply import MixedSlices, Part, Reply, ReplyOwner, SmallSlice, flat
 from logd.broker.services import PartitionServices
@@ -71,95 +71,6 @@ class FetchConnection(ReplyOwner, Protocol):
     """What Fetch keeps on the connection that a request came on."""
 
     fetch_shape: FetchShape | None
-
-
-class _Fetch(Reply):
-    """One fetch, until it is answered. `wake` may come at any time, also afterwards.
-
-    Attributes:
-        is_expired: the client waits no longer for data to be appended.
-    """
-
-    __slots__ = (
-        "coded",
-        "correlation_id",
-        "handler",
-        "is_expired",
-        "items",
-        "max_bytes",
-        "min_bytes",
-        "pending_reads",
-        "read_committed",
-        "results",
-        "sent_full",
-        "session",
-        "session_id",
-        "version",
-        "waiting_on",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        owner: ReplyOwner,
-        handler: FetchHandler,
-        *,
-        correlation_id: int,
-        version: int,
-        request: messages.FetchRequest,
-        items: list[FetchItem],
-    ) -> None:
-        super().__init__(owner)
-        self.handler = handler
-        self.correlation_id = correlation_id
-        self.version = version
-        self.items = items
-        self.min_bytes = request.min_bytes
-        self.max_bytes = min(request.max_bytes, handler.max_bytes)
-        self.read_committed = request.isolation_level == 1
-        self.session: FetchSession | None = None
-        self.session_id = NO_SESSION_ID
-        self.sent_full = True
-        self.results: list[PartitionFetched] = []
-        self.pending_reads = 0
-        self.waiting_on: list[Partition] = []
-        self.is_expired = False
-        self.coded: CodedState | None = None
-
-    def wake(self) -> None:
-        """Look again: a high watermark moved, a partition went offline, a coded range was read."""
-        if self.data is None and not self.pending_reads:
-            self.handler.attempt(self, final=self.is_expired)
-
-    def expire(self) -> None:
-        """The client's patience is over: answer with what there is."""
-        self.is_expired = True
-        if self.data is None and not self.pending_reads:
-            self.handler.attempt(self, final=True)
-
-    def give_up_late(self) -> None:
-        """Coded segments have had their time: answer without what is still being read."""
-        coded = self.meet_coded()
-        coded.is_too_late = True
-        if self.data is None and not self.pending_reads and coded.is_late:
-            self.handler.attempt(self, final=True)
-
-    def meet_coded(self) -> CodedState:
-        """Return what it knows of coded segments."""
-        if self.coded is None:
-            self.coded = CodedState()
-        return self.coded
-
-    def abandon(self) -> None:
-        """The connection is gone."""
-        self.stop_waiting()
-        if self.data is None:
-            self.data = b""
-
-    def stop_waiting(self) -> None:
-        """Take the fetch off its partitions."""
-        for partition in self.waiting_on:
-            partition.forget_fetch(self)
-        self.waiting_on.clear()
 
 
 class FetchHandler:
@@ -226,7 +137,7 @@ class FetchHandler:
             max_bytes=like.max_bytes,
             leader_epoch=like.leader_epoch,
         )
-        fetch = _Fetch(
+        fetch = WaitingFetch(
             connection,
             self,
             correlation_id=correlation_id,
@@ -259,7 +170,7 @@ class FetchHandler:
             for topic in request.topics
             for wanted in topic.partitions
         ]
-        fetch = _Fetch(
+        fetch = WaitingFetch(
             connection,
             self,
             correlation_id=correlation_id,
@@ -277,7 +188,7 @@ class FetchHandler:
         self._start(fetch, request.max_wait_ms)
         return fetch
 
-    def _join_session(self, fetch: _Fetch, request: messages.FetchRequest) -> None:
+    def _join_session(self, fetch: WaitingFetch, request: messages.FetchRequest) -> None:
         now = self._services.turn.started_at
         epoch = request.session_epoch
         if epoch in (FINAL_EPOCH, INITIAL_EPOCH):
@@ -297,7 +208,7 @@ class FetchHandler:
         if fetch.session is not None:
             fetch.session_id = fetch.session.session_id
 
-    def _refuse(self, fetch: _Fetch, error: LogdError) -> list[Part]:
+    def _refuse(self, fetch: WaitingFetch, error: LogdError) -> list[Part]:
         return fetch_response.encode(  # type: ignore[return-value]  # no records in it
             fetch.version,
             fetch.correlation_id,
@@ -307,7 +218,7 @@ class FetchHandler:
             read_committed=fetch.read_committed,
         )
 
-    def _start(self, fetch: _Fetch, max_wait_ms: int) -> None:
+    def _start(self, fetch: WaitingFetch, max_wait_ms: int) -> None:
         # A malformed wish for a negative time is a wish for none.
         waits = max_wait_ms > 0 and bool(fetch.items)
         fetch.is_expired = not waits
@@ -315,10 +226,9 @@ class FetchHandler:
             delay_s = min(max_wait_ms, FETCH_WAIT_MS_MAX) / 1000
             self._services.timers.call_later(delay_s, fetch.expire)
 
-    # --- looking at the partitions
-    # -----------------------------------------------------------------
+    # --- looking at the partitions ---------------------------------------------------------------
 
-    def attempt(self, fetch: _Fetch, *, final: bool) -> bool:
+    def attempt(self, fetch: WaitingFetch, *, final: bool) -> bool:
         """Answer if there is enough, or if this is the last chance; else wait on the partitions."""
         results: list[PartitionFetched] = []
         cold: list[tuple[int, Partition, FetchItem, int, int]] = []
@@ -356,7 +266,7 @@ class FetchHandler:
 
     def _look(
         self,
-        fetch: _Fetch,
+        fetch: WaitingFetch,
         partition: Partition,
         item: FetchItem,
         budget: int,
@@ -400,7 +310,7 @@ class FetchHandler:
         data = self._files.read_cached_at(found.file, found.position, found.size)
         return SmallSlice(data) if data is not None and len(data) == found.size else None
 
-    def _partition(self, fetch: _Fetch, item: FetchItem) -> Partition:
+    def _partition(self, fetch: WaitingFetch, item: FetchItem) -> Partition:
         if fetch.version >= _FIRST_VERSION_WITH_TOPIC_ID:
             topic = self._topics.by_id.get(item.topic_id)
             if topic is None:
@@ -417,19 +327,18 @@ class FetchHandler:
             raise UnknownLeaderEpochError(f"there is no leader epoch {epoch} yet")
         return partition
 
-    def _wait(self, fetch: _Fetch) -> None:
+    def _wait(self, fetch: WaitingFetch) -> None:
         fetch.stop_waiting()
         for item in fetch.items:
             partition = self._partition(fetch, item)
             partition.wait_for_data(fetch)
             fetch.waiting_on.append(partition)
 
-    # --- what a thread must get
-    # ----------------------------------------------------------------------
+    # --- what a thread must get ------------------------------------------------------------------
 
     def _read_cold(
         self,
-        fetch: _Fetch,
+        fetch: WaitingFetch,
         results: list[PartitionFetched],
         cold: list[tuple[int, Partition, FetchItem, int, int]],
     ) -> None:
@@ -441,7 +350,7 @@ class FetchHandler:
 
     def _read_one(
         self,
-        fetch: _Fetch,
+        fetch: WaitingFetch,
         results: list[PartitionFetched],
         at: int,
         partition: Partition,
@@ -494,7 +403,7 @@ class FetchHandler:
 
     # --- the answer ---------------------------------------------------------------------------
 
-    def _answer(self, fetch: _Fetch, results: list[PartitionFetched]) -> None:
+    def _answer(self, fetch: WaitingFetch, results: list[PartitionFetched]) -> None:
         fetch.stop_waiting()
         topics: list[TopicFetched] = []
         last: tuple[str, bytes] | None = None
@@ -524,7 +433,7 @@ class FetchHandler:
             fetch.complete(parts)  # type: ignore[arg-type]  # all records here are slices
 
 
-def _is_news(fetch: _Fetch, item: FetchItem, result: PartitionFetched) -> bool:
+def _is_news(fetch: WaitingFetch, item: FetchItem, result: PartitionFetched) -> bool:
     """Whether a session's client must hear of the partition; takes note of what it hears."""
     session = fetch.session
     assert session is not None
