@@ -1,13 +1,18 @@
-"""A store whose reads and writes keep to a rate, and that measures what its node gives.
+"""A store whose reads and writes keep to a rate, and that measures what its device gives.
 
-Repair and scrub reach nodes through it. The rate belongs to the node: all who work on one node
-through the same `NodeBudget` share its bucket. What a call takes without the wait for its turn is
-what the node was measured to give.
+Repair and scrub reach nodes through it. The rate belongs to a node, or to the device that several
+nodes are on: all who work through the same `Budget` share its bucket. What is read while anybody
+reads, without the waits for a turn, is what the device was measured to give: four reads side by
+side that take a second are not four devices, nor one of a quarter of the rate.
+
+Few calls go to a device at a time. Whoever else waits for it, an append for its sync, has them
+before it in the device's queue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -28,11 +33,15 @@ WAIT_S_MIN: Final = 0.001
 """Shorter waits are not waited for: a clock may not even count them. The bucket keeps the debt."""
 
 
-class NodeBudget:
-    """How many bytes a second may be read or written on one node.
+CALLS_AT_ONCE: Final = 2
+"""On one device: it has something to do while the next call is handed over."""
+
+
+class Budget:
+    """How many bytes a second may be read or written on one node, or one device.
 
     Attributes:
-        device: what the node gave.
+        device: what it gave.
         waited_s: how long all who share it waited for their turn.
     """
 
@@ -40,6 +49,23 @@ class NodeBudget:
         self.device = MeasuredRate()
         self.waited_s = 0.0
         self._bucket: TokenBucket | None = None
+        self._calls = trio.Semaphore(CALLS_AT_ONCE)
+        self._readers = 0
+        self._counted_s = 0.0
+        self._uncounted_bytes = 0
+
+    @asynccontextmanager
+    async def turn(
+        self, count: int, rate: Callable[[MeasuredRate], float | None]
+    ) -> AsyncIterator[None]:
+        """Wait until so many bytes may be read or written, and for one of the few places to do so.
+
+        Args:
+            rate: see `wait`.
+        """
+        await self.wait(count, rate)
+        async with self._calls:
+            yield
 
     async def wait(self, count: int, rate: Callable[[MeasuredRate], float | None]) -> None:
         """Return when so many bytes may be read or written.
@@ -64,22 +90,40 @@ class NodeBudget:
                 return
             self._bucket, wait_s = self._bucket.at_rate(speed, now_s=now_s).take(0, now_s=now_s)
 
-    def measured(self, count: int, *, seconds: float) -> None:
-        """Take note of what a call moved, and how long it took."""
-        self.device = self.device.with_piece(count, seconds=seconds)
+    @contextmanager
+    def reading(self, count: int) -> Iterator[None]:
+        """Measure a read of so many bytes; one that fails counts for its time alone."""
+        if not self._readers:
+            self._counted_s = trio.current_time()
+        self._readers += 1
+        try:
+            yield
+            self._uncounted_bytes += count
+        finally:
+            self._readers -= 1
+            self._measure()
+
+    def _measure(self) -> None:
+        """Count the time since the last read ended, or the first of those under way began."""
+        now_s = trio.current_time()
+        if now_s > self._counted_s:
+            self.device = self.device.with_piece(
+                self._uncounted_bytes, seconds=now_s - self._counted_s
+            )
+            self._counted_s, self._uncounted_bytes = now_s, 0
 
 
 class LimitedStore:
     """See the module, and `ec.store.protocol.Store`.
 
     Args:
-        rate: see `NodeBudget.wait`.
+        rate: see `Budget.wait`.
     """
 
     def __init__(
         self,
         inner: Store,
-        budget: NodeBudget,
+        budget: Budget,
         *,
         rate: Callable[[MeasuredRate], float | None],
         moved: Callable[[str, int], None] = lambda _way, _count: None,
@@ -104,18 +148,17 @@ class LimitedStore:
 
     async def read(self, chunk: ChunkId, start: int, end: int) -> memoryview:
         """See `Store`; waits for its turn first."""
-        await self._budget.wait(end - start, self._rate)
-        began_s = trio.current_time()
-        found = await self._inner.read(chunk, start, end)
-        self._budget.measured(len(found), seconds=trio.current_time() - began_s)
+        async with self._budget.turn(end - start, self._rate):
+            with self._budget.reading(end - start):
+                found = await self._inner.read(chunk, start, end)
         self._moved("read", len(found))
         return found
 
     async def write_to(self, upload: Upload, buffers: Sequence[Buffer]) -> None:
         """Write to one of its uploads; waits for its turn first."""
         count = sum(memoryview(buffer).nbytes for buffer in buffers)
-        await self._budget.wait(count, self._rate)
-        await upload.write(buffers)
+        async with self._budget.turn(count, self._rate):
+            await upload.write(buffers)
         self._moved("written", count)
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:

@@ -34,7 +34,7 @@ from logd.cold.attempts import Attempts
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName, now_ms
 from logd.cold.hot_copies import HotCopies
-from logd.cold.limited_store import LimitedStore, NodeBudget
+from logd.cold.limited_store import Budget, LimitedStore
 from logd.cold.move_queue import MoveQueue
 from logd.cold.removal import chunk_id
 from logd.cold.repair_metrics import RepairMetrics
@@ -164,7 +164,7 @@ class Repairer:
         self._settings = settings
         self._events = events
         self._metrics = metrics
-        self._budgets: dict[str, NodeBudget] = {}
+        self._budgets: dict[str, Budget] = {}
         self._news = trio.Event()
         self._piece_began_s = 0.0
         self._piece_bytes = 0
@@ -451,8 +451,8 @@ class Repairer:
 
     def _store(self, node: str, running: Running) -> LimitedStore:
         """Return a node's store at repair's rate; the rate depends on the segment's margin."""
-        budget = self._budgets.setdefault(node, NodeBudget())
         setting, margin = self._settings.rate_bytes, running.margin
+        budget = self._budget(node)
 
         def rate(device: MeasuredRate) -> float:
             return repair_rate(setting, measured_bytes_s=device.bytes_s, margin=margin)
@@ -462,6 +462,19 @@ class Repairer:
 
         store = self._tier.nodes.store(node, "repair")
         return LimitedStore(store, budget, rate=rate, moved=moved)
+
+    def _budget(self, node: str) -> Budget:
+        """Return what a node shares with the others on its device; a rate that is set is its own.
+
+        What was measured is a device's: the half of it, taken by each of six nodes, would be all.
+        """
+        device = None
+        if not self._settings.rate_bytes:
+            device = next(
+                (each.device for each in self._tier.nodes.facts() if each.name == node), None
+            )
+        place = f"node {node}" if device is None else f"device {device}"
+        return self._budgets.setdefault(place, Budget())
 
     def _moved(self, running: Running, way: str, count: int) -> None:
         if way == "read":

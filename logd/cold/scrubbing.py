@@ -29,7 +29,7 @@ from ec.segment import file_bytes
 from logd.cold.chunk_findings import ChunkFindings, ChunkPlace
 from logd.cold.chunk_health import ChunkHealth, TopicName
 from logd.cold.damaged_segment import DamagedSegment
-from logd.cold.limited_store import LimitedStore, NodeBudget
+from logd.cold.limited_store import Budget, LimitedStore
 from logd.cold.partition_view import ColdPartition, Partitions, key_of
 from logd.cold.segment_errors import busy
 from logd.cold.tier import ColdTier
@@ -126,7 +126,7 @@ class _Place:
     order: ScrubOrder = field(default_factory=lambda: ScrubOrder(()))
     rate: ScrubRate = field(default_factory=lambda: ScrubRate(None, 0.0))
     measured: MeasuredRate = field(default_factory=MeasuredRate)
-    budget: NodeBudget = field(default_factory=NodeBudget)
+    budget: Budget = field(default_factory=Budget)
     hurries: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     what: dict[str, Any] = field(default_factory=dict)

@@ -448,7 +448,7 @@ _NODES: Final = (
     Setting(
         name="repair.rate.bytes", kind=Kind.LONG, default=0, low=0, unit="bytes", ours=True,
         doc="Repair's bytes per node and second; 0: half of what the device was measured to give, "
-        "and never below 8 MiB.",
+        "for all nodes on it together, and never below 8 MiB.",
     ),
     Setting(
         name="scrub.rate.bytes", kind=Kind.LONG, default=0, low=0, unit="bytes", ours=True,

@@ -140,7 +140,11 @@ class RigUpload:
 
 
 class RigNodes:
-    """As `logd.cold.nodes.StorageNodes`; tests say how nodes are."""
+    """As `logd.cold.nodes.StorageNodes`; tests say how nodes are.
+
+    Attributes:
+        device: what all of them are on; None: nobody knows.
+    """
 
     def __init__(self, names: str) -> None:
         self.by_name = {name: RigNode(name) for name in names}
@@ -150,6 +154,7 @@ class RigNodes:
         }
         self.refused: set[str] = set()
         self.stale: str | None = None
+        self.device: str | None = None
         self.on_change: list[Callable[[str], None]] = []
         self.tier: ColdTier | None = None
 
@@ -185,6 +190,7 @@ class RigNodes:
             NodeFacts(
                 name=name, rack=self.records[name].rack, state=self.records[name].state,
                 health=self.health(name), free_bytes=self.by_name[name].free_bytes,
+                device=self.device,
             )
             for name in self.names()
         ]  # fmt: skip

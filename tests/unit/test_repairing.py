@@ -470,6 +470,23 @@ async def test_the_rate_is_kept_and_measured(rig: RepairRig, autojump_clock: Moc
     assert told_s == pytest.approx(took_s, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("device", "rate_bytes", "budgets"),
+    [("here:1", 0, 1), (None, 0, 6), ("here:1", 10_000_000, 6)],
+)
+async def test_nodes_of_one_device_share_half_of_it(
+    rig: RepairRig, autojump_clock: MockClock, device: str | None, rate_bytes: int, budgets: int
+) -> None:
+    """Five are read, one is written; a rate that is set is each node's own."""
+    rig.nodes.device = device
+    rig.repairer._settings = type(rig.settings)(delay_ms=0, rate_bytes=rate_bytes)
+    segment = rig.code("abcdef", size=200_000)
+    async with rig.running():
+        rig.nodes.set_health("a", DEAD)
+        await rig.wait_for(lambda: rig.now(segment.encoding).held[0] == "g")
+    assert len(rig.repairer._budgets) == budgets
+
+
 async def test_the_end_is_foretold_where_repairs_are_short(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
