@@ -181,17 +181,14 @@ class RawMember:
         self.take_join()
         assert self.sync() == 0
 
-    def heartbeat(self) -> int:
-        return int(
-            self.line.ask(
-                heartbeat,
-                heartbeat.HeartbeatRequest(
-                    group_id=self.group, generation_id=self.generation, member_id=self.member_id,
-                    group_instance_id=self.instance_id,
-                ),
-                4,
-            ).error_code
+    def heartbeat_request(self) -> heartbeat.HeartbeatRequest:
+        return heartbeat.HeartbeatRequest(
+            group_id=self.group, generation_id=self.generation, member_id=self.member_id,
+            group_instance_id=self.instance_id,
         )  # fmt: skip
+
+    def heartbeat(self) -> int:
+        return int(self.line.ask(heartbeat, self.heartbeat_request(), 4).error_code)
 
     def commit_request(
         self, topic: str, offset: int, *, partition: int = 0, metadata: str = ""

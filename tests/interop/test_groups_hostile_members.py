@@ -6,13 +6,15 @@ same group goes on: alone, when the bad ones are dropped.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from logd.wire.messages import describe_groups, join_group, sync_group
+from logd.wire.messages import describe_groups, join_group, list_groups, sync_group
 from tests.interop.group_server import TIMEOUT_S, group_server, new_name, new_topic
 from tests.interop.raw_group import (
     FENCED_INSTANCE_ID,
@@ -32,6 +34,7 @@ from tests.server_process import ServerProcess
 pytestmark = pytest.mark.interop
 
 GROUP_SIZE_MAX = 40
+IN_FLIGHT_MAX = 16
 # All that members do in a rebalance, they must do within it.
 REBALANCE_MS = 2500
 # The machine may be busy; a session, which is what would be waited for by mistake, is far longer.
@@ -44,7 +47,11 @@ BRIEF_MS, CROWD_MS = 3000, 10_000
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     data = tmp_path_factory.mktemp("groups") / "data"
-    with group_server(data, f"group.max.size={GROUP_SIZE_MAX}") as process:
+    settings = (
+        f"group.max.size={GROUP_SIZE_MAX}",
+        f"queued.max.requests.per.connection={IN_FLIGHT_MAX}",
+    )
+    with group_server(data, *settings) as process:
         find_the_coordinator(process)
         yield process
         assert "Traceback" not in process.log()
@@ -127,6 +134,33 @@ def test_member_that_stops_reading(server: ServerProcess, topic: str) -> None:
         assert one.sync() == 0
         assert_goes_on(one, topic)
         assert server.resident_bytes() - resident < 32 * 1024 * 1024
+
+
+def test_member_that_sends_while_it_waits(server: ServerProcess, topic: str) -> None:
+    """A member at rest that joins, and sends more than may be in flight behind that, is not looked
+    at until it is its turn: the server sleeps meanwhile.
+    """
+    one, bad = two_members(server, rebalance_ms=REBALANCE_MS)
+    one.rebalance_ms = REBALANCE_MS
+    with one, bad:
+        for _ in range(4):
+            assert one.heartbeat() == 0
+        one.protocols = (("range", b"has changed"),)
+        join = frame(join_group, one.join_request(), 9)
+        listing = frame(list_groups, list_groups.ListGroupsRequest(), 4)
+        began_s = cpu_s(server)
+        # More than may be in flight is read at once; then the last one comes.
+        one.line.socket.sendall(join + listing * IN_FLIGHT_MAX)
+        wait_for(lambda: bad.heartbeat() == REBALANCE_IN_PROGRESS)
+        one.line.socket.sendall(listing)
+        one.take_join()
+        assert cpu_s(server) - began_s < REBALANCE_MS / 1000 / 10
+
+
+def cpu_s(server: ServerProcess) -> float:
+    """What the server has computed so far: a machine that is busy elsewhere adds nothing."""
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_follower_that_does_not_sync(server: ServerProcess, topic: str) -> None:
