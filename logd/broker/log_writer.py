@@ -65,7 +65,7 @@ class LogWriter:
         self._is_writing = False
         self._is_slow = False
         self._is_held = False
-        # Set when a thread's write, or a time of exclusiveness, is over; the next one is there then.
+        # Set when a thread's write, or a time of exclusiveness, is over; then there is a new one.
         self._freed = trio.Event()
 
     @property

@@ -97,7 +97,9 @@ def test_what_is_refused(directory: str) -> None:
             ("a", f"{directory}/new"), ("q", f"{directory}/full"), ("q", f"{directory}/no/such"),
             ("q", "http://127.0.0.1:1"), ("q", "https://127.0.0.1:1"), ("q/r", f"{directory}/q"),
         ):  # fmt: skip
-            logd.run("node", "add", *arguments, code=1)
+            assert b"Errno" not in logd.run("node", "add", *arguments, code=1).stderr
+        beside = ("q", f"{directory}/full/letter/q")  # What is above it is a file.
+        assert b"give another directory" in logd.run("node", "add", *beside, code=1).stderr
         logd.run("node", "remove", "nobody", "--yes", code=1)
         logd.run("node", "remove", "a", code=2)  # No terminal, and no --yes.
         logd.run("node", "add", "q", code=2)

@@ -20,6 +20,7 @@ import pytest
 import trio
 
 from cli.main import run
+from cli.node_server import vacancy
 from ec.chunk_dir import ChunkDirectory
 from ec.errors import (
     NodeNotMountedError,
@@ -30,6 +31,7 @@ from ec.errors import (
 )
 from ec.profile import Profile
 from ec.store.remote import RemoteStore, parse_node_url
+from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
 from tests.contract.check_store import IDENTITY, SAMPLE, put, send
 from tests.crash.test_full_disk import small_disk
@@ -172,6 +174,33 @@ def test_another_node_s_directory_is_refused(
     code, complaint = usage(capsys, *arguments)
     assert code == 1
     assert "expected b" in complaint
+
+
+def test_a_server_s_directory_is_refused(
+    directory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It never becomes a node: refused at once, with what to give instead."""
+    data = DataDirectory.open(Files(), f"{directory}/data", boot_id="b" * 32, pid=1)
+    data.close()
+    code, complaint = usage(capsys, f"{directory}/data", "--listen", "127.0.0.1:0")
+    assert code == 1
+    assert "data directory of a server; give the node" in complaint
+
+
+async def test_a_directory_that_cannot_be_made(directory: str) -> None:
+    """Who registers the node is told what to make first, without an errno; then it works."""
+    path = f"{directory}/no/such"
+    reason = vacancy(Files(), path)
+    assert reason is not None
+    assert "the directory above it does not exist; make it" in reason
+    with node_process(path) as (_, _, address):
+        store = store_at(address, token=None)
+        with pytest.raises(StoreError, match=r"directory above it .* make it") as refused:
+            await store.initialise(IDENTITY)
+        assert "Errno" not in str(refused.value)
+        os.mkdir(f"{directory}/no")
+        await store.initialise(IDENTITY)
+        store.close()
 
 
 @pytest.mark.parametrize(
