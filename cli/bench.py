@@ -151,20 +151,12 @@ def _measure(
 
 
 def _progress() -> Callable[[str], None]:
-    """Return what says what is measured, and since when: on a terminal in one line that changes.
-
-    Elsewhere a line for each suite: a log of every window would be read by nobody.
-    """
+    """Return what says what is measured and since when: on a terminal, in one line that changes."""
     begin = time.monotonic()
-    told: set[str] = set()
 
     def say(text: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - begin), 60)
-        suite = text.partition(",")[0]
         if sys.stderr.isatty():
+            minutes, seconds = divmod(int(time.monotonic() - begin), 60)
             click.echo(f"\r\033[K{minutes}:{seconds:02} {text}"[:120], err=True, nl=False)
-        elif suite not in told:
-            click.echo(f"{minutes}:{seconds:02} measuring {suite}", err=True)
-        told.add(suite)
 
     return say

@@ -8,6 +8,7 @@ once; a chunk that has its name is durable by then.
 
 from __future__ import annotations
 
+import os.path
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,7 +21,7 @@ import trio
 from cli.errors import EXIT_DONE, EXIT_REFUSED
 from cli.options import Address
 from ec.chunk_write import CHUNK_BYTES_MAX
-from ec.errors import EcError, NodeNotMountedError
+from ec.errors import EcError, NodeIdentityError, NodeNotMountedError
 from ec.node.home import NodeHome
 from ec.node.service import Gates, NodeService
 from ec.offload import ThreadOffload
@@ -30,6 +31,7 @@ from logd.net.bind import open_listener
 from logd.net.http import HttpServer, Limits, Request
 from logd.process_limits import raise_descriptor_limit
 from logd.storage.files import Files
+from logd.storage.layout import META_NAME
 from logd.units import KIB, MIB
 
 LIMITS: Final = Limits(
@@ -136,6 +138,7 @@ class NodeServer:
 
     async def _open(self) -> str:
         """Return the node's name; "-" where it has none yet."""
+        check_no_server_s(Files(), self._options.directory)
         try:
             return (await self._home.directory()).identity.node
         except NodeNotMountedError as error:
@@ -182,6 +185,19 @@ class NodeServer:
         )
 
 
+def check_no_server_s(files: Files, directory: str) -> None:
+    """Check that a directory is not where a server has its data: that never becomes a node.
+
+    Raises:
+        NodeIdentityError: it is.
+    """
+    if files.exists(os.path.join(directory, META_NAME)):
+        raise NodeIdentityError(
+            f"{directory} is the data directory of a server; give the node an empty or absent "
+            "directory of its own"
+        )
+
+
 def vacancy(files: Files, directory: str) -> str | None:
     """Return what an empty or absent directory may mean, and what to do; None: it is neither."""
     try:
@@ -191,6 +207,8 @@ def vacancy(files: Files, directory: str) -> str | None:
         pass  # As good as empty: who registers the node makes it.
     except OSError:
         return None  # Whoever opens it says why.
+    if not files.exists(os.path.dirname(os.path.abspath(directory))):
+        return f"{directory}: the directory above it does not exist; make it, or mount its disk"
     return (
         f"{directory} is empty or absent: a new one becomes a node by `logd node add NAME "
         "http://HOST:PORT`; that of a node is one whose disk is not mounted"

@@ -35,7 +35,7 @@ _SEED = pytest.StashKey[int]()
 # sync is time that shows nothing. Those of real processes, and of what only a disk has (a cache
 # that can be dropped, direct reads), have their files on one.
 # Where a hanging disk is meant, the other disks are not to wait for the syncs of other tests.
-_IN_MEMORY = ("crash/", "model/", "property/", "unit/test_hanging_disk")
+_IN_MEMORY = ("crash/", "model/", "property/", "unit/test_hanging_disk", "unit/test_log_delete")
 _ON_DISK = (
     "crash/test_compaction_kill", "crash/test_full_disk", "crash/test_groups_kill",
     "crash/test_kill_loop", "crash/test_real_faults",

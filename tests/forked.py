@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 ROOT: Final = Path(__file__).parent.parent
-START_TIMEOUT_S: Final = 60
+START_TIMEOUT_S: Final = 120
 _ANSWER_BYTES: Final = 64
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from tests.forked import run_logd
 from tests.server_process import ServerProcess
 
-START_LIMIT_S = 60
+START_LIMIT_S = 120
 
 
 class Logd:

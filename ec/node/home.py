@@ -106,8 +106,16 @@ class NodeHome:
             return
         try:
             await self._offload.run(initialise, self._files, self._path, identity)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self._path}: the directory above it does not exist there; make it, or mount its "
+                "disk, first"
+            ) from error
         except OSError as error:
-            raise StoreError(f"{self._path}: {error}") from error
+            reason = error.strerror or error
+            raise StoreError(
+                f"{self._path}: {reason}; see to that there, or give another directory"
+            ) from error
 
     async def _check_same(self, opened: ChunkDirectory, identity: NodeIdentity) -> None:
         """Check that the directory, which is in use, is the one that is asked for.

@@ -65,7 +65,7 @@ class LogWriter:
         self._is_writing = False
         self._is_slow = False
         self._is_held = False
-        # Set when a thread's write, or a time of exclusiveness, is over.
+        # Set when a thread's write, or a time of exclusiveness, is over; then there is a new one.
         self._freed = trio.Event()
 
     @property
@@ -117,7 +117,7 @@ class LogWriter:
 
         def deliver(outcome: object, error: BaseException | None) -> None:
             self._is_writing = False
-            self._freed.set()
+            self._free()
             if error is not None:
                 self._failed(staged, waiting, _as_storage_error(error))
             else:
@@ -128,7 +128,6 @@ class LogWriter:
                 self._on_written(waiting)
             self.touch()  # What was staged meanwhile is written now.
 
-        self._freed = trio.Event()
         self._services.offload.submit("write", job, deliver)
 
     def _failed(self, staged: StagedWrite, waiting: list[Waiting], error: StorageError) -> None:
@@ -159,16 +158,20 @@ class LogWriter:
         try:
             while self._is_writing:
                 await self._freed.wait()
-            self._freed = trio.Event()
             yield
         except LogFailedError as error:
             self._on_failed(error)
             raise
         finally:
             self._is_held = False
-            self._freed.set()
+            self._free()
             self.touch()
             self._services.end_turn()
+
+    def _free(self) -> None:
+        """Have who waits look again: the write may go on, or another may have been first."""
+        freed, self._freed = self._freed, trio.Event()
+        freed.set()
 
     async def finish(self) -> None:
         """Write what is staged; return when nothing writes, or has the log to itself, any more."""

@@ -278,7 +278,7 @@ def refusal(error: EcError | OSError, place: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "the directory above it does not exist; make it, or mount its disk, first"
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return f"{error.strerror or error}; see to that, or give another directory"
     reason = str(error).removeprefix(f"{place}: ").removeprefix(f"{place.removeprefix(_URL)}: ")
     if isinstance(error, NodeIdentityError):
         return f"{reason}; a node's place is empty, or was this node before"

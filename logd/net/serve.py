@@ -279,6 +279,8 @@ class ServeLoop:
     def parse_received(self, connection: Connection, data: bytearray) -> None:
         """Handle what was received by somebody else."""
         self._parse_all(connection, data, 0, len(data))
+        if connection.pauses and not connection.closed:
+            self._watch(connection)  # Else what comes now would be told of again and again.
 
     def count_answers(self, api_key: int, count: int) -> None:
         """Count answers that were sent in the turn in which their requests were read."""

@@ -9,6 +9,7 @@ indexes were synced, and the last two are kept: the newest may lie in a tail tha
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Final
 
 from logd.errors import CorruptFileError, UnsupportedFormatError
@@ -88,9 +89,12 @@ def has_no_producers(files: Files, directory: str, offset: int) -> bool:
 
 
 def find_snapshot(
-    files: Files, directory: str, offsets: list[int], sizes: dict[int, int]
+    files: Files, directory: str, offsets: list[int], sizes: dict[int, int], *, log_start: int
 ) -> ProducerSnapshot | None:
     """Return the newest snapshot that can be read and that lies within the segments, if any.
+
+    One as of the end of a segment that was deleted is as good as one of the next one's beginning,
+    and is returned as that.
 
     Args:
         sizes: bytes of each segment by base offset.
@@ -102,4 +106,13 @@ def find_snapshot(
             continue  # An older one, or a walk of the whole log, gives the same.
         if snapshot.position <= sizes.get(snapshot.segment_base, -1):
             return snapshot
+        is_deleted = snapshot.segment_base not in sizes and offset <= log_start
+        if is_deleted and offset in sizes:
+            return replace(
+                snapshot,
+                segment_base=offset,
+                position=0,
+                max_timestamp_ms=-1,
+                max_timestamp_offset=offset,
+            )
     return None

@@ -427,7 +427,7 @@ class Log(ColdLog):
             OffsetOutOfRangeError: above what is written. DiskFullError: nothing was deleted.
             LogFailedError: the log is poisoned, or the disk refused half-way.
         """
-        return delete_before(self, offset, self._roll)
+        return delete_before(self, offset, self._roll, self.checkpoint)
 
     def compaction_facts(self, *, bound_offset: int) -> CompactionFacts:
         """Return what `plan_compaction` decides by; see `log_compact`. Blocking."""

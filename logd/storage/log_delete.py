@@ -1,10 +1,14 @@
 """Deleting the oldest records of a log: the new start first, then the files that nobody may read.
 
-Order, each step durable before the next: the log start offset is written; a segment that is active
-and wholly below is rolled; segments wholly below are renamed, then unlinked by the caller when
-their last reader has had time to finish. A crash after the first step leaves files below the log
-start, which the next start removes; where the disk has no space for a step, the next deletion, or
-the next round of retention, goes on from there.
+Order, each step durable before the next: a checkpoint is written, if what idempotent producers sent
+last would go with the segments; the log start offset is written; a segment that is active and
+wholly below is rolled; segments wholly below are renamed, then unlinked by the caller when their
+last reader has had time to finish. A crash after the second step leaves files below the log start,
+which the next start removes; where the disk has no space for a step, the next deletion, or the next
+round of retention, goes on from there.
+
+So a batch that is sent again is known to be a repetition, whatever was deleted, and whenever the
+process was killed.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ class DeleteResult:
     size_bytes: int = 0
 
 
-def delete_before(state: LogState, offset: int, roll: Callable[[], None]) -> DeleteResult:
+def delete_before(
+    state: LogState, offset: int, roll: Callable[[], None], checkpoint: Callable[[], None]
+) -> DeleteResult:
     """Make `offset` the log start and drop what lies below; see `Log.delete_before`."""
     assert offset >= 0
     if state.failed is not None:
@@ -49,6 +55,7 @@ def delete_before(state: LogState, offset: int, roll: Callable[[], None]) -> Del
     if offset <= state.log_start_offset and not is_deletion_unfinished(state):
         return DeleteResult(state.log_start_offset, ())
     try:
+        _keep_producers(state, max(offset, state.log_start_offset), checkpoint)
         if offset > state.log_start_offset:
             partition_files.write_log_start(state.files, state.directory, offset)
             state.log_start_offset = offset
@@ -69,6 +76,30 @@ def is_deletion_unfinished(state: LogState) -> bool:
         or state.segment_list.items[0].end_bound <= state.log_start_offset
         or _is_active_below(state)
     )
+
+
+def _keep_producers(state: LogState, offset: int, checkpoint: Callable[[], None]) -> None:
+    """See to it that what is kept of the log tells a recovery what its producers sent last.
+
+    It takes a checkpoint at or behind the first segment that is kept, or all batches since. Most
+    deletions end far before the newest one.
+
+    Raises:
+        DiskFullError, LogFailedError: none could be written; nothing was deleted.
+    """
+    if not len(state.producers):
+        return
+    segments = state.segment_list
+    keeps_none = offset == state.written_offset
+    first_kept = offset if keeps_none else segments.bases[segments.index_of(offset)]
+    newest = state.snapshot_offsets[-1] if state.snapshot_offsets else -1
+    if newest >= first_kept or first_kept == segments.bases[0]:
+        return
+    try:
+        checkpoint()
+    except DiskFullError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # Else an index is damaged; so it would stay, and nothing would ever go.
 
 
 def _is_active_below(state: LogState) -> bool:

@@ -166,7 +166,11 @@ class _Recovery:
         snapshot = None
         if not from_begin:
             snapshot = find_snapshot(
-                self._files, self._directory, self._listing.snapshots, self._sizes
+                self._files,
+                self._directory,
+                self._listing.snapshots,
+                self._sizes,
+                log_start=self._log_start,
             )
         context = self._make_context(snapshot, sync_point)
         segments = self._describe_segments()

@@ -22,7 +22,7 @@ KAFKA = "4.1.1"
 SLF4J = "1.7.36"  # The one Kafka asks for.
 JAVA_AT_LEAST = 17  # Kafka 4's tools do not start on less.
 DOWNLOAD_TIMEOUT_S = 90  # Below pytest's own, so that a slow network skips and does not fail.
-RUN_TIMEOUT_S = 40
+RUN_TIMEOUT_S = 120
 
 # Connect is half of what would be downloaded, and no tool used here needs it.
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">

@@ -14,10 +14,11 @@ from logd.wire.messages import (
     offset_commit,
     sync_group,
 )
-from tests.server_process import ServerProcess, read_frame, request
+from tests.server_process import ANSWER_TIMEOUT_S, ServerProcess, read_frame, request
 
-SESSION_MS = 30_000
-REBALANCE_MS = 10_000
+# Longer than any test, since members of these tests beat only where they are told to.
+SESSION_MS = 120_000
+REBALANCE_MS = 30_000
 RANGE = (("range", b"what range needs"),)
 
 UNKNOWN_MEMBER_ID = 25
@@ -86,7 +87,7 @@ class Line:
         except BlockingIOError:
             return True
         finally:
-            self.socket.settimeout(30)
+            self.socket.settimeout(ANSWER_TIMEOUT_S)
 
 
 def find_the_coordinator(server: ServerProcess) -> None:
@@ -180,17 +181,14 @@ class RawMember:
         self.take_join()
         assert self.sync() == 0
 
-    def heartbeat(self) -> int:
-        return int(
-            self.line.ask(
-                heartbeat,
-                heartbeat.HeartbeatRequest(
-                    group_id=self.group, generation_id=self.generation, member_id=self.member_id,
-                    group_instance_id=self.instance_id,
-                ),
-                4,
-            ).error_code
+    def heartbeat_request(self) -> heartbeat.HeartbeatRequest:
+        return heartbeat.HeartbeatRequest(
+            group_id=self.group, generation_id=self.generation, member_id=self.member_id,
+            group_instance_id=self.instance_id,
         )  # fmt: skip
+
+    def heartbeat(self) -> int:
+        return int(self.line.ask(heartbeat, self.heartbeat_request(), 4).error_code)
 
     def commit_request(
         self, topic: str, offset: int, *, partition: int = 0, metadata: str = ""

@@ -22,7 +22,7 @@ from logd.wire.messages import (
     offset_commit,
     offset_fetch,
 )
-from tests.interop.group_server import group_server, new_name, new_topic, quiet
+from tests.interop.group_server import TIMEOUT_S, group_server, new_name, new_topic, quiet
 from tests.interop.raw_group import (
     Line,
     RawMember,
@@ -165,7 +165,7 @@ def test_a_large_answer_leaves_an_idle_server_whole(server: ServerProcess) -> No
     producer = Producer(quiet(server))
     for _ in range(40):
         producer.produce(topic, value)
-    assert producer.flush(10) == 0
+    assert producer.flush(TIMEOUT_S) == 0
     del producer
     wanted = fetch.FetchPartition(partition=0, fetch_offset=0, partition_max_bytes=8 * MIB)
     asked = fetch.FetchRequest(

@@ -23,7 +23,7 @@ from tests.server_process import ServerProcess
 pytestmark = pytest.mark.interop
 
 RECORDS = 100
-WAIT_S = 20
+WAIT_S = 60
 
 
 @pytest.fixture(scope="module")

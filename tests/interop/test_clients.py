@@ -30,7 +30,7 @@ from tests.server_process import ServerProcess
 pytestmark = pytest.mark.interop
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 _names = itertools.count()
 
 
@@ -199,17 +199,21 @@ def test_kafka_python_produces_consumes_and_administers(server: ServerProcess) -
 def test_consumer_that_follows_gets_new_records_at_once(server: ServerProcess, topic: str) -> None:
     """A long poll is answered by the append, not by its time-out."""
     produce(server, topic, 1)
+    wait_ms = 4 * TIMEOUT_S * 1000
     consumer = confluent_kafka.Consumer(
-        {"bootstrap.servers": server.bootstrap, "group.id": "x", "fetch.wait.max.ms": 10_000}
+        {
+            "bootstrap.servers": server.bootstrap,
+            "group.id": "x",
+            "fetch.wait.max.ms": wait_ms,
+            "socket.timeout.ms": wait_ms + 10_000,
+        }
     )
     consumer.assign([confluent_kafka.TopicPartition(topic, 0, 1)])
     assert consumer.poll(1.0) is None
-    started = time.monotonic()
     produce(server, topic, 1)
     message = consumer.poll(TIMEOUT_S)
-    assert message is not None
+    assert message is not None, "the poll under way goes on for far longer"
     assert message.offset() == 1
-    assert time.monotonic() - started < 7  # The time-out of the poll under way: 9 s at least.
     consumer.close()
 
 

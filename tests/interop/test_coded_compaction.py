@@ -35,6 +35,12 @@ SETTINGS = {
     "segment_bytes": "20000",
 }
 
+# Only what a test asks for is compacted.
+QUIET = ("--set", "log.cleaner.enable=false")
+
+ATTEMPTS_MAX = 8
+"""A machine may be so busy that a round is over before anybody sees that it is half way."""
+
 PART_BYTES = 50_000
 """Two or three segments: a round over all of them has many parts."""
 
@@ -87,7 +93,7 @@ def check_no_orphans(logd: Logd, directory: Path, names: str) -> None:
 def test_released_segments_are_compacted(tmp_path: Path, rng: random.Random) -> None:
     """Accepted, coded, released, overwritten, compacted: from 0 exactly the last of each key."""
     model: Model = {}
-    with server_with_nodes(tmp_path) as server:
+    with server_with_nodes(tmp_path, more=QUIET) as server:
         logd = Logd(server)
         create(server, "t", **SETTINGS)
         filled(logd, rng, model)
@@ -147,26 +153,28 @@ def test_a_server_killed_between_the_parts_of_a_round(tmp_path: Path, rng: rando
     there, and `logd compact` by hand brings the rest to its end, in parts as well.
     """
     model: Model = {}
-    with server_with_nodes(
-        tmp_path, more=("--set", f"log.cleaner.coded.max.bytes={PART_BYTES}")
-    ) as server:
+    parts = ("--set", f"log.cleaner.coded.max.bytes={PART_BYTES}")
+    with server_with_nodes(tmp_path, more=(*parts, *QUIET)) as server:
         logd = Logd(server)
         create(server, "t", **SETTINGS)
         filled(logd, rng, model, count=3000, keys=2000)
         logd.json("cold", "encode", "t")
         all_released(logd)
-        for _ in range(2):
+        between = attempts = 0
+        while between < 2:
+            attempts += 1
+            assert attempts <= ATTEMPTS_MAX, "the rounds were killed behind their last parts"
             filled(logd, rng, model, count=300, keys=2000)
             logd.json("cold", "encode", "t")
             all_released(logd)
             before = encodings(logd)
             logd.run("compact", "t", "--no-wait")
-            until(partial(is_half_way, logd, before), "a part is done, and others are not")
+            until(partial(has_begun, logd, before), "a part is done")
             server.kill()
             server.start()
             logd = Logd(server)
             check(logd, model, is_clean=False)
-            assert before & encodings(logd), "the round was killed behind its last part"
+            between += bool(before & encodings(logd))
         (row,) = logd.json("compact", "t")
         assert row["error"] is None
         check(logd, model)
@@ -178,9 +186,9 @@ def test_a_server_killed_between_the_parts_of_a_round(tmp_path: Path, rng: rando
         assert logd.json("cold", "verify", "t")["findings"] == []
 
 
-def is_half_way(logd: Logd, before: set[tuple[int, int]]) -> bool:
-    """Whether some of what was coded before a round is superseded, and some not yet."""
-    return 0 < len(before - encodings(logd)) < len(before)
+def has_begun(logd: Logd, before: set[tuple[int, int]]) -> bool:
+    """Whether some of what was coded before a round is superseded."""
+    return bool(before - encodings(logd))
 
 
 def encodings(logd: Logd) -> set[tuple[int, int]]:
@@ -197,7 +205,7 @@ def check_no_leftovers(data: Path) -> None:
 def test_a_node_is_lost_meanwhile(tmp_path: Path, rng: random.Random) -> None:
     """The round reads and writes round it; later no chunk is missing, and none is too many."""
     model: Model = {}
-    with server_with_nodes(tmp_path, "abcdefg") as server:
+    with server_with_nodes(tmp_path, "abcdefg", more=QUIET) as server:
         logd = Logd(server)
         create(server, "t", **SETTINGS)
         filled(logd, rng, model)

@@ -44,7 +44,7 @@ pytestmark = [
 ]
 
 RECORDS = 20
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_groups_on_the_admin_port(server: ServerProcess) -> None:
 
     def get(path: str) -> Any:
         url = f"http://{server.admin[0]}:{server.admin[1]}{path}"
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             return response.read()
 
     with RawClient(server) as client:

@@ -192,7 +192,7 @@ def test_partitions_of_a_killed_member_go_to_the_others(
         run(lambda: share(one), "the survivor has all", one)
         took_s = time.monotonic() - killed
         # From its last heartbeat on; a busy machine may have kept it from sending one for a while.
-        assert SHORT_SESSION_MS / 2000 < took_s < SHORT_SESSION_MS / 1000 + 8
+        assert SHORT_SESSION_MS / 2000 < took_s < SHORT_SESSION_MS / 1000 + 20
 
 
 def test_another_protocol_is_refused(server: ServerProcess, topic: str, group: str) -> None:

@@ -44,7 +44,7 @@ from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.interop
 
-SESSION_MAX_MS = 60_000
+SESSION_MAX_MS = 240_000
 
 UNKNOWN_TOPIC_OR_PARTITION = 3
 OFFSET_METADATA_TOO_LARGE = 12

@@ -17,7 +17,7 @@ import pytest
 
 from logd.record.build import encode_batch
 from logd.wire.messages import api_versions, metadata, produce
-from tests.server_process import ServerProcess, read_frame, request
+from tests.server_process import ANSWER_TIMEOUT_S, ServerProcess, read_frame, request
 
 pytestmark = pytest.mark.interop
 
@@ -27,7 +27,7 @@ API_VERSIONS_V0 = request(18, 0)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     data = tmp_path_factory.mktemp("hostile") / "data"
-    with ServerProcess(data, "--set", "connection.first.frame.ms=1500") as process:
+    with ServerProcess(data) as process:
         create(process, "t")
         yield process
 
@@ -116,7 +116,7 @@ def test_bad_frames_close_the_connection_and_nothing_else(server: ServerProcess,
         sock.sendall(FRAMES[name])
         assert is_closed(sock)
     assert append_one(server) == before + 1
-    assert server.resident_bytes() - resident < 4 * 1024 * 1024
+    assert server.resident_bytes() - resident < 16 * 1024 * 1024  # Claims are of 100 MiB or more.
 
 
 def test_unknown_version_of_api_versions_is_answered_in_version_0(server: ServerProcess) -> None:
@@ -208,11 +208,16 @@ def test_refused_batch_with_acks_0_closes_the_connection(server: ServerProcess) 
         assert is_closed(sock)
 
 
-def test_half_a_frame_and_silence_is_closed_after_the_time_out(server: ServerProcess) -> None:
+def test_half_a_frame_and_silence_is_closed_after_the_time_out(tmp_path: Path) -> None:
     """A client that opens and says nothing, or half a request, holds its connection only so
     long.
     """
-    with server.connect() as silent, server.connect() as half:
+    with (
+        # Of its own: elsewhere a client may be held up between opening and saying.
+        ServerProcess(tmp_path / "data", "--set", "connection.first.frame.ms=500") as server,
+        server.connect() as silent,
+        server.connect() as half,
+    ):
         half.sendall(API_VERSIONS_V0[:9])
         assert is_closed(silent)
         assert is_closed(half)
@@ -248,7 +253,7 @@ def test_ten_thousand_pipelined_requests_are_answered_in_order(server: ServerPro
         one[8:12] = struct.pack(">i", number)
         frames += one
     with server.connect() as sock:
-        sock.settimeout(30)
+        sock.settimeout(ANSWER_TIMEOUT_S)
         sent = 0
         answers = 0
         sock.setblocking(False)
@@ -257,7 +262,7 @@ def test_ten_thousand_pipelined_requests_are_answered_in_order(server: ServerPro
 
         while answers < count:
             readable, writable, _ = select.select(
-                [sock], [sock] if sent < len(frames) else [], [], 30
+                [sock], [sock] if sent < len(frames) else [], [], ANSWER_TIMEOUT_S
             )
             assert readable or writable
             if writable:

@@ -27,7 +27,7 @@ CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 BATCHES = 40
 BATCH_RECORDS = 25
 SEGMENT_BYTES = 65_536  # Four segments a topic or more, each with several index entries.
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 T0_MS = 1_700_000_000_000
 
 CONSOLE_CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"

@@ -20,6 +20,7 @@ import pytest
 import trio
 
 from cli.main import run
+from cli.node_server import vacancy
 from ec.chunk_dir import ChunkDirectory
 from ec.errors import (
     NodeNotMountedError,
@@ -30,11 +31,13 @@ from ec.errors import (
 )
 from ec.profile import Profile
 from ec.store.remote import RemoteStore, parse_node_url
+from logd.storage.data_directory import DataDirectory
 from logd.storage.files import Files
 from tests.contract.check_store import IDENTITY, SAMPLE, put, send
 from tests.crash.test_full_disk import small_disk
 from tests.ec_samples import encode, noise
 from tests.forked import ForkedLogd
+from tests.server_process import READY_TIMEOUT_S, STOP_TIMEOUT_S
 
 TOKEN = "sixteen-letters-or-more"
 
@@ -60,7 +63,7 @@ def node_process(directory: str, *arguments: str) -> Iterator[tuple[ForkedLogd, 
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        assert select.select([process.stdout], [], [], 30)[0], "no ready line"
+        assert select.select([process.stdout], [], [], READY_TIMEOUT_S)[0], "no ready line"
         word, name, address = process.stdout.readline().decode().split()
         assert word == "ready"
         yield process, name.removeprefix("node="), address.removeprefix("http=")
@@ -90,7 +93,7 @@ async def test_a_node_from_start_to_stop(directory: str) -> None:
         with pytest.raises(StoreError, match="another process"):
             ChunkDirectory.open(Files(), path)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(STOP_TIMEOUT_S) == 0
         store.close()
         stranger.close()
     with node_process(path) as (_, name, address):
@@ -173,6 +176,33 @@ def test_another_node_s_directory_is_refused(
     assert "expected b" in complaint
 
 
+def test_a_server_s_directory_is_refused(
+    directory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It never becomes a node: refused at once, with what to give instead."""
+    data = DataDirectory.open(Files(), f"{directory}/data", boot_id="b" * 32, pid=1)
+    data.close()
+    code, complaint = usage(capsys, f"{directory}/data", "--listen", "127.0.0.1:0")
+    assert code == 1
+    assert "data directory of a server; give the node" in complaint
+
+
+async def test_a_directory_that_cannot_be_made(directory: str) -> None:
+    """Who registers the node is told what to make first, without an errno; then it works."""
+    path = f"{directory}/no/such"
+    reason = vacancy(Files(), path)
+    assert reason is not None
+    assert "the directory above it does not exist; make it" in reason
+    with node_process(path) as (_, _, address):
+        store = store_at(address, token=None)
+        with pytest.raises(StoreError, match=r"directory above it .* make it") as refused:
+            await store.initialise(IDENTITY)
+        assert "Errno" not in str(refused.value)
+        os.mkdir(f"{directory}/no")
+        await store.initialise(IDENTITY)
+        store.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -204,7 +234,7 @@ def test_a_port_or_a_directory_in_use_ends_the_start(directory: str) -> None:
         for name, listen, said in cases:
             found = subprocess.run(
                 command(f"{directory}/{name}", "--listen", listen, "--log-format", "json"),
-                capture_output=True, text=True, timeout=30, check=False,
+                capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False,
             )  # fmt: skip
             assert (found.returncode, found.stdout) == (1, "")
             assert said in json.loads(found.stderr)["reason"]
@@ -223,7 +253,7 @@ def test_ready_is_said_as_json(directory: str) -> None:
         assert (said["ready"], said["node"]) == (True, "a")
         assert said["http"].startswith("127.0.0.1:")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(STOP_TIMEOUT_S) == 0
         assert process.stdout.read() == ""
 
 
@@ -239,13 +269,13 @@ async def test_sigterm_lets_a_chunk_end(directory: str) -> None:
         upload = await store.begin(BIG.ids[0], len(BIG.files[0]))
         await upload.write([BIG.files[0][:-1]])
         process.send_signal(signal.SIGTERM)
-        with trio.fail_after(20):
+        with trio.fail_after(STOP_TIMEOUT_S):
             while is_listening(address):
                 await trio.lowlevel.checkpoint()
         await upload.write([BIG.files[0][-1:]])
         assert (await upload.finish()).outcome == "stored"
         store.close()
-        assert process.wait(20) == 0
+        assert process.wait(STOP_TIMEOUT_S) == 0
     assert os.listdir(f"{path}/chunks") == [BIG.ids[0].name]
 
 

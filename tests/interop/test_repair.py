@@ -14,7 +14,9 @@ from urllib.request import urlopen
 import pytest
 
 from ec.chunk_id import ChunkId
+from tests.forked import run_logd
 from tests.interop.test_cold_segments import (
+    LIMIT_S,
     SMALL,
     ask,
     chunks,
@@ -24,25 +26,18 @@ from tests.interop.test_cold_segments import (
     make_topic,
     until,
 )
+from tests.interop.test_cold_segments import server_with_nodes as cold_server
 from tests.logd_command import Logd
 from tests.server_process import ServerProcess
 
 NODES = "abcdefg"
+READS_MAX = 8
 
 
 def server_with_nodes(directory: Path, *settings: str) -> ServerProcess:
-    """Return a server with seven nodes.
-
-    One is dead at once when its directory is gone, and else never: a machine that is busy elsewhere
-    for some seconds makes no node suspect.
-    """
-    words = [word for name in NODES for word in ("--node", f"{name}={directory}/{name}")]
-    for setting in (
-        "disk.reserve.bytes=0", "node.probe.interval.ms=200", "node.suspect.ms=60000",
-        "node.dead.ms=120000", *settings,
-    ):  # fmt: skip
-        words += ["--set", setting]
-    return ServerProcess(directory / "data", *words)
+    """Return a server with seven nodes."""
+    more = [word for setting in settings for word in ("--set", setting)]
+    return cold_server(directory, NODES, more=more)
 
 
 def coded_topic(logd: Logd, data: bytes) -> int:
@@ -116,6 +111,7 @@ def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Rando
         assert all(each["mended_ms"] for each in logd.json("scrub", "status")["findings"])
 
         lose(tmp_path / lost)
+        until(lambda: states(logd)[lost] == "dead", "the node is seen to be dead")
         done = logd.json("repair")
         assert done["repaired"] == done["missing"] > 0
         assert contents(tmp_path) == before
@@ -137,26 +133,25 @@ def test_what_is_lost_comes_back_byte_for_byte(tmp_path: Path, rng: random.Rando
 
 
 def test_repair_begins_by_itself_and_scrub_pauses(tmp_path: Path, rng: random.Random) -> None:
-    """After its delay, without a person; a rotten block that a read meets, within ten seconds.
+    """After its delay, without a person; a rotten block that a read meets, without any.
 
     That block is named by node, chunk and number, and counted; no other chunk is blamed, or made.
     """
-    with server_with_nodes(tmp_path, "repair.delay.ms=15000") as server:
+    with server_with_nodes(tmp_path, "repair.delay.ms=3600000") as server:
         logd = Logd(server)
         data = lines(rng, 5_000)
         coded_topic(logd, data)
         before = contents(tmp_path)
-        assert logd.json("scrub", "pause")["state"] == "paused"
         node = next(each["node"] for each in coded_rows(logd)[0]["chunks"] if not each["index"])
         rotten = next(path for path in chunk_files(tmp_path, node) if data_index(path) is not None)
+        assert logd.json("scrub", "pause")["state"] == "paused"
         flip(rotten, 70)
-        read_what_is_rotten(logd, data)
+        logd = read_what_is_rotten(server, data)
         until(
             lambda: any(each["mended_ms"] for each in ask(logd, "scrub")["findings"]),
             "what the read met is mended",
         )
         [found] = ask(logd, "scrub")["findings"]
-        assert found["mended_ms"] - found["found_ms"] < 10_000
         where = (found["node"], found["chunk"], found["block"], found["state"])
         assert where == (node, data_index(rotten), 0, "corrupt")
         assert f"-{found['base_offset']:020d}-" in rotten.name
@@ -165,18 +160,24 @@ def test_repair_begins_by_itself_and_scrub_pauses(tmp_path: Path, rng: random.Ra
         assert counted(server, "logd_chunk_findings_total") == 1
         assert counted(server, "logd_repair_chunks_total") == 1
         assert server.stop() == 0
-        server.start()
+    with server_with_nodes(tmp_path, "repair.delay.ms=15000") as server:
         logd = Logd(server)
         until(lambda: ask(logd, "scrub")["findings"] == [found], "it is told of after a restart")
-        lose(tmp_path / "f")
-        until(lambda: ask(logd, "nodes")[5]["state"] == "dead", "the node is seen to be dead")
-        until(lambda: is_whole_but(logd, "f"), "its chunks are elsewhere")
+        lost = coded_rows(logd)[0]["chunks"][5]["node"]
+        lose(tmp_path / lost)
+        until(lambda: states(logd)[lost] == "dead", "the node is seen to be dead")
+        until(lambda: is_whole_but(logd, lost), "its chunks are elsewhere")
         assert logd.json("scrub", "resume")["state"] != "paused"
         logd.json("scrub", "start", "--wait")
         assert {name: len(data) for name, data in contents(tmp_path).items()} == {
             name: len(data) for name, data in before.items()
         }
         assert contents(tmp_path) == before
+
+
+def states(logd: Logd) -> dict[str, str]:
+    """Return each node's state."""
+    return {row["name"]: row["state"] for row in ask(logd, "nodes")}
 
 
 def chunk_file(directory: Path, node: str, base_offset: int) -> Path:
@@ -197,19 +198,24 @@ def data_index(path: Path) -> int | None:
 
 def counted(server: ServerProcess, name: str) -> float:
     """Return the sum of a counter over its labels."""
-    with urlopen("http://{}:{}/metrics".format(*server.admin), timeout=10) as answer:
+    with urlopen("http://{}:{}/metrics".format(*server.admin), timeout=LIMIT_S) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split()[0] == name)
 
 
-def read_what_is_rotten(logd: Logd, data: bytes) -> None:
-    """Read until a rotten chunk was met: where its node is slow to answer, a read does without."""
-
-    def has_met_it() -> bool:
+def read_what_is_rotten(server: ServerProcess, data: bytes) -> Logd:
+    """Read until a rotten chunk was met: where its node is slow to answer, a read does without,
+    and the next one is answered from memory, unless the server is a new one.
+    """
+    for _ in range(READS_MAX):
+        logd = Logd(server)
+        assert logd.json("scrub", "pause")["state"] == "paused"
         assert logd.run("consume", "t").stdout == data
-        return bool(ask(logd, "scrub")["findings"])
-
-    until(has_met_it, "a read meets what is rotten")
+        if ask(logd, "scrub")["findings"]:
+            return logd
+        assert server.stop() == 0
+        server.start()
+    raise AssertionError("no read met what is rotten")
 
 
 def is_whole_but(logd: Logd, dead: str) -> bool:
@@ -227,9 +233,10 @@ def test_a_server_that_is_killed_goes_on(tmp_path: Path, rng: random.Random, com
         data = lines(rng, 5_000)
         coded_topic(logd, data)
         before = contents(tmp_path)
-        arguments = ("repair",) if command == "repair" else ("node", "drain", "g")
+        node = coded_rows(logd)[0]["chunks"][0]["node"]  # One that has chunks.
+        arguments = ("repair",) if command == "repair" else ("node", "drain", node)
         if command == "repair":
-            for path in chunk_files(tmp_path, "g"):
+            for path in chunk_files(tmp_path, node):
                 path.unlink()
         for _ in range(2):
             moved = _begin(logd, *arguments)
@@ -272,10 +279,7 @@ def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
             shutil.rmtree(tmp_path / node)
         server.start()
         logd = Logd(server)
-        until(
-            lambda: [row["state"] for row in ask(logd, "nodes")].count("dead") == 3,
-            "three nodes are dead",
-        )
+        until(lambda: [*states(logd).values()].count("dead") == 3, "three nodes are dead")
         assert ask(logd, "status")["segments_by_margin"]["lost"] == 0
         until(  # While only two were known to be dead, there was a target for one chunk.
             lambda: (
@@ -294,7 +298,8 @@ def test_a_damaged_hot_segment_is_given_up_for_its_chunks(
         )
         first, second, *_ = sorted((tmp_path / "data" / "topics" / "t-0").glob("*.log"))
         flip(second, 5000)
-        logd.run("scrub", "start", "--wait")
+        done = run_logd("scrub", "start", "--wait", environment=logd.environment)
+        assert done.returncode in (0, 4), "it may be mended before scrub ends, or after"
         until(lambda: not second.exists(), "the damaged file is given up")
         findings = logd.json("scrub", "status")["findings"]
         (found,) = (each for each in findings if each["chunk"] is None)

@@ -36,15 +36,19 @@ from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.interop
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60  # Of a busy machine.
 CHECK_MS = 200
 HOUR_MS = 3_600_000
 _names = itertools.count()
 
 
 def started(data: Path) -> ServerProcess:
-    """A server that looks often, not started yet."""
-    return ServerProcess(data, f"--set=log.retention.check.interval.ms={CHECK_MS}")
+    """A server that looks often, not started yet; it compacts nothing by itself."""
+    return ServerProcess(
+        data,
+        f"--set=log.retention.check.interval.ms={CHECK_MS}",
+        "--set=log.cleaner.enable=false",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +119,23 @@ def watermarks(server: ServerProcess, topic: str) -> tuple[int, int]:
 
 
 def read_all(
-    server: ServerProcess, topic: str, end: int, on_offset: Callable[[int], None] = lambda _: None
+    server: ServerProcess,
+    topic: str,
+    end: int,
+    on_offset: Callable[[int], None] = lambda _: None,
+    *,
+    reset: str = "error",
 ) -> list[int]:
-    """Return the offsets that a consumer reads from the beginning up to `end`; each is told of."""
+    """Return the offsets that a consumer reads from the beginning up to `end`; each is told of.
+
+    `reset`: what it does where an offset is gone.
+    """
     consumer = confluent_kafka.Consumer(
         {
             "bootstrap.servers": server.bootstrap,
             "group.id": "reader",
             "enable.auto.commit": False,
-            "auto.offset.reset": "error",
+            "auto.offset.reset": reset,
         }
     )
     offsets: list[int] = []
@@ -143,7 +155,7 @@ def read_all(
 
 
 # A machine may be as busy as it likes: what is wrong is a check that does not come by itself.
-LATE_S = 8.0
+LATE_S = 30.0
 
 
 def admin_json(server: ServerProcess, path: str) -> Any:
@@ -172,6 +184,7 @@ def test_an_idle_topic_loses_its_records_in_time(server: ServerProcess) -> None:
     assert message is not None
     assert message.error().code() == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
     consumer.close()
+    alter(server, topic, "retention.ms", "-1")  # However long it takes to come and read it.
     append(server, topic, [b"d"])
     assert read_all(server, topic, 4) == [3]
 
@@ -348,7 +361,9 @@ def test_a_topic_may_be_deleted_and_made_anew_in_the_middle(server: ServerProces
         append(server, name, *[[b"new %d" % number]] * 3)
         wait_for(lambda: watermarks(server, name)[1] == 33)
         start, end = watermarks(server, name)
-        assert set(read_all(server, name, end)) >= set(range(max(start, 30), end))
+        # Between asking where the log begins and reading from there, its beginning may go.
+        found = read_all(server, name, end, reset="earliest")
+        assert set(found) >= set(range(max(start, 30), end))
         for gone in admin.delete_topics([name]).values():
             gone.result(TIMEOUT_S)
     assert "offline" not in server.log()

@@ -50,6 +50,7 @@ from tests.unit.test_partition import Later
 
 TOPIC_ID = bytes(range(16))
 IN_FLIGHT_MAX = 5
+DELETE_ALL = 0.3
 NEED_SPACE = ("create", "write_at", "allocate")
 FALLIBLE = (
     "create", "write_at", "allocate", "sync_data", "sync", "sync_directory", "rename", "unlink",
@@ -281,7 +282,8 @@ class World:
         start = self.partition.log_start_offset
         end = self.partition.high_watermark
         self._note_seen()
-        await self._alone(self.partition.delete_records, self.random.randint(start, end))
+        before = end if self.random.random() < DELETE_ALL else self.random.randint(start, end)
+        await self._alone(self.partition.delete_records, before)
 
     async def roll(self) -> None:
         """The log is rolled for its age."""

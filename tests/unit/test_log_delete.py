@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
+from pathlib import Path
 
 import pytest
 
 from logd.errors import DiskFullError, LogFailedError
+from logd.record.batch import read_header
 from logd.storage.log import Log, LogSettings
 from tests.unit.log_builder import (
     append,
@@ -21,7 +24,7 @@ from tests.unit.log_builder import (
     recover_log,
     reopen,
 )
-from tests.unit.storage_faults import FaultyFiles
+from tests.unit.storage_faults import FaultyFiles, StoppedError
 
 FOUR = LogSettings(segment_offsets=4)
 
@@ -174,3 +177,73 @@ def test_what_went_is_counted(directory: str) -> None:
     assert (second.segment_count, second.size_bytes) == (2, 2 * size // 3)
     third = log.delete_before(12)
     assert (third.segment_count, third.size_bytes, third.unlink_paths) == (0, 0, ())
+
+
+def producers_batch(producer_id: int, sequence: int) -> bytearray:
+    return batch_of(producer_id=producer_id, producer_epoch=0, base_sequence=sequence)
+
+
+@pytest.mark.parametrize("offset", [3, 4, 6, 11, 12])
+@pytest.mark.parametrize("checkpoint_at", [None, 4, 6])
+def test_a_repetition_is_known_whenever_a_deletion_is_killed(
+    directory: str, offset: int, checkpoint_at: int | None
+) -> None:
+    """Killed before any call of it, or behind the last one: what each producer sent last would not
+    be appended a second time, though the batch and its segment are gone.
+    """
+    for calls in itertools.count():
+        path = f"{directory}/{calls}"
+        os.mkdir(path)
+        files = FaultyFiles()
+        log = make_log(path, settings=FOUR, files=files)
+        for number in range(12):  # The first producer's are all in the first segment.
+            append(log, producers_batch(number // 4, number % 4))
+            if log.written_offset == checkpoint_at:
+                log.checkpoint()
+        files.stop_before = len(files.calls) + calls
+        was_stopped = False
+        try:
+            log.delete_before(offset)
+        except StoppedError:
+            was_stopped = True
+        recovered, _ = recover_log(path, settings=FOUR)
+        for producer_id in range(3):
+            again = read_header(producers_batch(producer_id, 3))
+            found = recovered.producers.check(again)
+            assert found is not None, (calls, producer_id)
+            assert found.base_offset == 4 * producer_id + 3
+        recovered.close()
+        if not was_stopped:
+            break
+    assert calls > 1
+
+
+def test_without_space_for_what_producers_sent_nothing_is_deleted(directory: str) -> None:
+    """The ballast is for that; then the same deletion ends."""
+    files = FaultyFiles()
+    log = make_log(directory, settings=FOUR, files=files)
+    append(log, producers_batch(7, 0))
+    files.failing["create_or_truncate"] = errno.ENOSPC
+    files.failing["create"] = errno.ENOSPC
+    with pytest.raises(DiskFullError):
+        log.delete_before(1)
+    assert log.log_start_offset == 0
+    files.failing.clear()
+    assert log.delete_before(1).segment_count == 1
+
+
+def test_most_deletions_take_no_checkpoint(directory: str) -> None:
+    """Where the newest one lies behind what goes, and where no producer is known."""
+    log = make_log(directory, settings=FOUR)
+    for number in range(12):
+        append(log, producers_batch(7, number))
+    log.checkpoint()
+    before = sorted(Path(directory, "t-0").glob("*.producers"))
+    log.delete_before(8)
+    log.delete_before(12)
+    assert sorted(Path(directory, "t-0").glob("*.producers")) == before
+    os.mkdir(f"{directory}/plain")
+    plain = make_log(f"{directory}/plain", settings=FOUR)
+    fill(plain, 6)
+    plain.delete_before(12)
+    assert not list(Path(directory, "plain", "t-0").glob("*.producers"))
