@@ -380,7 +380,7 @@ class ColdTier:
             partitions = {(key.topic_id, key.partition) for key in wanted}
             return [
                 each.encoding
-                for partition in partitions
+                for partition in sorted(partitions)
                 for each in self._by_partition.get(partition, {}).values()
                 if each.key in wanted
             ]
@@ -451,7 +451,7 @@ class ColdTier:
         for each in found:
             self._generations[each.encoding] = each
             come.setdefault(_partition(each), []).append(each)
-        for partition in gone.keys() | come.keys():
+        for partition in sorted(gone.keys() | come.keys()):
             self._follow(partition, gone.get(partition, ()), come.get(partition, ()))
         return frozenset(gone.keys() | come.keys())
 
