@@ -6,9 +6,11 @@ replaced and drained, the catalog's disk can be full, the wall clock can jump.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -22,6 +24,7 @@ from logd.cold.repairing import RepairSettings
 from logd.cold.scrubbing import ScrubSettings
 from logd.cold.tier import ColdTier
 from logd.cold.upkeep import Upkeep, UpkeepServices
+from logd.errors import StorageError
 from logd.policy.cold.removal import ChunkName, Fate, judge_chunk
 from logd.policy.cold.values import Generation, NodeState, SegmentKey, StorageNode
 from logd.storage.findings_note import FindingsNote
@@ -35,6 +38,7 @@ from tests.unit.log_builder import append, batch_of
 REPAIR_DELAY_MS = 120_000
 TIMEOUT_S = 30.0
 PAGES_MAX = 2**30
+REAP_S = 60.0
 
 
 class JumpingClock(SimClock):
@@ -123,10 +127,13 @@ class ChaosRig(CodedRig):
 
     Attributes:
         topics: those that come and go, by topic id.
+        deleted: the names of those that are gone and have left something, by topic id.
         notes: scrub's, and of what was found: they outlive a process.
+        trace: of all steps so far, in their order, each with its time.
     """
 
     def __init__(self, directory: str, *, names: str, seed: int) -> None:
+        self.trace = hashlib.sha256()
         super().__init__(directory, names=names, seed=seed)
         self.clock = self.jumping = JumpingClock()
         nodes: list[SimNode] = [ChaosNode(name) for name in names]
@@ -135,8 +142,19 @@ class ChaosRig(CodedRig):
         self.nodes = self.chaos_nodes = ChaosNodes(nodes)
         self.topics: dict[bytes, Topic] = {}
         self.topics_made = 0
+        self.deleted: dict[bytes, str] = {}
         self.scrub_note = ScrubNote()
         self.findings_note = FindingsNote()
+
+    def step(self, name: str) -> None:
+        """As the rig's; what was done is in the trace."""
+        super().step(name)
+        self.trace.update(f"{self.clock.now_ms()} {name}\n".encode())
+
+    def digest(self) -> str:
+        """Return what tells whether another run did and said the same."""
+        said = self.said.getvalue().replace(self.directory, "")
+        return hashlib.sha256(self.trace.digest() + said.encode()).hexdigest()
 
     # --- starts -----------------------------------------------------------------------------------
 
@@ -148,9 +166,9 @@ class ChaosRig(CodedRig):
     def services(self) -> LifeServices:
         """As the rig's, with repair and scrub."""
 
-        async def forget(topic_id: bytes) -> None:
-            self.catalog.forget_topic(topic_id)
-            self.forgotten.append(topic_id)
+        async def forget(topic_id: bytes) -> None:  # As the server.
+            if topic_id not in self.topics and topic_id not in self.deleted:
+                await self.offload.run("catalog", self.catalog.forget_topic, topic_id)
 
         upkeep = UpkeepServices(
             repair=RepairSettings(REPAIR_DELAY_MS, 0), scrub=ScrubSettings(14 * DAY_MS, 0),
@@ -179,6 +197,10 @@ class ChaosRig(CodedRig):
     async def restart(self) -> None:
         """As the rig's, with the other topics."""
         await super().restart()
+        rows = self.catalog.topics()
+        self.deleted = {row.topic_id: row.name for row in rows if row.state == "deleting"}
+        for topic_id in self.deleted:  # The process may have died before anybody was told.
+            self.topics.pop(topic_id, None)
         for topic in self.topics.values():
             log, _ = Log.recover(
                 self.files, self._path(topic.name), topic_id=topic.topic_id, topic=topic.name,
@@ -186,6 +208,7 @@ class ChaosRig(CodedRig):
                 released=self.tier.released(topic.topic_id, 0),
             )  # fmt: skip
             topic.partition = SimPartition(log, self.settings())
+            self._note_topic(topic)  # The process may have died in the middle of a roll.
 
     # --- topics -----------------------------------------------------------------------------------
 
@@ -213,7 +236,11 @@ class ChaosRig(CodedRig):
         while len(log.segment_list.items) <= before:
             values = [self.rng.randbytes(700) for _ in range(8)]
             append(log, batch_of(values, timestamp_ms=self.clock.now_ms()))
-        for segment in log.segment_list.items[:-1]:
+        self._note_topic(topic)
+
+    def _note_topic(self, topic: Topic) -> None:
+        """Note the bytes of segments that were sealed since, before anybody can code them."""
+        for segment in topic.partition.log.segment_list.items[:-1]:
             if segment.base_offset not in topic.originals:
                 with open(segment.paths.log, "rb") as file:
                     topic.originals[segment.base_offset] = file.read()
@@ -222,11 +249,19 @@ class ChaosRig(CodedRig):
         """Delete a topic, as the broker does: it waits for nobody."""
         self.catalog.mark_deleting(topic.topic_id)
         del self.topics[topic.topic_id]
+        self.deleted[topic.topic_id] = topic.name
         topic.partition.offline = "its topic was deleted"
         await self.tier.topic_deleted(topic.topic_id)
-        shutil.rmtree(self._path(topic.name))
-        if not self.tier.generations(topic.topic_id):
-            self.catalog.forget_topic(topic.topic_id)
+
+    async def reap(self) -> None:
+        """Remove what deleted topics leave, as the broker does; until cancelled."""
+        while True:
+            for topic_id, name in [*self.deleted.items()]:
+                shutil.rmtree(self._path(name), ignore_errors=True)
+                with suppress(StorageError):  # The catalog's disk may be full.
+                    await self.offload.run("catalog", self.catalog.forget_topic, topic_id)
+                    del self.deleted[topic_id]
+            await trio.sleep(REAP_S)
 
     # --- the catalog's disk -----------------------------------------------------------------------
 
