@@ -29,7 +29,7 @@ from logd.errors import ColdStateError, DataDirectoryError, LogdError
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import LIVE, Generation, Profile, SegmentKey, StorageNode
+from logd.policy.cold.values import LIVE, Generation, Gone, Profile, SegmentKey, StorageNode
 from logd.storage.cold_catalog import ColdCatalog, Commit, EncodePlan
 from logd.storage.released import ReleasedSegment
 
@@ -206,6 +206,14 @@ class ColdTier:
         """Return whether an encoding is COMMITTED or RELEASED. May be called in threads."""
         found = self._generations.get(encoding)
         return found is not None and found.state in LIVE
+
+    async def gone(self, encoding: str) -> Gone | None:
+        """Return what the catalog remembers of a generation that is gone.
+
+        Raises:
+            StorageError: the catalog cannot be read.
+        """
+        return await self._services.offload.run("catalog", self.catalog.gone, encoding)
 
     async def manifest(self, encoding: str) -> Manifest:
         """Return a committed generation's manifest, decoded.

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from logd.policy.cold.proof import HotCopy, Proof, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import Generation, Profile, SegmentKey, StorageNode, is_encoding
+from logd.policy.cold.values import (
+    Generation,
+    Gone,
+    Profile,
+    SegmentKey,
+    StorageNode,
+    is_encoding,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +121,13 @@ class ColdCatalog(Protocol):
 
     def find(self, encodings: Sequence[str]) -> list[Generation]:
         """Return those of the encodings that there are, of every state, in the order asked for."""
+        ...
+
+    def gone(self, encoding: str) -> Gone | None:
+        """Return what is remembered of a generation that was ABORTED or DELETING, and is gone.
+
+        Of a great many only the latest are.
+        """
         ...
 
     def manifest(self, encoding: str) -> bytes | None:

@@ -29,6 +29,7 @@ from logd.policy.cold.values import (
     REMOVABLE,
     ColdState,
     Generation,
+    Gone,
     Placement,
     SegmentKey,
     StorageNode,
@@ -108,6 +109,11 @@ class SqliteColdCatalog:
         with self._database.transaction("find"):
             found = [self._generations.find(encoding) for encoding in encodings]
         return [generation for generation in found if generation is not None]
+
+    def gone(self, encoding: str) -> Gone | None:
+        """See `ColdCatalog`."""
+        with self._database.transaction("gone"):
+            return self._generations.gone(encoding)
 
     def manifest(self, encoding: str) -> bytes | None:
         """See `ColdCatalog`."""

@@ -304,8 +304,9 @@ class ChaosRig(CodedRig):
             for chunk in map(ChunkId.parse, node.files):
                 key = SegmentKey(bytes.fromhex(chunk.topic_id), chunk.partition, chunk.base_offset)
                 judged = judge_chunk(
-                    ChunkName(key, chunk.generation, chunk.encoding, chunk.index, name), records
-                )
+                    ChunkName(key, chunk.generation, chunk.encoding, chunk.index, name), records,
+                    self.catalog.cold.gone(chunk.encoding),
+                )  # fmt: skip
                 if judged.fate is not Fate.KEEP:
                     found.append(f"{chunk.name} on {name}: {judged}")
         return found
