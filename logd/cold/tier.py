@@ -229,8 +229,12 @@ class ColdTier:
         data = await self._services.offload.run("catalog", self.catalog.manifest, encoding)
         if data is None:
             raise ColdStateError(f"no manifest is known of the encoding {encoding}")
-        manifest = _decoded(encoding, data)
-        if encoding in self._generations:
+        generation = self._generations.get(encoding)
+        try:
+            manifest = _decoded(encoding, data)
+        except ColdStateError as error:
+            raise ColdStateError(f"{error}{_where_else(generation)}") from error
+        if generation is not None:
             self._keep(encoding, manifest)
         return manifest
 
@@ -497,6 +501,14 @@ def _decoded(encoding: str, data: bytes) -> Manifest:
         return decode_manifest(data)
     except ManifestError as error:
         raise ColdStateError(f"the manifest of {encoding} {error}") from error
+
+
+def _where_else(generation: Generation | None) -> str:
+    """Return where a manifest can be had that the catalog does not give, for people."""
+    if generation is None or not generation.held:
+        return ""
+    places = ", ".join(f"{index} on {node}" for index, node in sorted(generation.held.items()))
+    return f"; every chunk of {generation} has it as well: {places}"
 
 
 def _partition(generation: Generation) -> PartitionKey:
