@@ -369,6 +369,13 @@ class ColdTier:
         for tell in self.on_change:
             tell(frozenset({(topic_id, partition)}))
 
+    async def begin_grace(self, encoding: str) -> None:
+        """As `ColdCatalog.begin_grace`."""
+        now_ms = self._clock.now_ms()
+        await self._change(
+            lambda: self.catalog.begin_grace(encoding, now_ms=now_ms), lambda: (encoding,)
+        )
+
     async def end_hold(self, encoding: str) -> None:
         """As `ColdCatalog.end_hold`."""
         await self._change(lambda: self.catalog.end_hold(encoding), lambda: (encoding,))

@@ -195,6 +195,14 @@ class ColdCatalog(Protocol):
         """
         ...
 
+    def begin_grace(self, encoding: str, *, now_ms: int) -> None:
+        """Let the grace of what is committed, or its hold, count from now instead of a later time.
+
+        Raises:
+            ColdStateError: it is not committed, or was before now.
+        """
+        ...
+
     def end_hold(self, encoding: str) -> None:
         """Let a thawed segment be released again; harmless where it is not held.
 

@@ -207,6 +207,16 @@ class SqliteColdCatalog:
             self._generations.move(generation, ColdEvent.THAW, is_held=is_held, now_ms=at_ms)
         assert copy.is_synced
 
+    def begin_grace(self, encoding: str, *, now_ms: int) -> None:
+        """See `ColdCatalog`."""
+        with self._change("begin_grace"):
+            generation = self._generations.get(encoding)
+            if generation.state is not ColdState.COMMITTED or generation.changed_ms <= now_ms:
+                raise ColdStateError(f"{generation}: its grace time has begun")
+            self._database.change(
+                "UPDATE generation SET changed_ms = ? WHERE encoding = ?", (now_ms, blob(encoding))
+            )
+
     def end_hold(self, encoding: str) -> None:
         """See `ColdCatalog`."""
         with self._change("end_hold"):

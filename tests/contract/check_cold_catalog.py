@@ -446,6 +446,19 @@ class ColdCatalogContract:
         assert cold.generations() == []
         assert cold.nodes() == []
 
+    def test_grace_begins_anew_where_the_clock_was_ahead(self, cold: ColdCatalog) -> None:
+        """Of what is committed, and only back: what was committed before now had its grace."""
+        cold.plan(plan_of(1), now_ms=0)
+        with pytest.raises(ColdStateError):
+            cold.begin_grace(encoding(1), now_ms=0)
+        committed_ms = commit(cold, 1).changed_ms
+        with pytest.raises(ColdStateError):
+            cold.begin_grace(encoding(1), now_ms=committed_ms)
+        cold.begin_grace(encoding(1), now_ms=committed_ms - 1)
+        found = find(cold, 1)
+        assert found is not None
+        assert (found.state, found.changed_ms) == (ColdState.COMMITTED, committed_ms - 1)
+
     def test_what_is_gone_is_remembered(self, cold: ColdCatalog) -> None:
         """What was aborted or deleted, by whatever its last chunk went; nothing before that."""
         cold.plan(plan_of(1), now_ms=0)

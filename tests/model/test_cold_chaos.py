@@ -28,6 +28,7 @@ from ec.chunk_id import ChunkId
 from logd.cold.jobs import Job
 from logd.errors import LogdError
 from logd.policy.cold.values import LIVE, ColdState, NodeState
+from logd.units import DAY_MS
 from tests.unit.chaos_rig import ChaosRig, Topic
 from tests.unit.fixed_order import run_in_order
 from tests.unit.life_rig import Crash, SimNode
@@ -39,7 +40,7 @@ ROUNDS = 2
 # stays in the catalog, or with a file that the rig reads too late (docs/testing.md).
 SEEDS = (200,)
 MODES = ("dead", "hangs", "slow", "full", "lies")
-JUMP_MS = 600_000
+JUMPS_MS = (600_000, 400 * DAY_MS)
 CALM_S = 20_000
 
 
@@ -293,7 +294,8 @@ class Chaos:
 
     async def set_clock(self) -> None:
         """Somebody sets the wall clock."""
-        self.rig.jumping.ahead_ms = self.rng.randrange(-JUMP_MS, JUMP_MS)
+        jump_ms = self.rng.choice(JUMPS_MS)
+        self.rig.jumping.ahead_ms = self.rng.randrange(-jump_ms, jump_ms)
 
     # --- what must hold ---------------------------------------------------------------------------
 

@@ -32,26 +32,13 @@ from logd.storage.log import Log
 from logd.storage.scrub_note import ScrubNote
 from logd.units import DAY_MS
 from tests.unit.coded_compaction_rig import CodedRig
-from tests.unit.life_rig import SMALL, SimClock, SimNode, SimNodes, SimPartition
+from tests.unit.life_rig import SMALL, JumpingClock, SimNode, SimNodes, SimPartition
 from tests.unit.log_builder import append, batch_of
 
 REPAIR_DELAY_MS = 120_000
 TIMEOUT_S = 30.0
 PAGES_MAX = 2**30
 REAP_S = 60.0
-
-
-class JumpingClock(SimClock):
-    """Wall-clock time that somebody sets.
-
-    Attributes:
-        ahead_ms: how far it is ahead of the true one.
-    """
-
-    ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
 
 
 class ChaosNode(SimNode):

@@ -52,6 +52,19 @@ class SimClock(Clock):
         return START_MS + int(trio.current_time() * 1000)
 
 
+class JumpingClock(SimClock):
+    """Wall-clock time that somebody sets.
+
+    Attributes:
+        ahead_ms: how far it is ahead of the true one.
+    """
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
 class SimNode(MemoryStore):
     """A node that does what a test says.
 
@@ -255,7 +268,7 @@ class ColdRig:
         self.directory = directory
         self.rng = random.Random(seed)
         self.nodes = SimNodes([SimNode(name) for name in names])
-        self.clock = SimClock()
+        self.clock: SimClock = SimClock()
         self.files = SteppedFiles(self.step)
         self.steps: list[str] = []
         self.stop_at: int | None = None
