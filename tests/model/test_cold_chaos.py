@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ ROUNDS = 2
 # stays in the catalog, or with a file that the rig reads too late (docs/testing.md).
 SEEDS = (200,)
 MODES = ("dead", "hangs", "slow", "full", "lies")
-JUMPS_MS = (600_000, 400 * DAY_MS)
+JUMPS_MS = (600_000, 600_000, 600_000, 400 * DAY_MS)
+REBUILDS = 0.1
 CALM_S = 20_000
 
 
@@ -56,10 +58,12 @@ class Chaos:
         self.rng = random.Random(seed)
         self.rig = ChaosRig(directory, names=NODES, seed=seed)
         self.victims: list[SimNode] = []
-        self.copies: dict[str, dict[str, bytes]] = {}
+        self.copies: dict[SimNode, dict[str, bytes]] = {}
         self.story: list[str] = []
         self.nursery: trio.Nursery
         self.is_compacting = False
+        self.is_retiring = False
+        self.was_rebuilt = False
 
     async def run(self) -> None:
         """All rounds."""
@@ -98,8 +102,12 @@ class Chaos:
                 nursery.cancel_scope.cancel()
         except* Crash:
             pass  # As it was meant to.
-        self.is_compacting = False
+        self.is_compacting = self.is_retiring = False
         rig.empty_catalog_disk()
+        if rng.random() < REBUILDS:
+            rig.rebuild_how = rng.choice(["current", "old"])
+            self.story.append(f"rebuild from the {rig.rebuild_how} catalog")
+            self.was_rebuilt = True
         await rig.restart()
 
     async def act(self) -> None:
@@ -107,6 +115,7 @@ class Chaos:
         actions: list[Callable[[], Awaitable[None]]] = [
             *[self.break_a_node] * 3, *[self.mend_a_node] * 2, self.rot, self.lose,
             self.copy_disks, self.put_disks_back, self.replace, self.drain, self.rebalance,
+            self.change_rack, self.rename, self.retire, self.drain_and_recode, self.back_up,
             *[self.append] * 2, *[self.compact] * 3, self.encode, self.thaw, self.delete_records,
             self.make_topic, self.delete_topic, self.repair, self.scrub, self.fill_disk,
             self.set_clock, self.change_settings,
@@ -156,25 +165,25 @@ class Chaos:
 
     async def copy_disks(self) -> None:
         """Somebody makes copies."""
-        self.copies = {node.node: dict(node.files) for node in self.victims}
+        self.copies = {node: dict(node.files) for node in self.victims}
 
     async def put_disks_back(self) -> None:
         """Chunks that were removed since are there again."""
-        for name, files in self.copies.items():
+        for node, files in self.copies.items():
             for chunk, data in files.items():
-                self.rig.nodes[name].files.setdefault(chunk, data)
+                node.files.setdefault(chunk, data)
         self.copies = {}
 
     async def replace(self) -> None:
         """An empty disk takes a victim's place."""
         node = self.rng.choice(self.victims)
-        self.copies.pop(node.node, None)  # Another disk's.
+        self.copies.pop(node, None)  # Another disk's.
         await self.rig.upkeep.moving.replace(node.node, None)
         self.mend(node)
 
     async def drain(self) -> None:
         """A node is to be emptied, or not any more."""
-        name = self.rng.choice(NODES)
+        name = self.rng.choice(self.rig.nodes.names())
         if self.rig.chaos_nodes.node(name).state is NodeState.DRAINING:
             await self.rig.upkeep.moving.stop_draining(name)
         else:
@@ -192,11 +201,60 @@ class Chaos:
 
         moves = []
         for each in self.rig.tier.generations():
-            free = sorted(set(NODES) - set(each.held.values()))
+            free = sorted(set(self.rig.nodes.names()) - set(each.held.values()))
             if each.state in LIVE and free and self.rng.random() < 0.5:
                 index = self.rng.choice(sorted(each.held))
                 moves.append(Move(each, index, each.held[index], self.rng.choice(free)))
         self.rig.upkeep.repairer.add_moves(moves)
+
+    async def change_rack(self) -> None:
+        """Somebody carries a node elsewhere."""
+        record = self.rig.chaos_nodes.node(self.rng.choice(self.rig.nodes.names()))
+        rack = self.rng.choice([None, "r1", "r2", "r3"])
+        await self.rig.chaos_nodes.change(replace(record, rack=rack))
+
+    async def rename(self) -> None:
+        """A node is called otherwise, whatever is being done with its chunks."""
+        name = self.rng.choice(self.rig.nodes.names())
+        await self.rig.chaos_nodes.rename(name, name.swapcase())
+
+    async def retire(self) -> None:
+        """A node is emptied and removed; some day it is back, with all that it ever had."""
+        victims = {node.node for node in self.victims}
+        name = self.rng.choice(sorted({*self.rig.nodes.names()} - victims))
+        if self.is_retiring or len(self.rig.nodes.names()) < len(NODES):
+            return
+        had = dict(self.rig.nodes[name].files)
+        await self.rig.upkeep.moving.drain(name)
+        self.is_retiring = True
+
+        async def work() -> None:
+            nodes = self.rig.chaos_nodes
+            try:
+                with trio.move_on_after(300):
+                    while name in nodes.by_name:
+                        await trio.sleep(5)
+                        with suppress(LogdError):
+                            await nodes.remove(name)
+                    await trio.sleep(self.rng.choice([1, 100]))
+                    for chunk, data in had.items():
+                        nodes.removed[name][0].files.setdefault(chunk, data)
+                    with suppress(LogdError):
+                        await nodes.put_back(name)
+            finally:
+                self.is_retiring = False
+
+        self.nursery.start_soon(work)
+
+    async def drain_and_recode(self) -> None:
+        """Chunks leave a node while their segments are coded anew."""
+        await self.drain()
+        await self.change_settings()
+        self.begin_encode(recode=True)
+
+    async def back_up(self) -> None:
+        """Somebody keeps a copy of the catalog, or means to use it at the next start."""
+        self.rig.back_up()
 
     # --- segments ---------------------------------------------------------------------------------
 
@@ -320,8 +378,13 @@ class Chaos:
         rig.jumping.ahead_ms = 0
         for node in self.victims:
             self.mend(node)
-        for name in NODES:
+        while self.is_retiring:  # noqa: ASYNC110  it tells nobody of its end
+            await trio.sleep(1)
+        for name in sorted(rig.chaos_nodes.removed):
+            await rig.chaos_nodes.put_back(name)
+        for name in rig.nodes.names():
             await rig.upkeep.moving.stop_draining(name)
+            await rig.chaos_nodes.change(replace(rig.chaos_nodes.node(name), rack=None))
         rig.upkeep.scrubber.resume()
         rig.partition.settings = rig.settings(cleanup_policy=("compact",), delete_retention_ms=1000)
         try:
@@ -331,7 +394,8 @@ class Chaos:
             pytest.fail(await self.what_is_left())
         await self.check()
         assert await self.what_is_left() == ""
-        assert not any(node.quarantined for node in rig.nodes.by_name.values())
+        if not self.was_rebuilt:  # It puts aside whatever has no part in what it makes.
+            assert not any(node.quarantined for node in rig.nodes.by_name.values())
 
     async def come_to_rest(self) -> None:
         rig = self.rig
@@ -340,7 +404,7 @@ class Chaos:
         jobs = self.begin_encode()
         while not all(job.seconds is not None for job in jobs):  # noqa: ASYNC110
             await trio.sleep(1)
-        for name in NODES:
+        for name in rig.nodes.names():
             await rig.upkeep.missing.look(name)
         rig.upkeep.scrubber.start()
         while rig.upkeep.scrubber.is_hurrying or await self.what_is_left():

@@ -419,6 +419,8 @@ class ColdRig:
     async def cold_bytes(self, generation: Generation) -> bytes:
         """Read a segment from its chunks, as any reader would."""
         manifest = await self.tier.manifest(generation.encoding)
+        # Nodes may have been renamed since.
+        generation = self.tier.generation(generation.encoding) or generation
         reader = SegmentReader(
             manifest,
             {index: self.nodes[node] for index, node in generation.held.items()},
@@ -445,6 +447,9 @@ class ColdRig:
 
     # --- crashes ----------------------------------------------------------------------------------
 
+    async def before_open(self) -> None:
+        """Called between two processes."""
+
     async def restart(self) -> None:
         """Forget everything but what is on disk and on nodes; open it again."""
         self.stop_at = None
@@ -452,6 +457,7 @@ class ColdRig:
         for node in self.nodes.by_name.values():
             node.writing.clear()
         self.catalog.close()
+        await self.before_open()
         self.open_catalog()
         await self.open_tier()
         settle_prepared(self.files, f"{self.directory}/t-0", self.tier.is_live)
