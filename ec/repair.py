@@ -16,7 +16,14 @@ from typing import Final
 import trio
 
 from ec import checksums
-from ec.alignment import HUGE_PAGE_BYTES, aligned_buffer, memory_bytes, recycling
+from ec.alignment import (
+    ALIGNMENT_BYTES,
+    HUGE_PAGE_BYTES,
+    LONG_BYTES,
+    aligned_buffer,
+    memory_bytes,
+    recycling,
+)
 from ec.chunk_file import ChunkHead, chunk_entry, encode_tail
 from ec.chunk_id import ChunkId
 from ec.chunk_write import Receipt
@@ -44,7 +51,6 @@ assert WINDOW_BYTES % BLOCK_BYTES == 0 == HUGE_PAGE_BYTES % BLOCK_BYTES
 # Windows of k survivors that are read at once, while another one is computed: two were no faster.
 AHEAD: Final = 1
 # Of all windows of k survivors and two of what is made: long ones cost fewer changes of threads.
-# Each is of whole huge pages; where the limit has not one for each, they are one.
 BUFFER_BYTES: Final = 64 * 1024 * 1024
 
 # The same range of some chunks; None where a chunk has ended before.
@@ -83,11 +89,18 @@ async def _copy_payload(chunk: ChunkId, size: int, source: Store, upload: Upload
 
 
 def window_bytes_of(profile: Profile, made: int) -> int:
-    """Return how long a window of each chunk is where so many chunks are made at once."""
+    """Return how long a window of each chunk may be where so many chunks are made at once.
+
+    Of whole huge pages; where the limit has not one for each buffer, of small ones, which shorter
+    buffers are of.
+    """
     assert 1 <= made <= profile.m
     buffers = (AHEAD + 1) * profile.k + 2 * made
-    pages = BUFFER_BYTES // (buffers * HUGE_PAGE_BYTES)
-    return max(1, pages) * HUGE_PAGE_BYTES
+    each = BUFFER_BYTES // buffers
+    if each >= HUGE_PAGE_BYTES:
+        return each - each % HUGE_PAGE_BYTES
+    longest = min(each - ALIGNMENT_BYTES, LONG_BYTES - 1)
+    return max(1, longest // BLOCK_BYTES) * BLOCK_BYTES
 
 
 class Rebuild:
@@ -96,7 +109,8 @@ class Rebuild:
     Args:
         survivors: chunk index -> where it is; those that turn out bad are left out and reported.
         targets: chunk index -> where the chunk that is made shall be.
-        window_bytes: of each chunk at once, whole blocks; None for what suits the profile.
+        window_bytes: of each chunk at once, whole blocks; None for what suits the profile, which
+            it never passes: a buffer of a megabyte takes a huge page, and wide profiles many.
         ahead: windows that are read at once.
     """
 
@@ -123,7 +137,8 @@ class Rebuild:
         self._codec = codec
         self._offload = offload
         self._on_trouble = on_trouble
-        self._window_bytes = window_bytes or window_bytes_of(manifest.profile, len(targets))
+        limit = window_bytes_of(manifest.profile, len(targets))
+        self._window_bytes = min(window_bytes or limit, limit)
         assert self._window_bytes % BLOCK_BYTES == 0
         self._ahead = ahead
         self._found = {index: bytearray() for index in targets}

@@ -258,7 +258,7 @@ class ChunkHealth:
                 is_gone = state is ChunkState.MISSING
                 found_ms = self._lost_ms(place.node) if is_gone else now_ms()
                 now[known] = Finding(state, found_ms, finding.reason, finding.block)
-        for gone in self._known.keys() - now.keys():
+        for gone in sorted(self._known.keys() - now.keys()):
             record = self._records.pop(gone, None)
             if record is not None:
                 self._mended.append(replace(record, mended_ms=self._wall_ms()))

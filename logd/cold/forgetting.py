@@ -62,6 +62,6 @@ async def forget_below_start(
     return tuple(keys)
 
 
-def topics_to_forget(known: Iterable[bytes], generations: Iterable[Generation]) -> set[bytes]:
-    """Return those of some topics, by id, that have no generation any more."""
-    return set(known) - {each.key.topic_id for each in generations}
+def topics_to_forget(known: Iterable[bytes], generations: Iterable[Generation]) -> list[bytes]:
+    """Return those of some topics, by id, that have no generation any more; always in one order."""
+    return sorted(set(known) - {each.key.topic_id for each in generations})

@@ -6,7 +6,8 @@ it was seen (`policy.cold.removal.judge_chunk`): kept, removed because a record 
 go, or moved to the node's quarantine, where only people delete.
 
 A segment that somebody works on is left alone: repair has a chunk on its node before the catalog
-gives it that place.
+gives it that place. What a crash leaves of that is a chunk without a place; if its segment is
+deleted then, the catalog remembers that its generation is gone.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class Inventory:
         if name.key in self._tier.leases or self.is_needed(chunk):
             return False
         record = self._tier.generation(chunk.encoding)
-        judgement = judge_chunk(name, {} if record is None else {chunk.encoding: record})
+        gone = await self._tier.gone(chunk.encoding) if record is None else None
+        judgement = judge_chunk(name, {} if record is None else {chunk.encoding: record}, gone)
         if judgement.fate is Fate.REMOVE:
             await self._tier.nodes.store(node).delete(chunk)
             await self._tier.chunk_removed(chunk.encoding, index=chunk.index, node=node)

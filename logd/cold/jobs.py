@@ -352,6 +352,7 @@ class ColdJobs:
 
     async def _thaw(self, job: Job, item: _Item) -> None:
         """Thaw a segment that is released; tell the job."""
+        refusals = 0
         while True:
             generation = self._live(item.key)
             if generation is None or generation.state is not ColdState.RELEASED:
@@ -359,7 +360,13 @@ class ColdJobs:
                 return
             try:
                 await self._thawer.thaw(item.partition, generation, lambda _: None)
-            except (SegmentBusyError, ColdStateError):
+            except SegmentBusyError:
+                await trio.sleep(LOOK_S)
+                continue
+            except ColdStateError:
+                refusals += 1  # Somebody changed it, or the catalog cannot give what is needed.
+                if refusals == TRIES:
+                    raise
                 await trio.sleep(LOOK_S)
                 continue
             job.done += 1

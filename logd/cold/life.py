@@ -193,10 +193,10 @@ class ColdLife:
         self._scope.cancel()
         await self._ended.wait()
 
-    def _changed(self, _partitions: Collection[tuple[bytes, int]]) -> None:
+    def _changed(self, partitions: Collection[tuple[bytes, int]]) -> None:
         self._figures = None
         self.tiering.wake()
-        self.removal.wake()
+        self.removal.changed(topic_id for topic_id, _ in partitions)
 
     def _node_changed(self, _name: str) -> None:
         self._figures = None

@@ -15,7 +15,7 @@ again, which is harmless.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import trio
@@ -80,6 +80,14 @@ class Removal:
         self._topics: set[bytes] = set()
         self.waiting = 0
         self.failures: Attempts[str] = Attempts(now_ms, first_ms=REFUSED_MS, longest_ms=REFUSED_MS)
+
+    def changed(self, topics: Iterable[bytes]) -> None:
+        """Generations of some topics, by id, changed: remove what is to go, forget what is gone.
+
+        They are noted here: one may come and go while a round waits for a slow node.
+        """
+        self._topics.update(topics)
+        self.wake()
 
     def wake(self) -> None:
         """There may be something new to remove."""

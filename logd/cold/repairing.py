@@ -75,8 +75,8 @@ MEASURE_S: Final = 0.05
 """The rate is measured over pieces of at least this length, or up to the end of a repair."""
 
 TAKE_BACK_S: Final = 5.0
-"""How long is tried to remove what was made of a segment that is deleted by now; what stays is put
-into quarantine when its node is looked through."""
+"""How long is tried to remove what was made of a segment that is deleted by now; what stays goes
+when its node is looked through: the catalog remembers what is gone."""
 
 LOOK_S: Final = 0.1
 """How often a node is asked that is still at the chunk."""

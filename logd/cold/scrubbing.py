@@ -299,10 +299,10 @@ class Scrubber:
     def _follow_places(self, nursery: trio.Nursery) -> None:
         """Begin with places that are new, and leave those that are gone."""
         wanted = {HERE, *self._tier.nodes.names()}
-        for name in wanted - self._places.keys():
+        for name in sorted(wanted - self._places.keys()):
             place = self._places[name] = _Place(name, self._cursor_of(name))
             nursery.start_soon(self._scrub_for_ever, place)
-        for name in self._places.keys() - wanted:
+        for name in sorted(self._places.keys() - wanted):
             self._places.pop(name).scope.cancel()
 
     async def _look_first(self) -> None:

@@ -29,7 +29,7 @@ from logd.errors import ColdStateError, DataDirectoryError, LogdError
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.leases import Leases
 from logd.policy.cold.proof import HotCopy, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import LIVE, Generation, Profile, SegmentKey, StorageNode
+from logd.policy.cold.values import LIVE, Generation, Gone, Profile, SegmentKey, StorageNode
 from logd.storage.cold_catalog import ColdCatalog, Commit, EncodePlan
 from logd.storage.released import ReleasedSegment
 
@@ -207,6 +207,14 @@ class ColdTier:
         found = self._generations.get(encoding)
         return found is not None and found.state in LIVE
 
+    async def gone(self, encoding: str) -> Gone | None:
+        """Return what the catalog remembers of a generation that is gone.
+
+        Raises:
+            StorageError: the catalog cannot be read.
+        """
+        return await self._services.offload.run("catalog", self.catalog.gone, encoding)
+
     async def manifest(self, encoding: str) -> Manifest:
         """Return a committed generation's manifest, decoded.
 
@@ -221,8 +229,12 @@ class ColdTier:
         data = await self._services.offload.run("catalog", self.catalog.manifest, encoding)
         if data is None:
             raise ColdStateError(f"no manifest is known of the encoding {encoding}")
-        manifest = _decoded(encoding, data)
-        if encoding in self._generations:
+        generation = self._generations.get(encoding)
+        try:
+            manifest = _decoded(encoding, data)
+        except ColdStateError as error:
+            raise ColdStateError(f"{error}{_where_else(generation)}") from error
+        if generation is not None:
             self._keep(encoding, manifest)
         return manifest
 
@@ -357,6 +369,13 @@ class ColdTier:
         for tell in self.on_change:
             tell(frozenset({(topic_id, partition)}))
 
+    async def begin_grace(self, encoding: str) -> None:
+        """As `ColdCatalog.begin_grace`."""
+        now_ms = self._clock.now_ms()
+        await self._change(
+            lambda: self.catalog.begin_grace(encoding, now_ms=now_ms), lambda: (encoding,)
+        )
+
     async def end_hold(self, encoding: str) -> None:
         """As `ColdCatalog.end_hold`."""
         await self._change(lambda: self.catalog.end_hold(encoding), lambda: (encoding,))
@@ -380,7 +399,7 @@ class ColdTier:
             partitions = {(key.topic_id, key.partition) for key in wanted}
             return [
                 each.encoding
-                for partition in partitions
+                for partition in sorted(partitions)
                 for each in self._by_partition.get(partition, {}).values()
                 if each.key in wanted
             ]
@@ -451,7 +470,7 @@ class ColdTier:
         for each in found:
             self._generations[each.encoding] = each
             come.setdefault(_partition(each), []).append(each)
-        for partition in gone.keys() | come.keys():
+        for partition in sorted(gone.keys() | come.keys()):
             self._follow(partition, gone.get(partition, ()), come.get(partition, ()))
         return frozenset(gone.keys() | come.keys())
 
@@ -489,6 +508,14 @@ def _decoded(encoding: str, data: bytes) -> Manifest:
         return decode_manifest(data)
     except ManifestError as error:
         raise ColdStateError(f"the manifest of {encoding} {error}") from error
+
+
+def _where_else(generation: Generation | None) -> str:
+    """Return where a manifest can be had that the catalog does not give, for people."""
+    if generation is None or not generation.held:
+        return ""
+    places = ", ".join(f"{index} on {node}" for index, node in sorted(generation.held.items()))
+    return f"; every chunk of {generation} has it as well: {places}"
 
 
 def _partition(generation: Generation) -> PartitionKey:

@@ -47,7 +47,7 @@ from logd.policy.tiering import (
     release_terms,
     tiering_rules,
 )
-from logd.units import SECOND_MS
+from logd.units import MINUTE_MS
 
 ROUND_S: Final = 2.0
 """The longest time between two rounds: a roll, or the end of a grace time, is noticed by then."""
@@ -64,8 +64,15 @@ PARTITIONS_PER_TURN: Final = 50
 GENERATIONS_PER_TURN: Final = 200
 """… and generations."""
 
-REFUSED_PAUSE_MS: Final = 5 * SECOND_MS
-"""How soon nodes that could take no chunk are asked again."""
+REFUSED_PAUSE_S: Final = 5.0
+"""How soon nodes that could take no chunk are asked again, whatever is done to the wall clock."""
+
+AHEAD_MAX_MS: Final = 5 * MINUTE_MS
+"""How far a commit may seem to lie ahead: a time server may have corrected the clock since."""
+
+DOUBT_S: Final = 3600.0
+"""How long the wall clock must have stood behind a commit before it is believed: one that came up
+wrong has time to be set right."""
 
 
 @dataclass(slots=True)
@@ -80,6 +87,13 @@ class _Looked:
     segment_list: object
     facts: list[SegmentFacts]
     cleaned_below: int = 0
+
+    def put_back(self, now_ms: int) -> None:
+        """Have nothing wait for the time of a clock that was put back, before or since the look."""
+        if any(each.sealed_ms > now_ms for each in self.facts):
+            self.facts = [
+                replace(each, sealed_ms=min(each.sealed_ms, now_ms)) for each in self.facts
+            ]
 
 
 @dataclass(slots=True)
@@ -131,7 +145,8 @@ class Tiering:
         self.hot_missing: set[str] = set()
         self.degraded: tuple[str, ...] = ()
         self.refused: str | None = None
-        self._refused_until_ms = 0
+        self._refused_until_s = 0.0
+        self._doubted_since_s: dict[str, float] = {}
 
     def wake(self) -> None:
         """Something changed: look again now."""
@@ -139,7 +154,7 @@ class Tiering:
 
     def node_changed(self) -> None:
         """A node came or went: what was refused for want of nodes may be possible."""
-        self._refused_until_ms = 0
+        self._refused_until_s = 0.0
         self.wake()
 
     async def run(self) -> None:
@@ -191,12 +206,30 @@ class Tiering:
                     )
                 elif action is StartAction.SAY_HOT_IS_MISSING:
                     missing.add(generation.encoding)
+                if generation.state is ColdState.COMMITTED:
+                    await self._doubt(generation)
             if number % GENERATIONS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
         self.hot_missing = missing
         for partition in partitions.values():
             if self._tier.generations(partition.topic_id, partition.index):
                 await self._try(forget_below_start(self._tier, partition, self._events))
+
+    async def _doubt(self, generation: Generation) -> None:
+        """Have the grace time begin now of what was committed by a clock that was far ahead.
+
+        Its hot copy would stay until that time comes, which may be never.
+        """
+        encoding, now_s = generation.encoding, trio.current_time()
+        if generation.changed_ms <= self._now_ms() + AHEAD_MAX_MS:
+            self._doubted_since_s.pop(encoding, None)
+        elif now_s - self._doubted_since_s.setdefault(encoding, now_s) >= DOUBT_S:
+            await self._try(self._tier.begin_grace(encoding))
+            if self._tier.generation(encoding) is not generation:
+                self._events.warning(
+                    "grace time begins now: the clock was ahead at the commit",
+                    segment=str(generation),
+                )
 
     async def _try(self, change: Awaitable[object]) -> None:
         """Await a change of the catalog; what it refuses now, a later round may do."""
@@ -210,7 +243,10 @@ class Tiering:
     def _forget_old(self, partitions: Collection[tuple[bytes, int]]) -> None:
         """Keep nothing of what is not there any more."""
         generations = self._tier.generations()
-        self.releases.keep_only({each.encoding for each in generations})
+        encodings = {each.encoding for each in generations}
+        self.releases.keep_only(encodings)
+        for gone in self._doubted_since_s.keys() - encodings:
+            del self._doubted_since_s[gone]
         coded = {each.key for each in generations if each.state in LIVE}
         self.encodings.keep_only(
             {
@@ -282,7 +318,7 @@ class Tiering:
         self, nursery: trio.Nursery, partitions: dict[tuple[bytes, int], ColdPartition]
     ) -> None:
         now_ms = self._now_ms()
-        if not self._encoding.has_room() or now_ms < self._refused_until_ms:
+        if not self._encoding.has_room() or trio.current_time() < self._refused_until_s:
             return
         facts: list[tuple[PartitionFacts, TieringRules]] = []
         for number, partition in enumerate(partitions.values(), 1):
@@ -321,7 +357,7 @@ class Tiering:
         if self.refused != reason:
             self._events.warning("nothing is coded", reason=reason)
         self.refused = reason
-        self._refused_until_ms = self._now_ms() + REFUSED_PAUSE_MS
+        self._refused_until_s = trio.current_time() + REFUSED_PAUSE_S
 
     async def facts(self, partition: ColdPartition) -> PartitionFacts:
         """Return what `plan_tiering` wants to know of a partition.
@@ -334,15 +370,11 @@ class Tiering:
         looked = self._looked.get(place)
         if looked is None or looked.segment_list is not segment_list:
             sealed = await self._offload.run("cold", partition.log.sealed_segments)
-            now_ms = self._now_ms()
             looked = self._looked[place] = _Looked(segment_list, [
-                SegmentFacts(
-                    each.base_offset, each.next_offset, each.size_bytes,
-                    # A clock that was put back must not make it wait for the old one's time.
-                    min(each.sealed_ms, now_ms),
-                )
+                SegmentFacts(each.base_offset, each.next_offset, each.size_bytes, each.sealed_ms)
                 for each in sealed
             ])  # fmt: skip
+        looked.put_back(self._now_ms())
         is_compacted = partition.settings.compacted
         if is_compacted:  # A round that changed nothing leaves the list of segments as it was.
             looked.cleaned_below = await self._cleaned_below(partition)

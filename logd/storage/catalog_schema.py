@@ -96,7 +96,18 @@ CREATE UNIQUE INDEX chunk_on_node ON placement (encoding, node) WHERE is_leaving
 CREATE INDEX placement_by_node ON placement (node);
 """
 
-STEPS: Final[tuple[str, ...]] = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = """
+CREATE TABLE gone_generation (
+    entry INTEGER PRIMARY KEY,
+    encoding BLOB NOT NULL UNIQUE CHECK (length(encoding) = 16),
+    topic_id BLOB NOT NULL CHECK (length(topic_id) = 16),
+    partition INTEGER NOT NULL,
+    base_offset INTEGER NOT NULL,
+    number INTEGER NOT NULL
+) STRICT;
+"""
+
+STEPS: Final[tuple[str, ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What each format version adds to the one before it."""
 
 FORMAT_VERSION: Final = len(STEPS)

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from logd.policy.cold.proof import HotCopy, Proof, ReleaseCheck, ReleaseTerms
-from logd.policy.cold.values import Generation, Profile, SegmentKey, StorageNode, is_encoding
+from logd.policy.cold.values import (
+    Generation,
+    Gone,
+    Profile,
+    SegmentKey,
+    StorageNode,
+    is_encoding,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +123,13 @@ class ColdCatalog(Protocol):
         """Return those of the encodings that there are, of every state, in the order asked for."""
         ...
 
+    def gone(self, encoding: str) -> Gone | None:
+        """Return what is remembered of a generation that was ABORTED or DELETING, and is gone.
+
+        Of a great many only the latest are.
+        """
+        ...
+
     def manifest(self, encoding: str) -> bytes | None:
         """Return the manifest of a generation that was committed."""
         ...
@@ -178,6 +192,14 @@ class ColdCatalog(Protocol):
 
         Raises:
             ColdStateError: it is not released, or the copy is not as it must be.
+        """
+        ...
+
+    def begin_grace(self, encoding: str, *, now_ms: int) -> None:
+        """Let the grace of what is committed, or its hold, count from now instead of a later time.
+
+        Raises:
+            ColdStateError: it is not committed, or was before now.
         """
         ...
 

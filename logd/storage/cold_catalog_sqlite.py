@@ -29,6 +29,7 @@ from logd.policy.cold.values import (
     REMOVABLE,
     ColdState,
     Generation,
+    Gone,
     Placement,
     SegmentKey,
     StorageNode,
@@ -108,6 +109,11 @@ class SqliteColdCatalog:
         with self._database.transaction("find"):
             found = [self._generations.find(encoding) for encoding in encodings]
         return [generation for generation in found if generation is not None]
+
+    def gone(self, encoding: str) -> Gone | None:
+        """See `ColdCatalog`."""
+        with self._database.transaction("gone"):
+            return self._generations.gone(encoding)
 
     def manifest(self, encoding: str) -> bytes | None:
         """See `ColdCatalog`."""
@@ -200,6 +206,16 @@ class SqliteColdCatalog:
             at_ms = now_ms if is_held else generation.changed_ms
             self._generations.move(generation, ColdEvent.THAW, is_held=is_held, now_ms=at_ms)
         assert copy.is_synced
+
+    def begin_grace(self, encoding: str, *, now_ms: int) -> None:
+        """See `ColdCatalog`."""
+        with self._change("begin_grace"):
+            generation = self._generations.get(encoding)
+            if generation.state is not ColdState.COMMITTED or generation.changed_ms <= now_ms:
+                raise ColdStateError(f"{generation}: its grace time has begun")
+            self._database.change(
+                "UPDATE generation SET changed_ms = ? WHERE encoding = ?", (now_ms, blob(encoding))
+            )
 
     def end_hold(self, encoding: str) -> None:
         """See `ColdCatalog`."""

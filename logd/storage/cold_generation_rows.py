@@ -5,7 +5,8 @@ Reading and writing inside a transaction that the caller began; what may be writ
 
 * a number is given out once for any of a segment's offsets, also after its generation is gone;
 * an offset is in one live generation;
-* a generation that is going is forgotten with the place of its last chunk.
+* a generation that is going is forgotten with the place of its last chunk, but for its name: of a
+  chunk that turns up later, from a crash or an old disk, it is known why it may go.
 
 The schema (`catalog_schema`) forbids what a single row can do wrong.
 """
@@ -22,6 +23,7 @@ from logd.policy.cold.values import (
     LIVE,
     ColdState,
     Generation,
+    Gone,
     Placement,
     Profile,
     SegmentKey,
@@ -36,6 +38,11 @@ _GENERATION: Final = (
 _PLACEMENT: Final = "SELECT encoding, chunk, node, is_leaving FROM placement "
 _OF_CHOSEN: Final = "WHERE encoding IN (SELECT encoding FROM generation "
 _ORDER: Final = " ORDER BY topic_id, partition, base_offset, number"
+
+
+GONE_KEPT_MAX: Final = 100_000
+"""Generations that are remembered when they are gone: a few MB. Of one that is older a chunk that
+turns up is put aside."""
 
 
 class GenerationRows:
@@ -254,6 +261,7 @@ class GenerationRows:
             return False
         assert step(generation.state, ColdEvent.FORGET).target is ColdState.GONE
         self._database.change("DELETE FROM generation WHERE encoding = ?", (blob(encoding),))
+        self._note_gone(generation)
         if generation.state is ColdState.DELETING:
             # The offsets are never used again. After ABORTED the next attempt counts on.
             key = generation.key
@@ -264,6 +272,32 @@ class GenerationRows:
                 (key.topic_id, key.partition, key.base_offset),
             )
         return True
+
+    def _note_gone(self, generation: Generation) -> None:
+        """Remember that a generation was removed, instead of the one longest ago."""
+        key, number = generation.key, generation.number
+        self._database.change(
+            "INSERT INTO gone_generation (encoding, topic_id, partition, base_offset, number) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (blob(generation.encoding), key.topic_id, key.partition, key.base_offset, number),
+        )
+        self._database.change(
+            "DELETE FROM gone_generation WHERE entry <= "
+            "(SELECT max(entry) FROM gone_generation) - ?",
+            (GONE_KEPT_MAX,),
+        )
+
+    def gone(self, encoding: str) -> Gone | None:
+        """Return what is remembered of a generation that was removed."""
+        found = self._database.rows(
+            "SELECT topic_id, partition, base_offset, number FROM gone_generation "
+            "WHERE encoding = ?",
+            (blob(encoding),),
+        )
+        assert len(found) <= 1
+        for topic_id, partition, base_offset, number in found:
+            return Gone(SegmentKey(bytes(topic_id), partition, base_offset), number)
+        return None
 
 
 def blob(hex_id: str) -> bytes:

@@ -21,6 +21,7 @@ from logd.policy.cold.proof import (
 from logd.policy.cold.values import (
     ColdState,
     Generation,
+    Gone,
     NodeState,
     Placement,
     Profile,
@@ -444,6 +445,36 @@ class ColdCatalogContract:
             cold.remove_node(name)
         assert cold.generations() == []
         assert cold.nodes() == []
+
+    def test_grace_begins_anew_where_the_clock_was_ahead(self, cold: ColdCatalog) -> None:
+        """Of what is committed, and only back: what was committed before now had its grace."""
+        cold.plan(plan_of(1), now_ms=0)
+        with pytest.raises(ColdStateError):
+            cold.begin_grace(encoding(1), now_ms=0)
+        committed_ms = commit(cold, 1).changed_ms
+        with pytest.raises(ColdStateError):
+            cold.begin_grace(encoding(1), now_ms=committed_ms)
+        cold.begin_grace(encoding(1), now_ms=committed_ms - 1)
+        found = find(cold, 1)
+        assert found is not None
+        assert (found.state, found.changed_ms) == (ColdState.COMMITTED, committed_ms - 1)
+
+    def test_what_is_gone_is_remembered(self, cold: ColdCatalog) -> None:
+        """What was aborted or deleted, by whatever its last chunk went; nothing before that."""
+        cold.plan(plan_of(1), now_ms=0)
+        cold.abort(encoding(1), now_ms=0)
+        for index in range(3):
+            assert cold.gone(encoding(1)) is None
+            cold.chunk_removed(encoding(1), index=index, node=f"n{index}")
+        assert cold.gone(encoding(1)) == Gone(SegmentKey(TOPIC, 0, 0), 1)
+        cold.plan(plan_of(2, base=10, end=20), now_ms=0)
+        commit(cold, 2)
+        cold.delete_segments([SegmentKey(TOPIC, 0, 10)], now_ms=0)
+        for name in ("n0", "n1", "n2"):
+            assert cold.gone(encoding(2)) is None
+            cold.remove_node(name)
+        assert cold.gone(encoding(2)) == Gone(SegmentKey(TOPIC, 0, 10), 1)
+        assert cold.gone(encoding(3)) is None
 
     def test_retention_takes_all_generations(self, cold: ColdCatalog) -> None:
         """Of the segments named, whatever their state; others stay, unknown ones are no error."""

@@ -15,6 +15,7 @@ from logd.errors import DataDirectoryError
 from logd.policy.clock_guard import ClockNote
 from logd.storage import sync_journal, sync_record
 from logd.storage.catalog import SqliteCatalog, TopicRow
+from logd.storage.catalog_schema import FORMAT_VERSION
 from logd.storage.clean_order import NewSegment
 from logd.storage.clean_stop import CleanLog, CleanStop, read_clean_stop, write_clean_stop
 from logd.storage.clock_note import read_clock_note, write_clock_note
@@ -149,56 +150,59 @@ def schema_of(catalog: SqliteCatalog) -> str:
 
 
 def test_catalog(directory: str) -> None:
-    """Version 2: the tables are those of the kept schema."""
+    """Version 3: the tables are those of the kept schema."""
     catalog = SqliteCatalog.open(f"{directory}/catalog.sqlite", "cluster")
     schema = schema_of(catalog)
     catalog.close()
-    assert schema == (Path(__file__).parent / "catalog_v2.sql").read_text()
+    assert schema == (Path(__file__).parent / "catalog_v3.sql").read_text()
 
 
-def write_catalog_v1(path: str) -> None:
-    """Write a catalog as version 1 made it, with one topic in it."""
+def write_catalog(path: str, version: int) -> None:
+    """Write a catalog as an old version made it, with one topic in it."""
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
-    statements = (Path(__file__).parent / "catalog_v1.sql").read_text().split(";")
+    statements = (Path(__file__).parent / f"catalog_v{version}.sql").read_text().split(";")
     for statement in sorted(statements, key=lambda each: "INDEX" in each):  # Kept by name.
         connection.execute(statement)
+    if version > 1:
+        connection.execute("INSERT INTO cold VALUES (1, 0)")
     connection.execute("INSERT INTO cluster VALUES (1, 'cluster', 3000)")
     connection.execute("INSERT INTO topic VALUES (?, 'old', 4, 'live')", (TOPIC_ID,))
     connection.execute("INSERT INTO topic_override VALUES (?, 'retention.ms', '5')", (TOPIC_ID,))
     connection.execute(f"PRAGMA application_id = {0x4C4F4744}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.commit()
     connection.close()
 
 
-def test_catalog_v1_is_read(directory: str) -> None:
-    """A catalog of version 1 keeps all it holds, and has the schema of a new one."""
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION))
+def test_an_old_catalog_is_read(directory: str, version: int) -> None:
+    """A catalog of an old version keeps all it holds, and has the schema of a new one."""
     path = f"{directory}/catalog.sqlite"
-    write_catalog_v1(path)
+    write_catalog(path, version)
     catalog = SqliteCatalog.open(path, "cluster")
     assert catalog.topics() == [TopicRow(TOPIC_ID, "old", 4, {"retention.ms": "5"})]
     assert catalog.next_producer_id_block() == 3000
     assert catalog.cold.sequence() == 0
-    assert schema_of(catalog) == (Path(__file__).parent / "catalog_v2.sql").read_text()
+    assert schema_of(catalog) == (Path(__file__).parent / "catalog_v3.sql").read_text()
     catalog.close()
     SqliteCatalog.open(path, "cluster").close()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_upgrade_is_all_or_nothing(directory: str, when: str) -> None:
-    """Stopped in the upgrade, a catalog is of version 1 or of version 2, and grows at the next."""
+    """Stopped in the upgrade, a catalog is of version 1 or of the newest, and grows at the next."""
 
     def stop(event: str) -> None:
         if event == f"{when} upgrade":
             raise KeyboardInterrupt
 
     path = f"{directory}/catalog.sqlite"
-    write_catalog_v1(path)
+    write_catalog(path, 1)
     with pytest.raises(KeyboardInterrupt):
         SqliteCatalog.open(path, "cluster", stop)
     connection = sqlite3.connect(path)
-    expected = 1 if when == "before" else 2
+    expected = 1 if when == "before" else FORMAT_VERSION
     assert connection.execute("PRAGMA user_version").fetchone() == (expected,)
     connection.close()
     catalog = SqliteCatalog.open(path, "cluster")
@@ -209,7 +213,7 @@ def test_an_upgrade_is_all_or_nothing(directory: str, when: str) -> None:
 def test_another_clusters_catalog_does_not_grow(directory: str) -> None:
     """It is refused as it is."""
     path = f"{directory}/catalog.sqlite"
-    write_catalog_v1(path)
+    write_catalog(path, 1)
     with pytest.raises(DataDirectoryError):
         SqliteCatalog.open(path, "other")
     assert SqliteCatalog.open(path, "cluster").topics()

@@ -6,97 +6,40 @@ replaced and drained, the catalog's disk can be full, the wall clock can jump.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 import trio
 
 from ec.chunk_id import ChunkId
-from ec.errors import StoreTimeoutError
 from logd.cold.life import LifeServices
 from logd.cold.partition_view import ColdPartition
 from logd.cold.repairing import RepairSettings
 from logd.cold.scrubbing import ScrubSettings
-from logd.cold.tier import ColdTier
 from logd.cold.upkeep import Upkeep, UpkeepServices
+from logd.errors import StorageError
 from logd.policy.cold.removal import ChunkName, Fate, judge_chunk
-from logd.policy.cold.values import Generation, NodeState, SegmentKey, StorageNode
+from logd.policy.cold.values import Generation, SegmentKey
+from logd.storage import topic_directories
 from logd.storage.findings_note import FindingsNote
 from logd.storage.log import Log
 from logd.storage.scrub_note import ScrubNote
 from logd.units import DAY_MS
+from tests.unit.chaos_nodes import ChaosNode, ChaosNodes, SimRebuild
 from tests.unit.coded_compaction_rig import CodedRig
-from tests.unit.life_rig import SMALL, SimClock, SimNode, SimNodes, SimPartition
+from tests.unit.life_rig import SMALL, JumpingClock, SimNode, SimPartition
 from tests.unit.log_builder import append, batch_of
 
 REPAIR_DELAY_MS = 120_000
-TIMEOUT_S = 30.0
 PAGES_MAX = 2**30
-
-
-class JumpingClock(SimClock):
-    """Wall-clock time that somebody sets.
-
-    Attributes:
-        ahead_ms: how far it is ahead of the true one.
-    """
-
-    ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
-
-
-class ChaosNode(SimNode):
-    """A node whose calls end in time, as all calls do: where it hangs, by a time-out."""
-
-    async def answer(self, call: str) -> None:
-        with trio.move_on_after(TIMEOUT_S):
-            await super().answer(call)
-            return
-        raise StoreTimeoutError(f"{self.node}: {call} not within {TIMEOUT_S:.0f} s")
-
-
-class ChaosNodes(SimNodes):
-    """Nodes with records, so that they can be drained and replaced."""
-
-    def __init__(self, nodes: list[SimNode]) -> None:
-        super().__init__(nodes)
-        self.records = {
-            node.node: StorageNode(
-                name=node.node, place=f"/{node.node}", identity=f"{ord(node.node):032x}"
-            )
-            for node in nodes
-        }
-        self.tier: ColdTier | None = None
-        self.disks = 0
-
-    def node(self, name: str) -> StorageNode:
-        return self.records[name]
-
-    async def change(self, record: StorageNode) -> None:
-        assert self.tier is not None
-        await self.tier.change_node(record)
-        self._took(record)
-
-    async def replace(self, name: str, _place: str | None = None) -> None:
-        """An empty disk takes the node's place."""
-        assert self.tier is not None
-        self.disks += 1
-        record = replace(self.records[name], identity=f"{self.disks:032x}", state=NodeState.ACTIVE)
-        await self.tier.replace_node(record)
-        self.by_name[name].files.clear()
-        self.by_name[name].quarantined.clear()
-        self._took(record)
-
-    def _took(self, record: StorageNode) -> None:
-        self.records[record.name] = record
-        self.states[record.name] = record.state
-        for call in self.on_change:
-            call(record.name)
+REAP_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -123,10 +66,14 @@ class ChaosRig(CodedRig):
 
     Attributes:
         topics: those that come and go, by topic id.
+        rebuild_how: the next start makes the catalog again: from the one there is, or an old copy.
+        deleted: the names of those that are gone and have left something, by topic id.
         notes: scrub's, and of what was found: they outlive a process.
+        trace: of all steps so far, in their order, each with its time.
     """
 
     def __init__(self, directory: str, *, names: str, seed: int) -> None:
+        self.trace = hashlib.sha256()
         super().__init__(directory, names=names, seed=seed)
         self.clock = self.jumping = JumpingClock()
         nodes: list[SimNode] = [ChaosNode(name) for name in names]
@@ -135,8 +82,21 @@ class ChaosRig(CodedRig):
         self.nodes = self.chaos_nodes = ChaosNodes(nodes)
         self.topics: dict[bytes, Topic] = {}
         self.topics_made = 0
+        self.backup_path = f"{directory}-backup"
+        self.rebuild_how: Literal["current", "old"] | None = None
+        self.deleted: dict[bytes, str] = {}
         self.scrub_note = ScrubNote()
         self.findings_note = FindingsNote()
+
+    def step(self, name: str) -> None:
+        """As the rig's; what was done is in the trace."""
+        super().step(name)
+        self.trace.update(f"{self.clock.now_ms()} {name}\n".encode())
+
+    def digest(self) -> str:
+        """Return what tells whether another run did and said the same."""
+        said = self.said.getvalue().replace(self.directory, "")
+        return hashlib.sha256(self.trace.digest() + said.encode()).hexdigest()
 
     # --- starts -----------------------------------------------------------------------------------
 
@@ -144,13 +104,14 @@ class ChaosRig(CodedRig):
         """As the rig's."""
         await super().open_tier()
         self.chaos_nodes.tier = self.tier
+        self.chaos_nodes.follow(self.catalog.cold.nodes())
 
     def services(self) -> LifeServices:
         """As the rig's, with repair and scrub."""
 
-        async def forget(topic_id: bytes) -> None:
-            self.catalog.forget_topic(topic_id)
-            self.forgotten.append(topic_id)
+        async def forget(topic_id: bytes) -> None:  # As the server.
+            if topic_id not in self.topics and topic_id not in self.deleted:
+                await self.offload.run("catalog", self.catalog.forget_topic, topic_id)
 
         upkeep = UpkeepServices(
             repair=RepairSettings(REPAIR_DELAY_MS, 0), scrub=ScrubSettings(14 * DAY_MS, 0),
@@ -176,9 +137,50 @@ class ChaosRig(CodedRig):
         """All that are open."""
         return [self.partition, *(each.partition for each in self.topics.values())]
 
+    # --- catalogs that are made again -------------------------------------------------------------
+
+    def back_up(self) -> None:
+        """Keep a copy of the catalog."""
+        os.makedirs(self.backup_path, exist_ok=True)
+        with closing(sqlite3.connect(f"{self.backup_path}/catalog.sqlite")) as copy:
+            self.catalog._database.connection.backup(copy)
+
+    def _put_backup_back(self) -> None:
+        if os.path.exists(self.backup_path):
+            for name in os.listdir(self.directory):
+                if name.startswith("catalog.sqlite"):
+                    os.unlink(f"{self.directory}/{name}")
+            shutil.copy(f"{self.backup_path}/catalog.sqlite", self.directory)
+
+    async def before_open(self) -> None:
+        """Make the catalog again before a start, from the nodes; of an old copy, where one is put
+        in its place.
+        """
+        how, self.rebuild_how = self.rebuild_how, None
+        if how is None:
+            return
+        if how == "old":
+            self._put_backup_back()
+        nodes = self.chaos_nodes
+        rebuild = SimRebuild(
+            self.tier._services, self.clock, data_path=self.directory,
+            topics_path=self.directory, unknown_settings=lambda _: {},
+        )  # fmt: skip
+        rebuild.nodes, rebuild.sequence = nodes, self.tier.sequence
+        with closing(sqlite3.connect(f"{self.directory}/catalog.sqlite")) as old:
+            known = {name for (name,) in old.execute("SELECT name FROM node")}
+        here = {*nodes.by_name, *nodes.removed}
+        for node in nodes.by_name.values():
+            node.mode, node.free_bytes = "well", 2**40
+        await rebuild.run([f"{name}=/{name}" for name in sorted(here)], without=known - here)
+
     async def restart(self) -> None:
         """As the rig's, with the other topics."""
         await super().restart()
+        rows = self.catalog.topics()
+        self.deleted = {row.topic_id: row.name for row in rows if row.state == "deleting"}
+        for topic_id in self.deleted:  # The process may have died before anybody was told.
+            self.topics.pop(topic_id, None)
         for topic in self.topics.values():
             log, _ = Log.recover(
                 self.files, self._path(topic.name), topic_id=topic.topic_id, topic=topic.name,
@@ -186,6 +188,7 @@ class ChaosRig(CodedRig):
                 released=self.tier.released(topic.topic_id, 0),
             )  # fmt: skip
             topic.partition = SimPartition(log, self.settings())
+            self._note_topic(topic)  # The process may have died in the middle of a roll.
 
     # --- topics -----------------------------------------------------------------------------------
 
@@ -213,7 +216,11 @@ class ChaosRig(CodedRig):
         while len(log.segment_list.items) <= before:
             values = [self.rng.randbytes(700) for _ in range(8)]
             append(log, batch_of(values, timestamp_ms=self.clock.now_ms()))
-        for segment in log.segment_list.items[:-1]:
+        self._note_topic(topic)
+
+    def _note_topic(self, topic: Topic) -> None:
+        """Note the bytes of segments that were sealed since, before anybody can code them."""
+        for segment in topic.partition.log.segment_list.items[:-1]:
             if segment.base_offset not in topic.originals:
                 with open(segment.paths.log, "rb") as file:
                     topic.originals[segment.base_offset] = file.read()
@@ -222,11 +229,29 @@ class ChaosRig(CodedRig):
         """Delete a topic, as the broker does: it waits for nobody."""
         self.catalog.mark_deleting(topic.topic_id)
         del self.topics[topic.topic_id]
+        self.deleted[topic.topic_id] = topic.name
         topic.partition.offline = "its topic was deleted"
+        self._retire(topic.topic_id, topic.name)
         await self.tier.topic_deleted(topic.topic_id)
-        shutil.rmtree(self._path(topic.name))
-        if not self.tier.generations(topic.topic_id):
-            self.catalog.forget_topic(topic.topic_id)
+
+    def _retire(self, topic_id: bytes, name: str) -> None:
+        topic_directories.retire(
+            self.files, self.directory, topic=name, topic_id=topic_id, partitions=1
+        )
+
+    async def reap(self) -> None:
+        """Remove what deleted topics leave, as the broker does; until cancelled."""
+        while True:
+            for topic_id, name in [*self.deleted.items()]:
+                self._retire(topic_id, name)
+                for path in topic_directories.retired_directories(
+                    self.directory, topic_id=topic_id, partitions=1
+                ):
+                    shutil.rmtree(path, ignore_errors=True)
+                with suppress(StorageError):  # The catalog's disk may be full.
+                    await self.offload.run("catalog", self.catalog.forget_topic, topic_id)
+                    del self.deleted[topic_id]
+            await trio.sleep(REAP_S)
 
     # --- the catalog's disk -----------------------------------------------------------------------
 
@@ -266,11 +291,12 @@ class ChaosRig(CodedRig):
         records = {each.encoding: each for each in self.tier.generations()}
         found = []
         for name, node in self.nodes.by_name.items():
-            for chunk in map(ChunkId.parse, node.files):
+            for chunk in map(ChunkId.parse, sorted(node.files)):
                 key = SegmentKey(bytes.fromhex(chunk.topic_id), chunk.partition, chunk.base_offset)
                 judged = judge_chunk(
-                    ChunkName(key, chunk.generation, chunk.encoding, chunk.index, name), records
-                )
+                    ChunkName(key, chunk.generation, chunk.encoding, chunk.index, name), records,
+                    self.catalog.cold.gone(chunk.encoding),
+                )  # fmt: skip
                 if judged.fate is not Fate.KEEP:
                     found.append(f"{chunk.name} on {name}: {judged}")
         return found

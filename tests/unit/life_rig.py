@@ -52,6 +52,19 @@ class SimClock(Clock):
         return START_MS + int(trio.current_time() * 1000)
 
 
+class JumpingClock(SimClock):
+    """Wall-clock time that somebody sets.
+
+    Attributes:
+        ahead_ms: how far it is ahead of the true one.
+    """
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
 class SimNode(MemoryStore):
     """A node that does what a test says.
 
@@ -255,7 +268,7 @@ class ColdRig:
         self.directory = directory
         self.rng = random.Random(seed)
         self.nodes = SimNodes([SimNode(name) for name in names])
-        self.clock = SimClock()
+        self.clock: SimClock = SimClock()
         self.files = SteppedFiles(self.step)
         self.steps: list[str] = []
         self.stop_at: int | None = None
@@ -406,6 +419,8 @@ class ColdRig:
     async def cold_bytes(self, generation: Generation) -> bytes:
         """Read a segment from its chunks, as any reader would."""
         manifest = await self.tier.manifest(generation.encoding)
+        # Nodes may have been renamed since.
+        generation = self.tier.generation(generation.encoding) or generation
         reader = SegmentReader(
             manifest,
             {index: self.nodes[node] for index, node in generation.held.items()},
@@ -432,6 +447,9 @@ class ColdRig:
 
     # --- crashes ----------------------------------------------------------------------------------
 
+    async def before_open(self) -> None:
+        """Called between two processes."""
+
     async def restart(self) -> None:
         """Forget everything but what is on disk and on nodes; open it again."""
         self.stop_at = None
@@ -439,6 +457,7 @@ class ColdRig:
         for node in self.nodes.by_name.values():
             node.writing.clear()
         self.catalog.close()
+        await self.before_open()
         self.open_catalog()
         await self.open_tier()
         settle_prepared(self.files, f"{self.directory}/t-0", self.tier.is_live)

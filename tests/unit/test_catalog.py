@@ -130,7 +130,7 @@ def test_commits_are_synced(directory: str) -> None:
     connection = open_catalog(directory)._database.connection
     for name, value in (
         ("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1),
-        ("locking_mode", "exclusive"), ("application_id", 0x4C4F4744), ("user_version", 2),
+        ("locking_mode", "exclusive"), ("application_id", 0x4C4F4744), ("user_version", 3),
     ):  # fmt: skip
         assert connection.execute(f"PRAGMA {name}").fetchone() == (value,)
 
@@ -145,10 +145,10 @@ def test_another_clusters_catalog_is_refused(directory: str) -> None:
 def test_a_newer_format_is_refused_and_left_alone(directory: str) -> None:
     """user_version above ours: nothing is changed."""
     catalog = open_catalog(directory)
-    catalog._database.connection.execute("PRAGMA user_version = 3")
+    catalog._database.connection.execute("PRAGMA user_version = 4")
     catalog.close()
     before = Path(path_in(directory)).read_bytes()
-    with pytest.raises(UnsupportedFormatError, match="version 3"):
+    with pytest.raises(UnsupportedFormatError, match="version 4"):
         open_catalog(directory)
     assert Path(path_in(directory)).read_bytes() == before
 

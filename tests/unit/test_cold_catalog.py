@@ -14,6 +14,7 @@ from logd.policy.cold import values
 from logd.policy.cold.coverage import Coverage
 from logd.policy.cold.proof import HotCopy
 from logd.policy.cold.values import Profile, SegmentKey, StorageNode
+from logd.storage import cold_generation_rows
 from logd.storage.catalog import SqliteCatalog
 from logd.storage.cold_catalog import ColdCatalog
 from logd.storage.layout import PARTITIONS_MAX, TOPIC_ID_BYTES
@@ -260,3 +261,21 @@ def test_a_few_generations_are_read_without_the_places_of_all(directory: str) ->
         scans = [step for step in plan if step.startswith("SCAN")]
         assert not scans, (statement, plan)
     catalog.close()
+
+
+def test_only_the_latest_of_what_is_gone_is_remembered(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many, in the order in which they went."""
+    monkeypatch.setattr(cold_generation_rows, "GONE_KEPT_MAX", 2)
+    catalog = open_catalog(directory)
+    catalog.create_topic("topic", TOPIC, 1, {})
+    cold = catalog.cold
+    for node in NODES:
+        cold.add_node(node)
+    for number in (3, 1, 4, 2):
+        cold.plan(plan_of(number), now_ms=0)
+        cold.abort(encoding(number), now_ms=0)
+        for index in range(3):
+            cold.chunk_removed(encoding(number), index=index, node=f"n{index}")
+    assert [number for number in range(1, 5) if cold.gone(encoding(number))] == [2, 4]

@@ -479,6 +479,28 @@ async def test_thaw_brings_all_back(directory: str, autojump_clock: MockClock) -
     await rig.check_readable()
 
 
+async def test_a_segment_that_cannot_be_thawed_ends_the_job_for_itself(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Its manifest cannot be read: an error says so, and where it is; the others are thawed."""
+    rig = await made(directory)
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        bad = rig.live(rig.bases[1])
+        assert bad is not None
+        rig.catalog._database.connection.execute(
+            "UPDATE manifest SET data = x'00' WHERE encoding = ?", (bytes.fromhex(bad.encoding),)
+        )
+        rig.tier._manifests.clear()
+        done = await job_done(rig, rig.life.jobs.begin_thaw)
+    assert (done["thawed"], done["failed"]) == (2, 1)
+    [error] = done["errors"]
+    assert error["base_offset"] == rig.bases[1]
+    assert f"the manifest of {bad.encoding}" in error["error"]
+    assert f"{bad}" in error["error"]
+    assert f"0 on {bad.held[0]}" in error["error"]
+
+
 # --- figures --------------------------------------------------------------------------------------
 
 

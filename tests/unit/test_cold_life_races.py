@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from ec.chunk_id import ChunkId
 from logd.errors import ColdStateError
-from logd.policy.cold.values import StorageNode
+from logd.policy.cold.values import Profile, SegmentKey, StorageNode
+from logd.storage.cold_catalog import EncodePlan
 from tests.unit.log_builder import TOPIC_ID
 from tests.unit.test_cold_life import made, running, until
 
@@ -53,6 +54,33 @@ async def test_a_topic_is_forgotten_whoever_removes_its_last_chunk(
         await rig.tier.replace_node(StorageNode(name="b", place="/another", identity="f" * 32))
         await until(lambda: rig.forgotten == [TOPIC_ID])
     assert rig.states() == []
+
+
+async def test_a_topic_is_forgotten_that_came_and_went_while_a_node_took_its_time(
+    directory: str, autojump_clock: MockClock
+) -> None:
+    """Planned, deleted and removed within one round of removals: nobody saw a generation of it."""
+    rig = await made(directory, segments=1)
+    other = b"o" * 16
+    rig.catalog.create_topic("other", other, 1, {})
+    async with running(rig):
+        await until(lambda: rig.hot() == [])
+        rig.nodes["b"].mode, rig.nodes["b"].delay_s = "slow", 100.0
+        rig.log.delete_before(rig.log.active_base)
+        await until(lambda: len(rig.chunk_names()) == 1)
+        made_of_other = await rig.tier.plan(
+            EncodePlan(
+                key=SegmentKey(other, 0, 0), encoding="e" * 32, profile=Profile(2, 1),
+                next_offset=1, source_bytes=1, min_timestamp_ms=0, max_timestamp_ms=0,
+                nodes=("a", "c", "d"),
+            )
+        )  # fmt: skip
+        rig.catalog.mark_deleting(other)
+        await rig.tier.topic_deleted(other)
+        for index, node in made_of_other.held.items():
+            await rig.tier.chunk_removed(made_of_other.encoding, index=index, node=node)
+        assert rig.tier.generations(other) == ()
+        await until(lambda: other in rig.forgotten, limit_s=200)
 
 
 async def test_what_was_thawed_since_it_was_looked_at_is_not_left_over(

@@ -45,6 +45,7 @@ from logd.policy.cold.values import (
     REMOVABLE,
     ColdState,
     Generation,
+    Gone,
     Placement,
     Profile,
     SegmentKey,
@@ -273,7 +274,7 @@ CHUNK = ChunkName(KEY, 3, "e" * 32, 0, "a")
         (ColdState.PLANNED, Fate.KEEP, Fate.QUARANTINE),
         (ColdState.COMMITTED, Fate.KEEP, Fate.TRIM),
         (ColdState.RELEASED, Fate.KEEP, Fate.TRIM),
-        (ColdState.SUPERSEDED, Fate.KEEP, Fate.QUARANTINE),
+        (ColdState.SUPERSEDED, Fate.KEEP, Fate.KEEP),
         (ColdState.ABORTED, Fate.REMOVE, Fate.REMOVE),
         (ColdState.DELETING, Fate.REMOVE, Fate.REMOVE),
     ],
@@ -295,6 +296,14 @@ def test_what_no_record_explains_is_put_aside() -> None:
     ):
         assert judge_chunk(stranger, records).fate is Fate.QUARANTINE
         assert judge_chunk(stranger, {}).fate is Fate.QUARANTINE
+
+
+def test_what_is_left_of_a_generation_that_is_gone_is_removed() -> None:
+    """Where it is remembered under the chunk's segment and number, and has no record any more."""
+    gone = Gone(CHUNK.key, CHUNK.number)
+    assert judge_chunk(CHUNK, {}, gone).fate is Fate.REMOVE
+    assert judge_chunk(replace(CHUNK, number=2), {}, gone).fate is Fate.QUARANTINE
+    assert judge_chunk(CHUNK, {"e" * 32: generation()}, gone).fate is Fate.KEEP
 
 
 def test_a_copy_that_moved_is_removed_from_where_it_was() -> None:

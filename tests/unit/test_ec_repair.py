@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ec.alignment import HUGE_PAGE_BYTES
+from ec.alignment import ALIGNMENT_BYTES, HUGE_PAGE_BYTES, LONG_BYTES
 from ec.codec import Codec
 from ec.errors import (
     ChunkDamagedError,
@@ -191,4 +191,23 @@ def test_memory_does_not_depend_on_the_chunks() -> None:
         held = 2 * (profile.k + made) * window
         assert 0.7 * BUFFER_BYTES < held <= BUFFER_BYTES
         assert window % HUGE_PAGE_BYTES == 0
-    assert window_bytes_of(Profile(16, 4), 4) == HUGE_PAGE_BYTES
+
+
+@pytest.mark.parametrize("profile", [Profile(4, 2), Profile(12, 4), Profile(16, 4)], ids=str)
+def test_no_profile_is_too_wide_for_the_limit(profile: Profile) -> None:
+    """Also as the server asks for it, with windows of a megabyte: what is touched of all buffers
+    stays within the limit, though from a certain length on each takes a whole huge page.
+    """
+    sample = encode(noise(5_000), profile, batches=range(0, 5_000, 501))
+    nodes = {index: MemoryStore() for index in range(profile.chunks)}
+    rebuild = Rebuild(
+        sample.manifest, {index: nodes[index] for index in range(profile.k)},
+        {index: nodes[index] for index in range(profile.k, profile.chunks)},
+        codec=Codec(profile, PortableKernel()), offload=InlineOffload(),
+        on_trouble=lambda _index, _error: None, window_bytes=WINDOW_BYTES,
+    )  # fmt: skip
+    size = rebuild._window_bytes
+    page = HUGE_PAGE_BYTES if size >= LONG_BYTES else ALIGNMENT_BYTES
+    touched = 2 * (profile.k + profile.m) * (size + -size % page)
+    assert size > 0
+    assert touched <= BUFFER_BYTES

@@ -14,6 +14,7 @@ from logd.policy.cold.leases import Work
 from logd.policy.cold.moves import Move
 from logd.policy.cold.values import NodeState
 from logd.policy.node_health import NodeHealth
+from tests.contract.check_store import SAMPLE
 from tests.unit.repair_rig import DELAY_MS, RepairRig
 
 DEAD, LIVE, SUSPECT = NodeHealth.DEAD, NodeHealth.LIVE, NodeHealth.SUSPECT
@@ -305,6 +306,29 @@ async def test_what_is_made_of_a_topic_that_is_deleted_meanwhile_goes_too(
         rig.inventory._due_s.clear()  # Every node is looked through once more.
         await trio.sleep(3)
     assert not any(node.files or node.quarantined for node in rig.nodes.by_name.values())
+
+
+async def test_what_a_crash_left_of_a_topic_that_is_deleted_meanwhile_goes_too(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """Made, and never recorded; its node is away until nothing is left of the generation. It goes
+    when the node is back, as what a copy of an old disk brings does; what nobody knows stays aside.
+    """
+    one = rig.code("abcdef")
+    sample, stranger = rig.samples[one.encoding], SAMPLE.ids[1]
+    rig.nodes["g"].files[sample.ids[0].name] = sample.files[0]
+    rig.nodes["g"].files[stranger.name] = SAMPLE.files[1]
+    rig.nodes.set_health("g", DEAD)
+    async with rig.running():
+        rig.catalog.mark_deleting(one.key.topic_id)
+        await rig.tier.topic_deleted(one.key.topic_id)
+        await rig.wait_for(lambda: rig.tier.generations() == ())
+        rig.nodes["f"].files[sample.ids[5].name] = sample.files[5]
+        rig.nodes.set_health("g", LIVE)
+        await trio.sleep(4000)  # All nodes are looked through again.
+    assert not any(node.files for node in rig.nodes.by_name.values())
+    aside = [name for node in rig.nodes.by_name.values() for name in node.quarantined]
+    assert aside == [stranger.name]
 
 
 async def test_a_full_target_says_so_and_blocks_nothing(

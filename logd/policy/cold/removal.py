@@ -6,6 +6,8 @@ or this copy of it, is to go. What no record explains is moved to quarantine, wh
 
 A copy of a live generation's chunk on a node that has not its place is neither: what was cut short
 between the chunk and its record leaves one. It may go while the one in the recorded place is good.
+When its segment is deleted before anybody saw it, it is a chunk of a generation that is gone: the
+catalog remembers those, so it goes, too, and so does what an old disk brings back of them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from logd.policy.cold.values import LIVE, REMOVABLE, ColdState, Generation, Placement, SegmentKey
+from logd.policy.cold.values import (
+    LIVE,
+    REMOVABLE,
+    ColdState,
+    Generation,
+    Gone,
+    Placement,
+    SegmentKey,
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,15 +55,20 @@ class Judgement:
     reason: str
 
 
-def judge_chunk(chunk: ChunkName, records: Mapping[str, Generation]) -> Judgement:
+def judge_chunk(
+    chunk: ChunkName, records: Mapping[str, Generation], gone: Gone | None = None
+) -> Judgement:
     """Return what becomes of a chunk.
 
     Args:
         records: all generations of the catalog, by encoding, read after the chunk was seen: one
             that is being written has its record first.
+        gone: what is remembered of its encoding, where that has no record any more.
     """
     record = records.get(chunk.encoding)
     if record is None:
+        if gone == Gone(chunk.key, chunk.number):
+            return Judgement(Fate.REMOVE, "its generation was removed")
         return Judgement(Fate.QUARANTINE, "no record names its encoding")
     if (record.key, record.number) != (chunk.key, chunk.number):
         return Judgement(Fate.QUARANTINE, f"its encoding is recorded as {record}")
@@ -66,6 +81,8 @@ def judge_chunk(chunk: ChunkName, records: Mapping[str, Generation]) -> Judgemen
         return Judgement(Fate.REMOVE, "its place is recorded elsewhere")
     if record.state in LIVE and chunk.index in record.held:
         return Judgement(Fate.TRIM, f"{record.held[chunk.index]} has its place")
+    if record.state is ColdState.SUPERSEDED:
+        return Judgement(Fate.KEEP, "it goes with its generation, which is superseded")
     return Judgement(Fate.QUARANTINE, "no record says that it is on this node")
 
 

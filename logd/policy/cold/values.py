@@ -192,6 +192,16 @@ class Generation:
         return f"{self.key} (generation {self.number}, {self.profile}, {self.state.value})"
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A generation that was aborted or deleted, and whose chunks were removed: what is left of its
+    record.
+    """
+
+    key: SegmentKey
+    number: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageNode:
     """A storage node, as the catalog records it.
