@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-QUICK_BYTES_MAX: Final = 2 * MIB
-QUICK_BATCHES_MAX: Final = 32
-"""Bytes of at most so many batches are walked on the loop: a thread would cost more than that."""
+QUICK_BYTES_MAX: Final = 5 * MIB
+QUICK_BATCHES_MAX: Final = 96
+"""Bytes of at most so many batches are walked on the loop: a thread would cost about as much (64
+batches of 64 KiB take 0.5 ms, 0.2 of them for the CRCs), and those who wait for it some turns."""
 
 
 class UnreadableError(ColdRangeError):
