@@ -2,7 +2,9 @@
 
 The files are the chunks of a segment; the first one is lost. For each request one range of it is
 computed from the same range of the next k, each read by a thread of its own into the same buffers.
-Nothing is verified and no batch is looked at.
+Nothing is verified and no batch is looked at; with `verifies` every block that comes is hashed
+(XXH3-64, by the thread that reads it) and what was computed is (CRC-32C), as nobody may leave out
+who promises that no byte goes out unverified. Nothing is compared: the sums are thrown away.
 
 The ranges come out of this process's own files; or, with `addresses`, from k processes over
 loopback, as they do where each node is a server (`bench.node_load`, serve-ranges): k MiB more
@@ -17,9 +19,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from crc32c import crc32c
+
 from bench import protocol
 from bench.ceilings import listen
 from bench.node_load import ANSWER_HEAD
+from ec.checksums import block_checksums
 from ec.codec import Codec
 from ec.kernels.choose import choose
 from ec.profile import Profile
@@ -42,6 +47,8 @@ def serve_decoded(spec: dict[str, Any]) -> None:
         reads = [_from_process(tuple(address), size) for address in spec["addresses"]]
     else:
         reads = [_from_file(file) for file in files]
+    if spec.get("verifies"):
+        reads = [_hashing(read) for read in reads]
     codec = Codec(PROFILE, choose()[0])
     listener = listen()
     with ThreadPoolExecutor(PROFILE.k) as threads:
@@ -53,6 +60,15 @@ def serve_decoded(spec: dict[str, Any]) -> None:
 
 def _from_file(file: int) -> Read:
     return lambda buffer, position: os.preadv(file, [buffer], position)
+
+
+def _hashing(read: Read) -> Read:
+    def both(buffer: bytearray, position: int) -> int:
+        count = read(buffer, position)
+        block_checksums(buffer)
+        return count
+
+    return both
 
 
 def _from_process(address: tuple[str, int], size: int) -> Read:
@@ -93,6 +109,8 @@ def _answer_all(
             assert call.result() == size
         windows = {index + 1: buffer for index, buffer in enumerate(buffers)}
         codec.rebuild(windows, {LOST: target})
+        if spec.get("verifies"):
+            crc32c(target)
         connection.sendall(head)
         connection.sendall(target)
         connection.sendall(protocol.FETCH_ANSWER_TAIL)

@@ -17,7 +17,8 @@ from ec.offload import InlineOffload, Offload
 from ec.profile import Profile as CodedProfile
 from ec.store.protocol import Store
 from logd.clock import Clock
-from logd.cold.reading import ColdBatches, ColdReads, Waiter
+from logd.cold.loads import Waiter
+from logd.cold.reading import ColdBatches, ColdReads
 from logd.cold.runs import MemorySlice
 from logd.events import EventLog
 from logd.metrics import Registry

@@ -7,8 +7,9 @@ a server that was started for it: nothing of it is in memory. What a start bring
 then: it is waited for, and one fetch of a place that is not asked for again has loaded the coding
 library and opened the connections.
 
-A degraded fetch stands beside two bare servers that decode and send, and verify nothing: one reads
-k ranges from its own files, the other gets them from k processes, as we do.
+A degraded fetch stands beside bare servers that decode and send: one reads k ranges from its own
+files, another gets them from k processes, as we do; neither verifies anything. A third is the
+second one with the checksums computed that the promise of verified bytes costs whoever keeps it.
 """
 
 from __future__ import annotations
@@ -210,8 +211,11 @@ def _one_by_one(
             places=places, **load,
         )  # fmt: skip
 
-    def bare(*, from_processes: bool) -> Window:
-        with _bare_decoder(run, log, chunks, from_processes=from_processes) as (address, pid):
+    def bare(*, from_processes: bool, verifies: bool = False) -> Window:
+        with _bare_decoder(run, log, chunks, from_processes=from_processes, verifies=verifies) as (
+            address,
+            pid,
+        ):
             return run.job(
                 "fetch-places", address=address, server_pid=pid, topic=COLD, places=places, **load
             )
@@ -236,21 +240,29 @@ def _one_by_one(
         beside = "the same log, hot"
         return [row(f"healthy fetch 1 MiB, one at a time, {at}", hot, beside) for at in P50_P99]
     here, there = (partial(bare, from_processes=there) for there in (False, True))
+    checked = partial(bare, from_processes=True, verifies=True)
     files, processes = (f"4 parallel reads {of}, decode, send" for of in ("here", "from processes"))
+    name = "degraded fetch 1 MiB, beside processes"
     return [
         *(row(f"degraded fetch 1 MiB, one at a time, {at}", here, files) for at in P50_P99),
-        row("degraded fetch 1 MiB, beside processes, p50", there, processes),
+        row(f"{name}, p50", there, processes),
+        *(row(f"{name} that verify, {at}", checked, f"{processes}, hashed") for at in P50_P99),
     ]
 
 
 @contextmanager
 def _bare_decoder(
-    run: Run, log: dict[str, int], chunks: list[_Chunk], *, from_processes: bool
+    run: Run, log: dict[str, int], chunks: list[_Chunk], *, from_processes: bool, verifies: bool
 ) -> Iterator[tuple[tuple[str, int], int]]:
     """A bare server that decodes what it reads, or gets from bare processes: address and id."""
     size = MIB // log["batch_bytes"] * log["batch_bytes"]
     paths = [str(chunk.path) for chunk in chunks]
-    spec: dict[str, Any] = {"topic": COLD, "records_bytes": size, "paths": paths}
+    spec: dict[str, Any] = {
+        "topic": COLD,
+        "records_bytes": size,
+        "paths": paths,
+        "verifies": verifies,
+    }
     with ExitStack() as servers:
         if from_processes:
             spec["addresses"] = [

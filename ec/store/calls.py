@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ class NodeCalls:
     node: str
     headers: tuple[tuple[str, str], ...]
 
-    def patience(self, seconds: float, what: str) -> AbstractContextManager[None]:
+    def patience(self, seconds: float, what: str) -> Patience:
         """Do something with the node that must be done in time.
 
         Raises:

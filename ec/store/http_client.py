@@ -184,7 +184,11 @@ class Connection:
                 raise trio.BrokenResourceError("closed without an answer")
 
     async def _receive_some(self) -> bytes:
-        return await self._socket.recv(_RECEIVE_BYTES)
+        while True:
+            try:
+                return self._plain.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._plain)
 
     def _begin_body(
         self, status: int, headers: dict[str, str], early: bytes, *, is_11: bool

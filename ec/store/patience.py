@@ -11,6 +11,7 @@ import errno
 import os
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 import h11
 import trio
@@ -59,8 +60,16 @@ class Patience:
         self._what = what
         self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._scope.__enter__()
+        return self
+
+    def renew(self, seconds: float, what: str) -> None:
+        """Begin anew with the next thing to be done: cheaper than another `with`."""
+        assert seconds > 0
+        self._seconds = seconds
+        self._what = what
+        self._scope.deadline = trio.current_time() + seconds
 
     def __exit__(
         self,

@@ -204,18 +204,24 @@ class RemoteStore:
         if not blocks:
             return memoryview(b"")
         span = block_span(blocks.start, blocks.stop, size)
-        headers = [("range", f"bytes={span.start}-{span.end - 1}")]
-        target = wire.chunk_path(head.id)
-        async with self._calls.exchange("GET", target, headers) as (connection, reply):
-            if reply.status == 416 or not self._is_same(head, reply):
-                connection.close()
-                self._heads.pop(head.id, None)
-                return None
-            await self._calls.check(connection, reply, 206)
-            self._check_range(reply, span, head.trailer.file_bytes)
-            buffer = recycled_buffer(span.size)  # Filled, or not handed out.
-            with self._calls.patience(self._timeouts.body_s(span.size), f"GET of {head.id}"):
+        calls, target = self._calls, wire.chunk_path(head.id)
+        headers = (*calls.headers, ("range", f"bytes={span.start}-{span.end - 1}"))
+        what = f"GET {target}"
+        connection = await calls.pool.request("GET", target, headers)
+        try:
+            with calls.patience(self._timeouts.answer_s, what) as patience:
+                reply = await connection.reply()
+                if reply.status == 416 or not self._is_same(head, reply):
+                    connection.close()
+                    self._heads.pop(head.id, None)
+                    return None
+                await calls.check(connection, reply, 206)
+                self._check_range(reply, span, head.trailer.file_bytes)
+                patience.renew(self._timeouts.body_s(span.size), what)
+                buffer = recycled_buffer(span.size)  # Filled, or not handed out.
                 await self._receive_blocks(connection, head, blocks.start, buffer)
+        finally:
+            calls.pool.give_back(connection)
         return buffer[start - span.start : end - span.start]
 
     def _is_same(self, head: ChunkHead, reply: Reply) -> bool:
@@ -234,10 +240,11 @@ class RemoteStore:
         self, connection: Connection, head: ChunkHead, first: int, buffer: memoryview
     ) -> None:
         assert 0 <= first < head.blocks
+        path = self._path(head.id)
         for at in range(0, len(buffer), _STEP_BYTES):
             part = buffer[at : at + _STEP_BYTES]
             await connection.read_into(part)
-            check_blocks(head, first + at // BLOCK_BYTES, part, path=self._path(head.id))
+            check_blocks(head, first + at // BLOCK_BYTES, part, path=path)
 
     async def list(self, *, after: str = "", limit: int = LIST_MAX) -> tuple[ChunkId, ...]:
         """See `Store`."""

@@ -139,7 +139,7 @@ class DirectoryCalls:
             self._place.opened(), ways.work, asking=ways.reading, past_cache=ways.past_cache
         )
 
-    def _patience(self, seconds: float, what: str) -> AbstractContextManager[None]:
+    def _patience(self, seconds: float, what: str) -> AbstractContextManager[object]:
         return Patience(seconds, node=self._name, what=what)
 
     async def begin(self, chunk: ChunkId, file_bytes: int) -> HangProofUpload:

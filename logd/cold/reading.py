@@ -23,11 +23,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
+from logd.cold.loads import Load, Place, Waiter
 from logd.cold.read_failures import ReadFailures
 from logd.cold.read_metrics import ReadMetrics
 from logd.cold.run_reader import RunReader, UnreadableError
@@ -65,14 +66,6 @@ READERS_MAX: Final = 4096
 SWEEP_S: Final = 5.0
 
 
-class Waiter(Protocol):
-    """Whoever looks again when it is woken; hashable by identity."""
-
-    def wake(self) -> None:
-        """Look again."""
-        ...
-
-
 class CoveredTier(Protocol):
     """What else is needed of `logd.cold.tier.ColdTier`."""
 
@@ -96,30 +89,6 @@ class ColdBatches:
     next_offset: int
     more: ReleasedRange | None = None
     has_zstd: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Load:
-    """A run that is being read, or is to be.
-
-    Attributes:
-        from_offset: offsets from here on are answered by it.
-        start, size: what is read of the source.
-        is_indexed: the log's index says that a batch begins there.
-        is_ahead: nobody waits for it.
-        further: how many runs are to follow it.
-    """
-
-    partition: tuple[bytes, int]
-    generation: Generation
-    from_offset: int
-    start: int
-    size: int
-    is_ahead: bool
-    level: int
-    further: int
-    is_indexed: bool = False
-    waiters: dict[Waiter, None] = field(default_factory=dict)
 
 
 class ColdReads:
@@ -155,8 +124,8 @@ class ColdReads:
         self._wake = wake
         self._nursery: trio.Nursery | None = None
         self._runs = Runs()
-        self._loads: dict[str, list[_Load]] = {}
-        self._waiting: deque[_Load] = deque()
+        self._loads: dict[str, list[Load]] = {}
+        self._waiting: deque[Load] = deque()
         self._loading_bytes = 0
         self._readers: OrderedDict[tuple[bytes, int, int], int] = OrderedDict()
         self.failures: Final = ReadFailures()
@@ -362,30 +331,41 @@ class ColdReads:
             self._readers.popitem(last=False)
         if level >= SURE_LEVEL:
             last = self._runs.find(run.generation.encoding, next_offset - 1) or run
-            self._read_on(partition, last, level, _ahead_of(level))
+            self._read_on(partition, _behind_run(last), level, _ahead_of(level))
 
-    def _read_on(self, partition: tuple[bytes, int], run: Run, level: int, count: int) -> None:
-        """Have so many runs behind this one read, one behind the other."""
+    def _read_on(
+        self, partition: tuple[bytes, int], place: Place | None, level: int, count: int
+    ) -> None:
+        """Have so many runs from a place on read, side by side, if they are not there."""
         for done in range(count):
-            generation, start, offset = run.generation, run.batches.end, run.next_offset
-            if run.is_last:
-                following = self._covered.coverage(*partition).find(offset)
-                if following is None or following.state is not ColdState.RELEASED:
-                    return
-                generation, start = following, 0
-                if following.key.base_offset != offset:
-                    return
-            found = self._runs.at(generation.encoding, start)
-            if found is None:
-                self._begin(
-                    _Load(
-                        partition, generation, offset, start,
-                        self._size_of(level, generation, start),
-                        is_ahead=True, level=level, further=count - done - 1,
-                    )
-                )  # fmt: skip
+            place = self._at_segment(partition, place)
+            if place is None:
                 return
-            run = found
+            encoding = place.generation.encoding
+            run = self._runs.at(encoding, place.start)
+            if run is not None:
+                place = _behind_run(run)
+                continue
+            load = self._find_load(encoding, place.start)
+            if load is None:
+                load = Load(
+                    partition, place.generation, place.offset, place.start,
+                    self._size_of(level, place.generation, place.start),
+                    is_ahead=True, level=level, further=count - done - 1, front=place.front,
+                )  # fmt: skip
+                if not self._begin(load):
+                    return
+            place = Place(load.generation, load.end, load.from_offset, front=load)
+
+    def _at_segment(self, partition: tuple[bytes, int], place: Place | None) -> Place | None:
+        """Return the place, or that where the next coded segment begins; None: there is none."""
+        if place is None or place.start < place.generation.source_bytes:
+            return place
+        offset = place.generation.next_offset
+        following = self._covered.coverage(*partition).find(offset)
+        if following is None or following.state is not ColdState.RELEASED:
+            return None
+        return Place(following, 0, offset) if following.key.base_offset == offset else None
 
     # --- loading ----------------------------------------------------------------------------------
 
@@ -408,12 +388,14 @@ class ColdReads:
         load = self._find_load(generation.encoding, start)
         if load is None:
             size = self._size_of(level, generation, start)
-            load = _Load(
+            load = Load(
                 partition, generation, min(from_offset, at.wanted_offset), start, size,
                 is_ahead=False, level=level, further=_ahead_of(level),
                 is_indexed=0 < start == at.position,
             )  # fmt: skip
             self._begin(load)
+            behind = Place(generation, load.end, load.from_offset, front=load)
+            self._read_on(partition, behind, level, load.further)
         load.is_ahead = False
         if waiter is not None:
             load.waiters[waiter] = None
@@ -430,26 +412,27 @@ class ColdReads:
             size //= 2
         return max(1, min(size, generation.source_bytes - start))
 
-    def _find_load(self, encoding: str, position: int) -> _Load | None:
+    def _find_load(self, encoding: str, position: int) -> Load | None:
         for load in self._loads.get(encoding, ()):
             if load.start <= position < load.start + load.size:
                 return load
         return None
 
-    def _begin(self, load: _Load) -> None:
-        """Start a load; what nobody waits for only if there is room for it."""
+    def _begin(self, load: Load) -> bool:
+        """Start a load; what nobody waits for only if there is room for it: else return False."""
         encoding = load.generation.encoding
         if load.is_ahead and (
             self._waiting
             or self._find_load(encoding, load.start) is not None
             or not self._make_room(load)
         ):
-            return
+            return False
         self._loads.setdefault(encoding, []).append(load)
         self._waiting.append(load)
         self._admit()
+        return True
 
-    def _make_room(self, load: _Load) -> bool:
+    def _make_room(self, load: Load) -> bool:
         return self._runs.make_room(
             load.size + self._loading_bytes, self._limit_bytes,
             now_s=trio.current_time(), ahead=load.is_ahead,
@@ -467,28 +450,27 @@ class ColdReads:
                     return
                 load.size = min(load.size, RUN_BYTES)
             self._waiting.popleft()
-            self._loading_bytes += load.size
+            load.charged_bytes = load.size
+            self._loading_bytes += load.charged_bytes
             self._nursery.start_soon(self._carry_out, load)
 
-    async def _carry_out(self, load: _Load) -> None:
+    async def _carry_out(self, load: Load) -> None:
         began_s = trio.current_time()
         run: Run | None = None
         try:
-            run = await self._reader.read_run(
-                load.generation, load.start, load.size,
-                from_offset=load.from_offset, is_ahead=load.is_ahead,
-            )  # fmt: skip
-            self.failures.was_read(load.generation.encoding, run.from_offset, run.next_offset)
+            run = await self._read(load)
         except LogdError as error:
-            self._failed(load, error)
+            await self._failed(load, error)
         except Exception as error:  # Whatever it is, those who wait must hear of it.
             self._events.error("cold read failed", reason=repr(error))
-            self._failed(load, ColdRangeError(f"unexpected: {error!r}"))
+            await self._failed(load, ColdRangeError(f"unexpected: {error!r}"))
         finally:
-            self._loading_bytes -= load.size
+            self._loading_bytes -= load.charged_bytes
             self._loads[load.generation.encoding].remove(load)
             if not self._loads[load.generation.encoding]:
                 del self._loads[load.generation.encoding]
+            load.front = None
+            load.ended.set()
         now_s = trio.current_time()
         self._metrics.seconds.observe(now_s - began_s)
         if run is not None:
@@ -496,12 +478,37 @@ class ColdReads:
             self._runs.put(run)
             self._runs.make_room(self._loading_bytes, self._limit_bytes, now_s=now_s, ahead=True)
             if load.further:
-                self._read_on(load.partition, run, load.level, load.further)
+                self._read_on(load.partition, _behind_run(run), load.level, load.further)
         self._admit()
         if load.waiters:
             self._wake(load.waiters)
 
-    def _failed(self, load: _Load, error: LogdError) -> None:
+    async def _read(self, load: Load) -> Run | None:
+        """Return the run of a load; None: that in front of it failed, so nothing is known of it."""
+        generation = load.generation
+        if load.front is None or load.front.rest is not None:
+            found = await self._reader.read_run(
+                generation, load.start, load.size,
+                from_offset=load.from_offset, is_ahead=load.is_ahead,
+            )  # fmt: skip
+        else:
+            behind = await self._reader.read_behind(
+                generation, load.start, load.size,
+                front=load.rest_in_front, is_ahead=load.is_ahead,
+            )  # fmt: skip
+            if behind is None:
+                return None
+            found = behind
+        run, load.rest = found
+        self.failures.was_read(generation.encoding, run.from_offset, run.next_offset)
+        for follower in self._loads[generation.encoding]:
+            if follower.front is load:
+                follower.begin_behind(load.rest)
+        return run
+
+    async def _failed(self, load: Load, error: LogdError) -> None:
+        if load.front is not None and await load.rest_in_front() is None:
+            return  # Where it would have begun is not known, nor that it cannot be read.
         if isinstance(error.__cause__, CorruptFileError) and self._was_misled(load):
             return
         self._metrics.failed.value += 1
@@ -522,7 +529,7 @@ class ColdReads:
                 reason=str(error),
             )
 
-    def _was_misled(self, load: _Load) -> bool:
+    def _was_misled(self, load: Load) -> bool:
         """Have an index distrusted that led to no batch; who waits asks the log again.
 
         Where that has not helped, the bytes themselves are bad.
@@ -544,6 +551,10 @@ class _Bell:
 
     def wake(self) -> None:
         self.rung.set()
+
+
+def _behind_run(run: Run) -> Place:
+    return Place(run.generation, run.batches.end, run.next_offset)
 
 
 def _ahead_of(level: int) -> int:

@@ -10,7 +10,8 @@ fails, and says from which offset on it may go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -21,24 +22,22 @@ from logd.errors import ColdRangeError, CorruptFileError
 from logd.events import EventLog
 from logd.metrics import Registry
 from logd.policy.cold.values import Generation
-from logd.storage.batch_run import BatchRun, scan_run
+from logd.storage.batch_run import LENGTH_AT, LENGTH_END, BatchRun, scan_views
 from logd.storage.released import SourcePiece
 from logd.units import MIB
 
 if TYPE_CHECKING:
     from ec.errors import EcError
     from ec.manifest import Manifest
+    from ec.read import Piece
     from logd.cold.chunk_access import ChunkAccess, Fetched, OnDamage, Tier
 
 T = TypeVar("T")
 
-QUICK_BYTES_MAX: Final = 2 * MIB
-QUICK_BATCHES_MAX: Final = 32
-"""Bytes of at most so many batches are walked on the loop: a thread would cost more than that."""
-
-LENGTH_AT: Final = 8
-LENGTH_END: Final = 12
-"""Where a batch says how many bytes follow (docs/formats, Kafka's v2)."""
+QUICK_BYTES_MAX: Final = 5 * MIB
+QUICK_BATCHES_MAX: Final = 96
+"""Bytes of at most so many batches are walked on the loop: a thread would cost about as much (64
+batches of 64 KiB take 0.5 ms, 0.2 of them for the CRCs), and those who wait for it some turns."""
 
 
 class UnreadableError(ColdRangeError):
@@ -51,6 +50,30 @@ class UnreadableError(ColdRangeError):
     def __init__(self, reason: str, to_offset: int) -> None:
         super().__init__(reason)
         self.to_offset = to_offset
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a run left of the bytes that were read for it, verified: where the next one begins.
+
+    Attributes:
+        start: behind the run's last batch.
+        offset: behind the run.
+        pieces: the bytes from there on.
+    """
+
+    start: int
+    offset: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def end(self) -> int:
+        """Where they end."""
+        return self.pieces[-1].source.end if self.pieces else self.start
+
+
+# Waits until the run in front is there; None: it failed.
+RestInFront = Callable[[], Awaitable[Rest | None]]
 
 
 class RunReader:
@@ -109,7 +132,7 @@ class RunReader:
 
     async def read_run(
         self, generation: Generation, start: int, size: int, *, from_offset: int, is_ahead: bool
-    ) -> Run:
+    ) -> tuple[Run, Rest]:
         """Read whole batches from a position on.
 
         Args:
@@ -119,11 +142,53 @@ class RunReader:
         Raises:
             LogdError: not even the first batch can be had; UnreadableError says which offsets.
         """
-        access = self.ready()
-        manifest = await access.manifest(generation)
+        manifest = await self.ready().manifest(generation)
         start = _best_start(manifest, start, from_offset)
         end = min(start + size, manifest.source_bytes)
         fetched = await self._fetch(generation, manifest, start, end)
+        return await self._run_of(
+            generation, manifest, start, fetched, from_offset=from_offset, is_ahead=is_ahead
+        )
+
+    async def read_behind(
+        self, generation: Generation, start: int, size: int, *, front: RestInFront, is_ahead: bool
+    ) -> tuple[Run, Rest] | None:
+        """Read the run behind one that is being read: its bytes are on their way meanwhile.
+
+        Args:
+            start: where the bytes for the run in front are expected to end.
+
+        Returns:
+            None: there is no run in front.
+
+        Raises:
+            As `read_run`.
+        """
+        manifest = await self.ready().manifest(generation)
+        end = min(start + size, manifest.source_bytes)
+        fetched = await self._fetch(generation, manifest, start, end)
+        rest = await front()
+        if rest is None:
+            return None
+        if rest.end != start:  # Its first batch was longer, or something was missing.
+            return await self.read_run(
+                generation, rest.start, size, from_offset=rest.offset, is_ahead=is_ahead
+            )
+        fetched = type(fetched)((*rest.pieces, *fetched.pieces), fetched.missing)
+        return await self._run_of(
+            generation, manifest, rest.start, fetched, from_offset=rest.offset, is_ahead=is_ahead
+        )
+
+    async def _run_of(
+        self,
+        generation: Generation,
+        manifest: Manifest,
+        start: int,
+        fetched: Fetched,
+        *,
+        from_offset: int,
+        is_ahead: bool,
+    ) -> tuple[Run, Rest]:
         while True:
             batches = await self._scan(generation, manifest, start, fetched)
             if not batches.needed_bytes:
@@ -132,8 +197,9 @@ class RunReader:
             rest = await self._fetch(generation, manifest, _end_of_pieces(fetched, start), end)
             fetched = _joined(fetched, rest)
         from_offset = min([from_offset, *batches.bases[:1]])
-        parts = tuple(_parts(access, generation, manifest, fetched))
-        return Run(generation, from_offset, batches, parts, is_ahead, trio.current_time())
+        parts = tuple(_parts(self.ready(), generation, manifest, fetched))
+        run = Run(generation, from_offset, batches, parts, is_ahead, trio.current_time())
+        return run, Rest(batches.end, run.next_offset, tuple(_behind(fetched, batches.end)))
 
     async def _fetch(
         self, generation: Generation, manifest: Manifest, start: int, end: int
@@ -174,15 +240,27 @@ class RunReader:
 
 def _is_quick(views: Sequence[memoryview]) -> bool:
     """Whether walking some bytes takes less than handing them to a thread: few long batches."""
-    data = views[0]
-    if len(views) > 1 or len(data) > QUICK_BYTES_MAX:
+    if sum(map(len, views)) > QUICK_BYTES_MAX:
         return False
     at, count = 0, 0
-    while at + LENGTH_END <= len(data) and count < QUICK_BATCHES_MAX:
-        # Whatever it says, this moves on; the walk itself looks at every field.
-        at += LENGTH_END + int.from_bytes(data[at + LENGTH_AT : at + LENGTH_END], "big")
-        count += 1
-    return at + LENGTH_END > len(data)
+    for view in views:
+        while at + LENGTH_END <= len(view) and count < QUICK_BATCHES_MAX:
+            # Whatever it says, this moves on; the walk itself looks at every field.
+            at += LENGTH_END + int.from_bytes(view[at + LENGTH_AT : at + LENGTH_END], "big")
+            count += 1
+        if at + LENGTH_END <= len(view):
+            return False
+        at = max(0, at - len(view))  # Off by a few bytes where a head lies in two of them.
+    return True
+
+
+def _behind(fetched: Fetched, position: int) -> Iterable[Piece]:
+    """Yield what was read behind a position; copied, for the rest of its buffer may go."""
+    for piece in fetched.pieces:
+        start, end = max(position, piece.source.start), piece.source.end
+        if start < end:
+            data = memoryview(bytes(piece.data[start - piece.source.start :]))
+            yield replace(piece, source=replace(piece.source, start=start), data=data)
 
 
 def _parts(
@@ -199,14 +277,13 @@ def _parts(
 
 
 def _scan(generation: Generation, start: int, views: Sequence[memoryview]) -> BatchRun:
-    """Walk the batches of some bytes that lie in several buffers. In a thread."""
-    data = views[0] if len(views) == 1 else b"".join(views)
-    piece = SourcePiece(
-        data, start, generation.source_bytes,
+    """Walk the batches of some bytes that lie in several buffers. Perhaps in a thread."""
+    first = SourcePiece(
+        views[0], start, generation.source_bytes,
         base_offset=generation.key.base_offset, end_bound=generation.next_offset,
         name=f"{generation.key}, generation {generation.number}",
     )  # fmt: skip
-    return scan_run(piece)
+    return scan_views(first, views)
 
 
 def _best_start(manifest: Manifest, start: int, offset: int) -> int:

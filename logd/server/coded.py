@@ -16,7 +16,8 @@ from logd.broker.context import Broker
 from logd.broker.node_status import node_problems
 from logd.broker.upkeep_status import upkeep_problems
 from logd.cold.index_mending import IndexMending
-from logd.cold.reading import ColdReads, Waiter
+from logd.cold.loads import Waiter
+from logd.cold.reading import ColdReads
 from logd.cold.tier import ColdTier
 from logd.server.ground import Ground
 from logd.server.opening import Opened

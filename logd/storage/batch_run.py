@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from logd.errors import CorruptFileError
@@ -21,6 +22,10 @@ from logd.record.compression import ZSTD
 from logd.storage.released import CutBatches, SourcePiece
 
 ENTRY_BYTES: Final = 24
+
+LENGTH_AT: Final = 8
+LENGTH_END: Final = 12
+"""Where a batch says how many bytes follow (docs/formats, Kafka's v2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +105,51 @@ def scan_run(piece: SourcePiece) -> BatchRun:
         if not ends:
             raise
     return BatchRun(start, bases, next_offsets, ends, 0 if ends else needed, has_zstd)
+
+
+def scan_views(first: SourcePiece, views: Sequence[memoryview]) -> BatchRun:
+    """As `scan_run`, of bytes that lie in several buffers: only batches in two of them are copied.
+
+    Args:
+        first: all of the bytes; its `data` is the first buffer.
+    """
+    assert views
+    if len(views) == 1:
+        return scan_run(first)
+    run = BatchRun(first.position, array("q"), array("q"), array("q"))
+    rest = memoryview(b"")
+    try:
+        for view in views:
+            behind = view
+            if rest:
+                count = _lacking_bytes(rest, view)
+                rest, behind = memoryview(b"".join((rest, view[:count]))), view[count:]
+                before, run = run.end, _scan_on(run, first, rest)
+                if run.end == before:
+                    continue  # Still not whole, and the buffer is used up.
+            start = run.end
+            run = _scan_on(run, first, behind)
+            rest = behind[run.end - start :]
+    except CorruptFileError:
+        if not run.ends:
+            raise
+    return run
+
+
+def _scan_on(run: BatchRun, first: SourcePiece, data: memoryview) -> BatchRun:
+    """Return a run with the batches behind it that some bytes begin with."""
+    expected = run.next_offsets[-1] if run.ends else first.base_offset
+    more = scan_run(replace(first, data=data, position=run.end, base_offset=expected))
+    return BatchRun(
+        run.start, run.bases + more.bases, run.next_offsets + more.next_offsets,
+        run.ends + more.ends, 0 if run.ends else more.needed_bytes, run.has_zstd or more.has_zstd,
+    )  # fmt: skip
+
+
+def _lacking_bytes(rest: memoryview, following: memoryview) -> int:
+    """Return how many of the next bytes belong to the batch that others begin with; all if more."""
+    head = b"".join((rest[:LENGTH_END], following[: max(0, LENGTH_END - len(rest))]))
+    if len(head) < LENGTH_END:
+        return len(following)
+    size = LENGTH_END + int.from_bytes(head[LENGTH_AT:LENGTH_END], "big")
+    return min(max(0, size - len(rest)), len(following))

@@ -99,6 +99,69 @@ async def test_a_consumer_reads_all_of_it(max_bytes: int, lost: tuple[int, ...])
         assert (rig.count("logd_cold_reads_total", result="degraded") > 0) == bool(lost)
 
 
+@pytest.mark.parametrize("seed", range(12))
+async def test_runs_that_are_read_side_by_side_are_the_same_bytes(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    """Batches of any size, also longer than runs, nodes of any speed, a chunk lost or damaged."""
+    rng = random.Random(seed)
+    sizes = [rng.choice([2_000, 60_000, 300_000, 1_500_000, 2_500_000]) for _ in range(24)]
+    segment = make_segment(sizes, seed=seed)
+    rig = Rig(segment, ahead_bytes=64 * MIB)
+    for node in rig.tier.nodes.values():
+        node.delay_s = rng.choice([0.0, 0.01, 0.05])
+    lost = rig.tier.nodes[f"n{rng.randrange(6)}"]
+    lost.is_gone = rng.random() < 0.5
+    async with reading(rig):
+        assert await read_through(rig, segment, rng.choice([10_000, MIB, 8 * MIB])) == (
+            segment.source
+        ), seed
+        await trio.sleep(2 * IDLE_S)
+        assert rig.reads.memory_bytes == 0
+    assert rig.count("logd_cold_reads_total", result="failed") == 0
+
+
+async def test_nodes_are_asked_for_the_next_runs_before_the_first_one_has_come(
+    autojump_clock: MockClock,
+) -> None:
+    """Who surely goes on waits for a node once, and not once a run."""
+    segment = make_segment([200_000] * 200, seed=2)
+    rig = Rig(segment, ahead_bytes=64 * MIB)
+    for node in rig.tier.nodes.values():
+        node.delay_s = 0.1
+    began_s = trio.current_time()
+    async with reading(rig):
+        assert await read_through(rig, segment, MIB) == segment.source
+    took_s = trio.current_time() - began_s
+    runs = rig.count("logd_cold_reads_total", result="healthy")
+    assert took_s < 0.1 * runs * 0.7, (took_s, runs)
+
+
+async def test_who_waits_behind_a_run_that_fails_is_answered(autojump_clock: MockClock) -> None:
+    """A run is lost, with what is read behind it: who wants the latter gets it all the same."""
+    segment = make_segment([200_000] * 100, seed=2)
+    rig = Rig(segment, ahead_bytes=64 * MIB)
+    async with reading(rig):
+        offset = segment.base_offset
+        for _ in range(4):
+            offset = (await rig.read(segment.at(offset), MIB)).next_offset
+        for node in rig.tier.nodes.values():
+            node.delay_s = 0.1
+        rig.reads.distrust(segment.generation.encoding)
+        for index in (0, 4, 5):  # All of the first data chunk.
+            rig.tier.nodes[f"n{index}"].is_gone = True
+        assert rig.look(segment.at(offset), waiter=Woken()) is None
+        first, *others = rig.reads._loads[segment.generation.encoding]
+        behind = others[-1]
+        assert behind.front is not None
+        further = next(number for number, at in enumerate(segment.positions) if at >= behind.start)
+        found = await rig.read(segment.at(segment.base_offset + 10 * further), MIB)
+        assert bytes_of(found) == segment.expected(segment.base_offset + 10 * further, found.size)
+        with pytest.raises(ColdRangeError):
+            await rig.read(segment.at(offset), MIB)
+        assert first.rest is None
+
+
 async def test_a_first_batch_longer_than_a_run_is_read_on() -> None:
     """One batch goes out whole, however long it is."""
     segment = make_segment([300, 3 * RUN_BYTES, 300], seed=3)
@@ -228,8 +291,9 @@ async def test_what_was_read_ahead_and_then_asked_for_waits_too(autojump_clock: 
         for node in rig.tier.nodes.values():
             node.delay_s = 0.1
         found = await rig.read(LARGE.at(1050), MIB)
-        found = await rig.read(LARGE.at(found.next_offset), MIB)
-        (load,) = rig.reads._loads[LARGE.generation.encoding]
+        for _ in range(2):
+            found = await rig.read(LARGE.at(found.next_offset), MIB)
+        load = rig.reads._loads[LARGE.generation.encoding][0]
         assert load.is_ahead
         wanted = LARGE.at(load.from_offset)
         assert rig.look(wanted, waiter=Woken()) is None
