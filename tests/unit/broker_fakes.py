@@ -246,10 +246,12 @@ class Server:
                 new_topic_id=lambda: random_topic_id(seeded.randbytes),
             )
         )
+        disk = DiskSpace(reserve_bytes=0)
+        ids = ProducerIds(self.catalog, self.offload, on_full=disk.found_full)
         self.broker = Broker(
             config=self.config,
             topics=self.topics,
-            producer_ids=ProducerIds(self.catalog, self.offload),
+            producer_ids=ids,
             clock=self.clock,
             offload=self.offload,
             metrics=Registry(),
@@ -259,7 +261,7 @@ class Server:
             files=self.files,
             data_path=str(path),
             started_at=self.clock.monotonic(),
-            disk=DiskSpace(reserve_bytes=0),
+            disk=disk,
         )
         self.broker.cold = ColdTier(
             self.catalog.cold,
