@@ -7,10 +7,12 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
 
+from logd.errors import DiskFullError
 from logd.offload import Offload
 
 BLOCK_IDS: Final = 1000
@@ -26,11 +28,19 @@ class IdBlocks(Protocol):
 
 
 class ProducerIds:
-    """Hands out producer ids. On the event loop."""
+    """Hands out producer ids. On the event loop.
 
-    def __init__(self, catalog: IdBlocks, offload: Offload) -> None:
+    Args:
+        on_full: told why, where the disk had no room for a block. On a disk without one free block
+            idempotent producers come no further than here: nothing else would tell that it is full.
+    """
+
+    def __init__(
+        self, catalog: IdBlocks, offload: Offload, *, on_full: Callable[[str], None]
+    ) -> None:
         self._catalog = catalog
         self._offload = offload
+        self._on_full = on_full
         self._lock = trio.Lock()
         self._next = 0
         self._end = 0
@@ -51,7 +61,11 @@ class ProducerIds:
         async with self._lock:
             if self._next != self._end:
                 return  # Somebody took a block while we waited.
-            first = await self._offload.run(
-                "catalog", self._catalog.next_producer_id_block, BLOCK_IDS
-            )
+            try:
+                first = await self._offload.run(
+                    "catalog", self._catalog.next_producer_id_block, BLOCK_IDS
+                )
+            except DiskFullError as error:
+                self._on_full(str(error))
+                raise
             self._next, self._end = first, first + BLOCK_IDS

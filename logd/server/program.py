@@ -117,7 +117,7 @@ class Server:
         return Broker(
             config=opened.config,
             topics=parts.topics,
-            producer_ids=ProducerIds(opened.catalog, self._offload),
+            producer_ids=ProducerIds(opened.catalog, self._offload, on_full=parts.disk.found_full),
             clock=ground.clock,
             offload=self._offload,
             metrics=ground.metrics,

@@ -222,14 +222,14 @@ class Server:
         self.flags = flags or {}
         self.files = Files()
         self.topics_path = str(path / "topics")
-        (path / "topics").mkdir(exist_ok=True)
+        Path(self.topics_path).mkdir(exist_ok=True)
         self.stop_at = ""
         self.stop_error: BaseException | None = None
         self.catalog = SqliteCatalog.open(str(path / "catalog.sqlite"), CLUSTER_ID, self._observe)
         self.factory = DirectoryFactory(self.files, self.topics_path)
         self.log_lines = io.StringIO()
         self.clock = Clock()
-        self.offload = InlineOffload()
+        self.offload, self.disk = InlineOffload(), DiskSpace(reserve_bytes=0)
         self.events = EventLog(self.log_lines, "text", self.clock)
         config = load_server_settings(file=None, environment={}, flags=self.flags)
         self.config = DynamicConfig(config, self.catalog.broker_overrides())
@@ -249,7 +249,7 @@ class Server:
         self.broker = Broker(
             config=self.config,
             topics=self.topics,
-            producer_ids=ProducerIds(self.catalog, self.offload),
+            producer_ids=ProducerIds(self.catalog, self.offload, on_full=self.disk.found_full),
             clock=self.clock,
             offload=self.offload,
             metrics=Registry(),
@@ -259,7 +259,7 @@ class Server:
             files=self.files,
             data_path=str(path),
             started_at=self.clock.monotonic(),
-            disk=DiskSpace(reserve_bytes=0),
+            disk=self.disk,
         )
         self.broker.cold = ColdTier(
             self.catalog.cold,

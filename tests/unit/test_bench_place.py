@@ -17,7 +17,7 @@ from bench.process import ROOT, Server
 from ec import node_dir
 from logd.storage import layout
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def leftovers(directory) -> list[Path]:

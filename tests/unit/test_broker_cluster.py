@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from logd.broker.disk_space import ROOM_BYTES, DiskSpace
 from logd.broker.producer_ids import BLOCK_IDS, ProducerIds
+from logd.errors import DiskFullError
 from logd.offload import InlineOffload
 from logd.wire.error_codes import ErrorCode
 from logd.wire.messages import (
@@ -118,7 +120,7 @@ class SlowBlocks:
 async def test_producers_that_arrive_together_share_no_id() -> None:
     """Many at once, over the end of blocks: all different, and no block is skipped."""
     blocks = SlowBlocks()
-    ids = ProducerIds(blocks, InlineOffload())
+    ids = ProducerIds(blocks, InlineOffload(), on_full=print)
     given: list[int] = []
 
     async def take() -> None:
@@ -131,6 +133,24 @@ async def test_producers_that_arrive_together_share_no_id() -> None:
             nursery.start_soon(take)
     assert sorted(given) == list(range(5000, 7500))
     assert blocks.next == 5000 + 3 * BLOCK_IDS
+
+
+class FullBlocks:
+    def next_producer_id_block(self, size: int) -> int:
+        raise DiskFullError(f"no room for {size}")
+
+
+async def test_a_disk_without_room_for_an_id_is_full() -> None:
+    """Idempotent producers come no further than here: appends need not be refused first."""
+    disk = DiskSpace(reserve_bytes=0)
+    ids = ProducerIds(FullBlocks(), InlineOffload(), on_full=disk.found_full)
+    with pytest.raises(DiskFullError):
+        await ids.next()
+    assert disk.is_full
+    disk.checked(0)
+    assert disk.is_full, "until there is room"
+    disk.checked(ROOM_BYTES)
+    assert not disk.is_full
 
 
 async def test_describe_producers(server: Server) -> None:

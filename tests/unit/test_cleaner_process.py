@@ -30,7 +30,7 @@ from tests.unit.compaction_rig import COMPACTED, append_pairs, order_round, rows
 from tests.unit.log_builder import make_log
 
 MEMORY_BYTES = 256 * MIB
-END_S = 20.0
+END_S = 60.0
 
 
 @pytest.fixture

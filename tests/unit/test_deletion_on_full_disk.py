@@ -21,7 +21,7 @@ from tests.unit.log_builder import bases, fill, make_log
 BALLAST = "ballast"
 BALLAST_BYTES = 64 * KIB
 BLOCK_BYTES = 4 * KIB
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class FullDisk(FastFiles):

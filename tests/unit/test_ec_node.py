@@ -62,7 +62,7 @@ async def ask(rig: RemoteRig, text: str) -> tuple[int, bytes]:
         await stream.send_all(text.replace("\n", "\r\n").encode("latin-1"))
         await stream.send_eof()
         found = b""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async for data in stream:
                 found += data
     head, _, body = found.partition(b"\r\n\r\n")
@@ -199,7 +199,7 @@ async def test_a_kept_connection_that_was_closed_is_no_error(rig: RemoteRig) -> 
     assert isinstance(store, RemoteStore)
     await store.health()
     (kept,) = store._calls.pool._idle
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not rig.node.http._idle:
             await trio.lowlevel.checkpoint()
         for scope in rig.node.http._idle:
@@ -341,7 +341,7 @@ async def test_a_legal_answer_in_other_words_is_understood(heads: list[bytes]) -
                 await stream.send_all(body)
 
     async with store_of(serve) as store:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert [await store.health() for _ in range(3)] == [health] * 3
     assert accepted == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from logd.storage.group_snapshot import (
     write_group_snapshot,
 )
 from logd.storage.state_file import write_state
+from tests.cpu_time import least_cpu_s
 from tests.crash.lying_disk import FastFiles
 from tests.unit.broker_fakes import Server
 from tests.unit.log_builder import overwrite
@@ -469,9 +469,10 @@ def test_loading_ten_thousand_keys_is_quick(rig: OffsetsRig, directory: str) -> 
         assert value is not None
         applied.append((decode_key(key), decode_offset_value(value)))
 
-    started_s = time.thread_time()
-    assert trio.run(fresh.log.load, apply) == []
-    assert time.thread_time() - started_s < LOADING_CPU_S_MAX
+    problems: list[object] = []
+    load_s = least_cpu_s(lambda: problems.extend(trio.run(fresh.log.load, apply)), times=1)
+    assert problems == []
+    assert load_s < LOADING_CPU_S_MAX
     assert len(applied) == 20_000  # Each key from the snapshot, and once from behind it.
 
 

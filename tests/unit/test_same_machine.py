@@ -135,7 +135,7 @@ async def test_nodes_send_and_are_sent_to_without_pacing() -> None:
         await asking.aclose()
 
     pool = Pool("127.0.0.1", port, node="n", timeouts=Timeouts(), connections_max=1)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, serve_and_look, [accepting])
             connection = await pool.request("GET", "/", [("host", "n")])
