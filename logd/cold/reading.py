@@ -394,8 +394,9 @@ class ColdReads:
                 is_indexed=0 < start == at.position,
             )  # fmt: skip
             self._begin(load)
-            behind = Place(generation, load.end, load.from_offset, front=load)
-            self._read_on(partition, behind, level, load.further)
+            if level > SURE_LEVEL:  # Else not beside what somebody waits for, but after it.
+                behind = Place(generation, load.end, load.from_offset, front=load)
+                self._read_on(partition, behind, level, load.further)
         load.is_ahead = False
         if waiter is not None:
             load.waiters[waiter] = None
