@@ -348,6 +348,8 @@ class ColdReads:
                 continue
             load = self._find_load(encoding, place.start)
             if load is None:
+                if place.front is not None and place.front.is_behind:
+                    return  # The end of what is under way goes on with it.
                 load = Load(
                     partition, place.generation, place.offset, place.start,
                     self._size_of(level, place.generation, place.start),
