@@ -66,6 +66,13 @@ class Load:
         """Where the bytes end that are read for it."""
         return self.start + self.size
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether one is under way in front of it. Two at once keep a node busy; more would only
+        take from the first one, for which somebody waits.
+        """
+        return self.front is not None and not self.front.ended.is_set()
+
     async def rest_in_front(self) -> Rest | None:
         """Wait for the one in front; return what its run left, None if there is no run."""
         assert self.front is not None

@@ -348,6 +348,8 @@ class ColdReads:
                 continue
             load = self._find_load(encoding, place.start)
             if load is None:
+                if place.front is not None and place.front.is_behind:
+                    return  # The end of what is under way goes on with it.
                 load = Load(
                     partition, place.generation, place.offset, place.start,
                     self._size_of(level, place.generation, place.start),
@@ -394,8 +396,9 @@ class ColdReads:
                 is_indexed=0 < start == at.position,
             )  # fmt: skip
             self._begin(load)
-            behind = Place(generation, load.end, load.from_offset, front=load)
-            self._read_on(partition, behind, level, load.further)
+            if level > SURE_LEVEL:  # Else not beside what somebody waits for, but after it.
+                behind = Place(generation, load.end, load.from_offset, front=load)
+                self._read_on(partition, behind, level, load.further)
         load.is_ahead = False
         if waiter is not None:
             load.waiters[waiter] = None
