@@ -6,8 +6,11 @@ it; and a catalog is made again from what they hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
+from random import Random
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -18,18 +21,64 @@ from logd.cold.node_access import Access
 from logd.cold.rebuild import Rebuild, _Place
 from logd.cold.tier import ColdTier
 from logd.errors import UnknownNodeError
+from logd.offload import InlineOffload
 from logd.policy.cold.preflight import NodeFacts
 from logd.policy.cold.values import NodeState, StorageNode
 from tests.unit.life_rig import SimNode, SimNodes
 
+T = TypeVar("T")
+
 TIMEOUT_S = 30.0
 
 
+DELAYS_S = (0.0, 0.0, 0.0, 0.002, 0.02, 0.1)
+"""How long a node that is well takes for a call, and a thread for its work: so that other things
+happen in between."""
+
+
+class ChaosOffload(InlineOffload):
+    """Work takes a while, before it is done and until it is told of, as that of threads does.
+
+    Args:
+        random: says how long.
+    """
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+        self._catalog = trio.Lock()  # It has one thread: what is asked first is done first.
+
+    async def run(self, kind: str, function: Callable[..., T], *args: object) -> T:
+        with trio.CancelScope(shield=True):
+            return await self._work(kind, function, *args)
+
+    async def ask(self, kind: str, function: Callable[..., T], *args: object) -> T:
+        return await self._work(kind, function, *args)
+
+    async def _work(self, kind: str, function: Callable[..., T], *args: object) -> T:
+        assert kind in self._kinds
+        async with self._catalog if kind == "catalog" else nullcontext():
+            await trio.sleep(self._random.choice(DELAYS_S))
+            try:
+                return function(*args)
+            finally:
+                await trio.sleep(self._random.choice(DELAYS_S))
+
+
 class ChaosNode(SimNode):
-    """A node whose calls end in time, as all calls do: where it hangs, by a time-out."""
+    """A node whose calls end in time, as all calls do: where it hangs, by a time-out.
+
+    Args:
+        random: says how long a call takes where all is well.
+    """
+
+    def __init__(self, name: str, random: Random) -> None:
+        super().__init__(name)
+        self._random = random
 
     async def answer(self, call: str) -> None:
         with trio.move_on_after(TIMEOUT_S):
+            await trio.sleep(self._random.choice(DELAYS_S))
             await super().answer(call)
             return
         raise StoreTimeoutError(f"{self.node}: {call} not within {TIMEOUT_S:.0f} s")

@@ -32,7 +32,7 @@ from logd.storage.findings_note import FindingsNote
 from logd.storage.log import Log
 from logd.storage.scrub_note import ScrubNote
 from logd.units import DAY_MS
-from tests.unit.chaos_nodes import ChaosNode, ChaosNodes, SimRebuild
+from tests.unit.chaos_nodes import ChaosNode, ChaosNodes, ChaosOffload, SimRebuild
 from tests.unit.coded_compaction_rig import CodedRig
 from tests.unit.life_rig import SMALL, JumpingClock, SimNode, SimPartition
 from tests.unit.log_builder import append, batch_of
@@ -76,10 +76,11 @@ class ChaosRig(CodedRig):
         self.trace = hashlib.sha256()
         super().__init__(directory, names=names, seed=seed)
         self.clock = self.jumping = JumpingClock()
-        nodes: list[SimNode] = [ChaosNode(name) for name in names]
+        nodes: list[SimNode] = [ChaosNode(name, self.rng) for name in names]
         for node in nodes:
             node.before_call = partial(self._step_of, node.node)
         self.nodes = self.chaos_nodes = ChaosNodes(nodes)
+        self.offload = ChaosOffload(self.rng)
         self.topics: dict[bytes, Topic] = {}
         self.topics_made = 0
         self.backup_path = f"{directory}-backup"
