@@ -177,9 +177,6 @@ class _Recovery:
         self._find_gaps(context, segments)
         last = self._walk_all(context, segments, snapshot) if segments is not None else None
         end_offset, goes_on = self._find_end(context, last, sync_point)
-        if last is not None and last.next_offset < self._log_start:
-            # Deleted before they were synced, and lost: an unknown producer may go on.
-            context.producers, snapshot = ProducerStates(), None
         if last is None or segments is None or not goes_on:
             segments, end_offset = self._new_segment(segments, last, end_offset)
         else:
