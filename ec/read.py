@@ -24,15 +24,12 @@ from ec.alignment import recycled_buffer
 from ec.codec import Codec
 from ec.errors import ChunkRefusedError, EcError
 from ec.geometry import ByteRange, ChunkRange
-from ec.kernels.portable import PortableKernel
 from ec.manifest import Manifest
 from ec.offload import Offload
 from ec.plan import Decode, Direct, Gap, Step, plan_read
 from ec.store.protocol import Store
 
 HEDGE_S: Final = 0.5
-# So many bytes are decoded on the loop, where vector code does it: that takes less than a thread.
-QUICK_BYTES_MAX: Final = 4 * 1024 * 1024
 
 # Told of a chunk's index and of what was wrong with it or its node.
 OnTrouble = Callable[[int, EcError], None]
@@ -108,7 +105,6 @@ class SegmentReader:
         self._first = frozenset(stores)
         self._stores = {**(last_resort or {}), **stores}
         self._codec = codec
-        self._is_quick = codec.kernel.name != PortableKernel.name
         self._offload = offload
         self._on_trouble = on_trouble
         self._on_slow = on_slow or _ignore
@@ -227,10 +223,7 @@ class SegmentReader:
         if windows is None:
             return None
         target = recycled_buffer(step.part.size)  # Filled, or not handed out.
-        if self._is_quick and step.part.size * self._shape.profile.k <= QUICK_BYTES_MAX:
-            self._rebuild(windows, step.part, target)
-        else:
-            await self._offload.run(self._rebuild, windows, step.part, target)
+        await self._offload.run(self._rebuild, windows, step.part, target)
         return Piece(step.source, target, is_decoded=True)
 
     async def _gather(self, call: _Call, step: Decode) -> dict[int, memoryview] | None:
