@@ -87,6 +87,22 @@ async def test_what_is_missing_or_rotten_on_a_good_node_is_made_in_place(
     ) == [(0, "missing", True), (5, "corrupt", True)]
 
 
+async def test_a_rotten_block_that_a_read_met_is_mended_within_ten_seconds(
+    rig: RepairRig, autojump_clock: MockClock
+) -> None:
+    """It waits for none of the delays: what is rotten does not come back by itself."""
+    one = rig.code("abcdef")
+    async with rig.running():
+        await trio.sleep(60)  # Nobody scrubs any more.
+        rig.rot(one, 1)
+        rig.findings.note(
+            rig.place(one, 1), ChunkDamagedError("c", region="payload", position=0, reason="rotten")
+        )
+        assert rig.health.unmended()
+        await rig.wait_for(lambda: not rig.health.unmended() and rig.is_whole(), seconds=10)
+    rig.check_whole()
+
+
 async def test_a_node_that_returns_cancels_its_repair(
     rig: RepairRig, autojump_clock: MockClock
 ) -> None:
