@@ -17,6 +17,7 @@ from logd.record.crc32c import crc32c
 # are none), and what fetches and compaction ask on their way.
 COLD = frozenset((
     "logd.cold.compacting", "logd.cold.gate", "logd.cold.holdings", "logd.cold.index_mending",
+    "logd.cold.loads",
     "logd.cold.nodes", "logd.cold.partition_view", "logd.cold.read_failures",
     "logd.cold.read_metrics", "logd.cold.reading", "logd.cold.run_reader", "logd.cold.runs",
     "logd.cold.tier", "logd.cold.time_lookup", "logd.policy.cold.coverage",
