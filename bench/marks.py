@@ -1,7 +1,7 @@
 """Figures of other days, on a machine of the same kind: two shared cores, page cache primed.
 
 `sketch` is what a throw-away server of 450 lines reached, without idempotence, metrics, rolls and
-verified ranges; the server is to stay within 30 % of it. `kafka` is Apache Kafka 4.3.1's figure on
+verified ranges; the server is to stay within 20 % of it. `kafka` is Apache Kafka 4.3.1's figure on
 the same machine. They are printed beside a row as a yardstick; the row's own ratio is to a ceiling
 that was measured in the same run, and only that compares across machines.
 """
