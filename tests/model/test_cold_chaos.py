@@ -238,6 +238,8 @@ class Chaos:
                         with suppress(LogdError):
                             await nodes.remove(name)
                     await trio.sleep(self.rng.choice([1, 100]))
+                    if name not in nodes.removed:
+                        return  # It has another name since.
                     for chunk, data in had.items():
                         nodes.removed[name][0].files.setdefault(chunk, data)
                     with suppress(LogdError):
